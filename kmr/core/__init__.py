@@ -1,0 +1,55 @@
+"""The engine's vocabulary: knobs, meters, rules, policies, instantiations, and Algorithm 1/10 over them."""
+
+from kmr.core.aggregate import WeightedCost, WeightedQuality
+from kmr.core.domain import Choice, Domain, FloatRange, IntRange, Value
+from kmr.core.engine import Budget, FineTune, OnStep, Outcome, Run, apply_move, budgeted_kmr, measure_base, run_sequence
+from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, RuleWarning
+from kmr.core.instantiation import Instantiation, compose
+from kmr.core.knob import Knob
+from kmr.core.meter import Cost, Direction, Meter, Quality, Reading, Readings, measure
+from kmr.core.policy import Policy
+from kmr.core.rule import Rule
+from kmr.core.seeding import isolated_rng
+from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
+
+__all__ = [
+    "Budget",
+    "Choice",
+    "Cost",
+    "CostRose",
+    "Direction",
+    "Domain",
+    "FineTune",
+    "FloatRange",
+    "Instantiation",
+    "IntRange",
+    "KMRError",
+    "Knob",
+    "Meter",
+    "Move",
+    "NonFiniteReading",
+    "NotApplicable",
+    "OnStep",
+    "Outcome",
+    "Policy",
+    "Quality",
+    "Reading",
+    "Readings",
+    "Rule",
+    "RuleWarning",
+    "Run",
+    "Seconds",
+    "Step",
+    "Trace",
+    "TransformationSequence",
+    "Value",
+    "WeightedCost",
+    "WeightedQuality",
+    "apply_move",
+    "budgeted_kmr",
+    "compose",
+    "isolated_rng",
+    "measure",
+    "measure_base",
+    "run_sequence",
+]

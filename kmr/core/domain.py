@@ -1,0 +1,99 @@
+"""Domains of knobs: which values a knob may take, and which one leaves a model as it is."""
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from kmr.core.errors import KMRError
+
+Value: TypeAlias = float | int | str | bool
+"""What a knob can be set to; JSON carries it without loss."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """Real values in [low, high], on a grid of `step` from `low` when one is given.
+
+    The neutral value may lie outside the range: a search can leave it out while the rule still knows it.
+    """
+
+    low: float
+    high: float
+    neutral: float
+    step: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bounds(self.low, self.high, self.step, self.log)
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or not _is_number(value):
+            return False
+        if value == self.neutral:
+            return True
+        if not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-6)
+
+    def __str__(self) -> str:
+        return f"[{self.low}, {self.high}]" + ("" if self.step is None else f" in steps of {self.step}")
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """Whole numbers low, low + step, … up to high."""
+
+    low: int
+    high: int
+    neutral: int
+    step: int = 1
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bounds(self.low, self.high, self.step, self.log)
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or not _is_number(value) or value != int(value):
+            return False
+        return value == self.neutral or (self.low <= value <= self.high and (value - self.low) % self.step == 0)
+
+    def __str__(self) -> str:
+        return f"the whole numbers {self.low} to {self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the listed values, ordered from the least to the most compressed where an order exists."""
+
+    values: tuple[Value, ...]
+    neutral: Value
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values:
+            raise KMRError("a Choice needs at least one value")
+        if len(set(self.values)) != len(self.values):
+            raise KMRError(f"a Choice names a value twice: {self.values}")
+
+    def __contains__(self, value: object) -> bool:
+        return value == self.neutral or value in self.values
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(str, self.values))
+
+
+Domain: TypeAlias = FloatRange | IntRange | Choice
+
+
+def _check_bounds(low: float, high: float, step: float | None, log: bool) -> None:
+    if not (_is_number(low) and _is_number(high) and low <= high):
+        raise KMRError(f"a range needs finite bounds with low <= high, not low={low}, high={high}")
+    if step is not None and not (_is_number(step) and step > 0):
+        raise KMRError(f"a range's step must be positive, not {step}")
+    if log and low <= 0:
+        raise KMRError(f"a logarithmic range must lie above 0, not start at {low}")

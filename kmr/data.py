@@ -1,0 +1,163 @@
+"""Data splits as meters and fine-tuning read them: batches of (inputs, targets) in a known order."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from kmr.core import KMRError
+
+Inputs: TypeAlias = Any
+"""A tensor, a tuple of tensors (positional arguments) or a dict of tensors (keyword arguments); batch first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a data set, re-iterable: the same seed gives the same batches.
+
+    Args:
+        source: a pair (inputs, targets) of tensors or arrays held in memory, or any map-style torch `Dataset` of
+            (input, target) samples.
+        batch_size: samples in a batch.
+    """
+
+    source: Any
+    batch_size: int = 256
+    _fingerprint: list[str] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise KMRError(f"batch_size must be at least 1, not {self.batch_size}")
+        source = self.source
+        if isinstance(source, tuple | list) and len(source) == 2:
+            inputs, targets = (torch.as_tensor(part) for part in source)
+            if len(inputs) != len(targets):
+                raise KMRError(f"a split has {len(inputs)} inputs but {len(targets)} targets")
+            object.__setattr__(self, "source", (inputs, targets))
+        elif isinstance(source, str) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+            raise KMRError(f"a split must be (inputs, targets) or a Dataset with a length, not {type(source).__name__}")
+        if len(self) == 0:
+            raise KMRError("a split has no samples")
+
+    def __len__(self) -> int:
+        if isinstance(self.source, tuple):
+            return len(self.source[0])
+        return len(cast(Sized, self.source))
+
+    def batches(self, shuffle_seed: int | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield (inputs, targets) batches, in order, or shuffled by the seed given."""
+        generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
+        if isinstance(self.source, tuple):
+            inputs, targets = self.source
+            order = None if generator is None else torch.randperm(len(self), generator=generator)
+            for start in range(0, len(self), self.batch_size):
+                rows = (
+                    slice(start, start + self.batch_size) if order is None else order[start : start + self.batch_size]
+                )
+                yield inputs[rows], targets[rows]
+            return
+        dataset = cast("Dataset[Any]", self.source)
+        # Without a generator of its own a loader draws its base seed from the global one and moves it.
+        loader = DataLoader(
+            dataset, self.batch_size, shuffle=generator is not None, generator=generator or torch.Generator()
+        )
+        for batch in loader:
+            yield batch[0], batch[1]
+
+    def first_inputs(self, count: int = 1) -> Inputs:
+        """Return the inputs of the first samples, as one batch."""
+        inputs, _ = next(self.batches())
+        return map_tensors(lambda tensor: tensor[:count], inputs)
+
+    def subset(self, count: int) -> "Split":
+        """Return the first `count` samples as a split (the whole split where it has no more)."""
+        if count >= len(self):
+            return self
+        if isinstance(self.source, tuple):
+            return Split((self.source[0][:count], self.source[1][:count]), self.batch_size)
+        return Split(torch.utils.data.Subset(self.source, range(count)), self.batch_size)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the samples: all of them when in memory, else the length and the first batch."""
+        if not self._fingerprint:
+            digest = hashlib.sha256(str(len(self)).encode())
+            batch = self.source if isinstance(self.source, tuple) else next(self.batches())
+            for part in batch:
+                map_tensors(lambda tensor: digest.update(tensor.contiguous().cpu().numpy().tobytes()), part)
+            self._fingerprint.append(digest.hexdigest())
+        return self._fingerprint[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The three splits a sweep needs: train to recover, validation to choose, test to report."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def fingerprint(self) -> str:
+        """Return one digest of the three splits."""
+        return hashlib.sha256(
+            "".join(split.fingerprint() for split in (self.train, self.validation, self.test)).encode()
+        ).hexdigest()
+
+
+def as_data(splits: object, batch_size: int) -> Data:
+    """Turn what a user's data function returned into `Data`.
+
+    Args:
+        splits: a `Data`, or a mapping with the keys train, validation and test; each value a `Split`, a pair
+            (inputs, targets) or a torch `Dataset`.
+        batch_size: of the splits that do not say their own.
+
+    Raises:
+        KMRError: a split is missing, empty or of another kind.
+    """
+    if isinstance(splits, Data):
+        return splits
+    names = ("train", "validation", "test")
+    if not isinstance(splits, Mapping) or any(name not in splits for name in names):
+        given = ", ".join(map(str, splits)) if isinstance(splits, Mapping) else type(splits).__name__
+        raise KMRError(f"data must be a dict with the keys {', '.join(names)}; it has {given}")
+    return Data(*(s if isinstance(s, Split) else Split(s, batch_size) for s in (splits[name] for name in names)))
+
+
+def map_tensors(function: Any, inputs: Inputs) -> Inputs:
+    """Apply a function to every tensor of nested tuples, lists and mappings."""
+    match inputs:
+        case Tensor():
+            return function(inputs)
+        case Mapping():
+            return {key: map_tensors(function, value) for key, value in inputs.items()}
+        case tuple() | list():
+            return tuple(map_tensors(function, value) for value in inputs)
+        case _:
+            return inputs
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call a model on a batch and return its output tensor, on the model's device.
+
+    A tuple is passed as positional arguments and a mapping as keywords. Of a structured output the `logits` (or the
+    first tensor of a tuple) are returned.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
+    match inputs:
+        case Mapping():
+            output = model(**inputs)
+        case tuple():
+            output = model(*inputs)
+        case _:
+            output = model(inputs)
+    output = getattr(output, "logits", output)
+    if isinstance(output, tuple | list):
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise KMRError(f"the model returned {type(output).__name__}, not a tensor, a tuple of tensors or .logits")
+    return output

@@ -1,0 +1,51 @@
+"""The scheduled policy: moves in a fixed order (paper, section 3.4)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import final
+
+from torch import nn
+
+from kmr.core import Budget, Domain, Instantiation, KMRError, Move, Policy, Readings
+from kmr.policies.ladder import ladders
+
+
+@final
+class Scheduled(Policy):
+    """Climbs the knobs' ladders in a fixed order, whatever the meters read.
+
+    Args:
+        instantiation: whose knobs are turned.
+        budget: of the run (the order does not depend on it).
+        space: narrower domains by knob name; a knob it leaves out is not turned.
+        levels: rungs of each ladder.
+        order: the knobs in the order to turn them; by default the order of the rules.
+        interleaved: climb all ladders together, one rung each (True), or one knob to its end before the next (False).
+    """
+
+    def __init__(
+        self,
+        instantiation: Instantiation,
+        budget: Budget,
+        space: Mapping[str, Domain] | None = None,
+        *,
+        levels: int = 3,
+        order: Sequence[str] | None = None,
+        interleaved: bool = True,
+    ) -> None:
+        climbs = ladders(instantiation, space, levels)
+        unknown = [name for name in order or () if name not in climbs]
+        if unknown:
+            raise KMRError(f"the schedule names unknown knobs {', '.join(unknown)}: there are {', '.join(climbs)}")
+        chosen = [climbs[name] for name in (order or climbs)]
+        if interleaved:
+            self._moves = [move for level in zip_longest(*chosen) for move in level if move is not None]
+        else:
+            self._moves = [move for climb in chosen for move in climb]
+        self._next = 0
+
+    def __call__(self, model: nn.Module, costs: Readings, qualities: Readings) -> Move | None:
+        if self._next == len(self._moves):
+            return None
+        self._next += 1
+        return self._moves[self._next - 1]
