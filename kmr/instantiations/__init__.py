@@ -1,0 +1,14 @@
+"""Techniques as rules over one vocabulary: a folder is a family, a file in it a rule.
+
+A compression method falls into three parts here. What it decides is a pure function on tensors (which weights to keep,
+which channels to remove, where levels lie, which factors). What holds the decision through training is a representation
+from `kmr.weights` (a mask, a grid) or the architecture itself (a smaller layer, two layers for one). Which layers it
+reaches, and what it reports having left alone, is the rule, a thin class over `layers.LayerRule`.
+
+- `pruning`: magnitude masks (`UnstructuredPruning`), channels by dependency groups (`StructuredPruning`).
+- `quantization`: weights on uniform grids (`WeightQuantization`).
+- `lowrank`: truncated singular values (`LowRank`).
+
+Rules compose in any order: a grid is kept under a mask and the other way round, both are cut along with channels, and
+low-rank factors get grids of their own. Only a mask does not survive factorisation, which its rule says.
+"""

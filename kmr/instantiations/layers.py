@@ -1,0 +1,76 @@
+"""What rules over layers share: their knobs, which layers a knob governs, and what they report."""
+
+import warnings
+from abc import ABC
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from torch import nn
+
+from kmr.core import Domain, Knob, NotApplicable, Rule, RuleWarning
+from kmr.weights import WeightLayer, other_weights, tied_layers, weight_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRule(Rule, ABC):
+    """A rule over the layers of a model.
+
+    Args:
+        layers: shell-style patterns over module paths, one knob each; empty for one knob over the whole model. A
+            pattern that names a module governs everything inside it.
+        exclude: shell-style patterns over the module paths to leave alone.
+    """
+
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    setting: ClassVar[str]
+    domain: ClassVar[Domain]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.setting`, or `name.setting@pattern` for each pattern of `layers`."""
+        whole = f"{self.name}.{self.setting}"
+        return tuple(Knob(f"{whole}@{pattern}", self.domain) for pattern in self.layers) or (Knob(whole, self.domain),)
+
+    def governs(self, knob: Knob, path: str) -> bool:
+        """Tell whether the knob reaches the module at this path."""
+        return matches(path, knob.layers) and not any(matches(path, pattern) for pattern in self.exclude)
+
+    def weights_of(self, model: nn.Module, knob: Knob) -> dict[str, WeightLayer]:
+        """Return the layers the knob governs whose weight is theirs alone, by path; report the weights it cannot reach.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        found = {path: layer for path, layer in weight_layers(model) if self.governs(knob, path)}
+        tied = tied_layers(model) & found.keys()
+        self.report(tied, "left as they are: the weight is shared with another module")
+        others = (name for name in other_weights(model) if self.governs(knob, name.rpartition(".")[0]))
+        self.report(others, "left as they are: weights outside a linear, convolution or embedding layer")
+        if not found.keys() - tied:
+            raise NotApplicable(f"{knob.name}: no layer to change{' but ones with shared weights' if tied else ''}")
+        return {path: layer for path, layer in found.items() if path not in tied}
+
+    def report(self, paths: Iterable[str], why: str) -> None:
+        """Warn, in one line, that these layers were not treated as asked."""
+        named = list(dict.fromkeys(path or "the model itself" for path in sorted(paths)))
+        if named:
+            warnings.warn(RuleWarning(f"{self.name}: {', '.join(named)}: {why}"), stacklevel=2)
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Tell whether a module's path, or the path of a module around it, fits a shell-style pattern."""
+    return any(fnmatchcase(part, pattern) for part in _with_parents(path))
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    yield path
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path

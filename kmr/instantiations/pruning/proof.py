@@ -1,0 +1,87 @@
+"""The proof that channels were removed rightly: what the smaller model computes, beside what the full one does.
+
+Removing a channel and setting its weights to zero are the same thing, wherever channels are treated apart from each
+other. So the smaller model must compute what the full one computes with the removed elements at zero. Normalisation
+over channels and attention, where it is not the same, are held to the weaker demands only: the model runs, its output
+keeps its shape and is finite, and parameters went away.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from kmr.data import Inputs, map_tensors
+
+_PER_CHANNEL = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.PReLU, nn.RNNBase,
+    nn.modules.batchnorm._BatchNorm,
+)  # fmt: skip
+"""Layers that treat a channel alike whichever others there are."""
+
+
+class CutFailed(Exception):
+    """The cut left a model that does not run or computes something else."""
+
+
+def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], inputs: Inputs) -> None:
+    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should."""
+    expected = _evaluated(model, inputs)
+    try:
+        outputs = _evaluated(smaller, inputs)
+    except Exception as error:
+        raise CutFailed(f"the smaller model does not run: {brief(error)}") from error
+    if [o.shape for o in outputs] != [e.shape for e in expected]:
+        raise CutFailed("the shape of the output changed")
+    if not all(bool(torch.isfinite(o).all()) for o in outputs):
+        raise CutFailed("the smaller model's output is not finite")
+    if sum(p.numel() for p in smaller.parameters()) >= sum(p.numel() for p in model.parameters()):
+        raise CutFailed("no parameter went away")
+    modules = dict(model.named_modules())
+    changed = {path for (path, name), kept in survivors.items() if kept.shape != modules[path]._parameters[name].shape}
+    # Parameters of modules that are not torch's have no kind to judge by: they are held to the equation as well.
+    if any(
+        not isinstance(modules[path], _PER_CHANNEL) and type(modules[path]).__module__.startswith("torch.")
+        for path in changed
+    ):
+        return
+    silenced = copy.deepcopy(model)
+    for path, module in silenced.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                removed = torch.ones(parameter.numel(), dtype=torch.bool, device=parameter.device)
+                removed[survivors[path, name].reshape(-1)] = False
+                parameter.data.masked_fill_(removed.reshape(parameter.shape), 0)
+    for output, full in zip(outputs, _evaluated(silenced, inputs), strict=True):
+        if full.is_floating_point():
+            tolerance = torch.finfo(full.dtype).eps ** 0.5 * max(float(full.abs().max()), 1e-6)
+            if float((output - full).abs().max()) > tolerance:
+                raise CutFailed("the smaller model computes something else than the full one without those channels")
+
+
+def _evaluated(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return the outputs in eval mode; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            return outputs_of(model.eval(), inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return every tensor of a model's output, on the model's device."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batch = map_tensors(lambda tensor: tensor.to(device), inputs)
+    output = model(**batch) if isinstance(batch, dict) else model(*batch) if isinstance(batch, tuple) else model(batch)
+    found: list[Tensor] = []
+    map_tensors(found.append, output)
+    if not found:
+        map_tensors(found.append, getattr(output, "logits", None))
+    return found
+
+
+def brief(error: Exception) -> str:
+    """Return the kind and first line of an error."""
+    return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0][:120]

@@ -1,0 +1,219 @@
+"""What every rule owes on every small model: purity, determinism, the identity, a cost that falls, holds that hold."""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kmr.core import NotApplicable, Rule, RuleWarning
+from kmr.data import forward
+from kmr.instantiations.lowrank import LowRank
+from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
+from kmr.instantiations.quantization import WeightQuantization
+from kmr.weights import read_weight, weight_layers
+
+RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
+    "prune": (lambda _: UnstructuredPruning(), 0.6),
+    "prune_layerwise": (lambda _: UnstructuredPruning(scope="layer"), 0.6),
+    "structured": (lambda inputs: StructuredPruning(example_inputs=inputs), 0.5),
+    "structured_global": (
+        lambda inputs: StructuredPruning(example_inputs=inputs, global_ranking=True, criterion="l1"),
+        0.4,
+    ),
+    "quantize": (lambda _: WeightQuantization(), 3),
+    "quantize_symmetric": (lambda _: WeightQuantization(scheme="symmetric", granularity="tensor"), 4),
+    "quantize_kmr": (lambda _: WeightQuantization(scheme="kmr"), 3),
+    "lowrank": (lambda _: LowRank(), 0.3),
+}
+FAMILIES = ("prune", "structured", "quantize", "lowrank")
+
+
+def turn(name: str, model: nn.Module, inputs: Any, value: float | None = None) -> tuple[nn.Module, list[Warning]]:
+    """Apply a rule at its only knob and return the model with the warnings, all of which must be the rule's own."""
+    build, strength = RULES[name]
+    rule = build(inputs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moved = rule(model, rule.knobs[0].name, strength if value is None else value)
+    assert [w.category for w in caught if w.category is not RuleWarning] == []
+    return moved, [w.message for w in caught if isinstance(w.message, Warning)]
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def output(model: nn.Module, inputs: Any) -> Tensor:
+    with torch.no_grad():
+        return forward(model, inputs)
+
+
+def cost(name: str, model: nn.Module) -> float:
+    """What the rule is there to lower."""
+    if name.startswith("prune"):
+        return sum(int((read_weight(layer).weight != 0).sum()) for _, layer in weight_layers(model))
+    if name.startswith("quantize"):
+        bits = 0
+        for _, layer in weight_layers(model):
+            state = read_weight(layer)
+            bits += state.weight.numel() * (32 if state.grid is None else state.grid.bits)
+        return bits
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def levels(model: nn.Module) -> list[tuple[int, int]]:
+    """The number of values in each slice that shares a scale, apart from masked ones, and the number allowed."""
+    found = []
+    for _, layer in weight_layers(model):
+        state = read_weight(layer)
+        if state.grid is None:
+            continue
+        scale = state.grid.scale.expand_as(state.weight)
+        kept = torch.ones_like(state.weight, dtype=torch.bool) if state.keep is None else state.keep
+        for one in torch.unique(scale):
+            values = state.weight[(scale == one) & kept]
+            found.append((len(values.unique()), 2**state.grid.bits * int((state.grid.scale == one).sum())))
+    return found
+
+
+def train_one_step(model: nn.Module, inputs: Any) -> None:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    forward(model, inputs).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model.eval()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_on_every_model(case: Any, model_name: str, rule: str) -> None:
+    model, inputs = case(model_name)
+    before, shape = state_of(model), output(model, inputs)
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    moved, _ = turn(rule, model, inputs)
+
+    assert_same_state(before, state_of(model))
+    assert torch.equal(output(model, inputs), shape)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+    assert output(moved, inputs).shape == shape.shape
+    assert torch.isfinite(output(moved, inputs)).all()
+    assert cost(rule, moved) < cost(rule, model)
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in moved.modules()) == hooks
+    assert all(p.grad is None and p.requires_grad for p in moved.parameters())
+    assert not any(m.training for path, m in moved.named_modules() if "parametrizations" not in path)
+
+    again, _ = turn(rule, model, inputs)
+    assert_same_state(state_of(moved), state_of(again))
+    assert torch.equal(output(moved, inputs), output(again, inputs))
+
+    masks = {path: read_weight(layer).keep for path, layer in weight_layers(moved)}
+    latent = state_of(moved)
+    train_one_step(moved, inputs)
+    assert any(not torch.equal(latent[name], tensor) for name, tensor in moved.state_dict().items())
+    for path, layer in weight_layers(moved):
+        keep = masks[path]
+        assert keep is None or bool((read_weight(layer).weight[~keep] == 0).all())
+    assert [pair for pair in levels(moved) if pair[0] > pair[1]] == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_neutral_value_is_the_identity(case: Any, model_name: str, rule: str) -> None:
+    model, inputs = case(model_name)
+    neutral = RULES[rule][0](inputs).knobs[0].domain.neutral
+
+    moved, notes = turn(rule, model, inputs, neutral)
+
+    assert_same_state(state_of(model), state_of(moved))
+    assert torch.equal(output(model, inputs), output(moved, inputs))
+    assert notes == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_frozen_parameters_and_training_modes_stay_as_they_were(case: Any, rule: str) -> None:
+    model, inputs = case("vgg")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.train()
+    model[1].eval()
+
+    moved, _ = turn(rule, model, inputs)
+
+    assert not any(p.requires_grad for p in moved.parameters())
+    assert moved.training
+    assert not moved[1].training
+    assert all(m.training for m in moved[8].modules())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_double_precision_model_stays_double(case: Any, rule: str) -> None:
+    model, inputs = case("vgg")
+    model, inputs = model.double(), inputs.double()
+    moved, _ = turn(rule, model, inputs)
+    assert {p.dtype for p in moved.parameters()} == {torch.float64}
+    assert output(moved, inputs).dtype == torch.float64
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_layer_is_not_applicable(case: Any, rule: str) -> None:
+    inputs = torch.randn(2, 4)
+    with pytest.raises(NotApplicable):
+        turn(rule, nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()), inputs)
+
+
+@pytest.mark.parametrize("name", ["vgg", "view_mlp", "option_a", "transformer"])
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(FAMILIES, 2)))
+def test_rules_compose_in_any_order(case: Any, name: str, first: str, second: str) -> None:
+    model, inputs = case(name)
+    half, _ = turn(first, model, inputs)
+    before, half_state = cost(first, half), state_of(half)
+
+    both, notes = turn(second, half, inputs)
+
+    assert_same_state(half_state, state_of(half))
+    assert output(both, inputs).shape == output(model, inputs).shape
+    assert torch.isfinite(output(both, inputs)).all()
+    if second != "lowrank" or first == "structured":  # factors are dense, and their grids hold other numbers of weights
+        assert cost(first, both) <= before
+    again, _ = turn(second, half, inputs)
+    assert_same_state(state_of(both), state_of(again))
+    copied = copy.deepcopy(both)
+    assert torch.equal(output(copied, inputs), output(both, inputs))
+
+    grids = {path for path, layer in weight_layers(both) if read_weight(layer).grid is not None}
+    masks = {path for path, layer in weight_layers(both) if read_weight(layer).keep is not None}
+    every = {path for path, _ in weight_layers(both)}
+    assert grids == (every if "quantize" in (first, second) else set())
+    if first == "prune" and second == "lowrank":
+        assert any("the mask is gone" in str(note) for note in notes)
+    elif "prune" in (first, second):
+        assert masks
+    train_one_step(both, inputs)
+    assert [pair for pair in levels(both) if pair[0] > pair[1]] == []
+    for path, layer in weight_layers(both):
+        state = read_weight(layer)
+        assert (path in masks) == (state.keep is not None)
+        assert state.keep is None or bool((state.weight[~state.keep] == 0).all())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_root_module_may_be_the_layer(family: str) -> None:
+    model, inputs = nn.Linear(8, 8), torch.randn(2, 8)
+    if family == "structured":
+        with pytest.raises(NotApplicable):
+            turn(family, model, inputs)
+        return
+    moved, _ = turn(family, model, inputs)
+    assert cost(family, moved) < cost(family, model)
+    assert output(moved, inputs).shape == (2, 8)
