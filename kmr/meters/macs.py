@@ -1,0 +1,194 @@
+"""Multiply-accumulates of one forward pass, counted where torch dispatches its operations and checked by shapes.
+
+An operator-level count sees functional and attention arithmetic that module hooks miss, but a fused kernel it has no
+formula for counts as nothing. So fused kernels are switched off while it counts, and the count has to reach the sum
+over the convolution and linear modules that hooks see: a hole raises, it never reads as a saving.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from kmr.core import Cost, KMRError, Reading
+from kmr.data import Inputs, forward, map_tensors
+from kmr.weights import strip_all
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class LayerMACs:
+    """What one layer takes in a forward pass, and the share of its weights that are not zero."""
+
+    macs: int
+    density: float
+
+
+def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str, LayerMACs]]:
+    """Count the multiply-accumulates of one sample's forward pass through the dense model; the model is not changed.
+
+    Args:
+        model: any module; grids and masks are taken off a copy first and change nothing.
+        example_inputs: a batch, of which the first sample is used.
+
+    Returns:
+        All operations, and those of each convolution, linear and bilinear module by path. A layer that its parent
+        reads without calling it (the output projection of attention, say) is in the first only.
+
+    Raises:
+        KMRError: nothing was counted, or less than the layers' shapes say.
+    """
+    model = strip_all(copy.deepcopy(model)).eval()
+    inputs = map_tensors(lambda tensor: tensor[:1] if tensor.dim() else tensor, example_inputs)
+    counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
+    with _layer_counts(model) as layers, torch.enable_grad(), _unfused(), counter:
+        forward(model, inputs)
+    total = counter.get_total_flops() // 2
+    seen = sum(layer.macs for layer in layers.values())
+    if total < seen:
+        raise KMRError(
+            f"{total} multiply-accumulates were counted where the shapes of the layers say {seen}: the model runs "
+            "kernels that cannot be counted"
+        )
+    if total == 0:
+        raise KMRError("no multiply-accumulate was counted: the model has no layer or kernel that can be counted")
+    return total, layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class MACs(Cost):
+    """Multiply-accumulates of one sample, as the runtime does them: zeros under a mask are multiplied like any value.
+
+    Args:
+        example_inputs: a batch as the model takes it; its first sample is used.
+    """
+
+    example_inputs: Inputs = field(repr=False, compare=False)
+    name: str = "macs"
+    unit: str = field(init=False, default="MAC")
+
+    def read(self, seen: nn.Module) -> Reading:
+        return Reading(float(count_macs(seen, self.example_inputs)[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectiveMACs(Cost):
+    """Multiply-accumulates of one sample if those by zero weights were free, which no dense kernel makes them.
+
+    Each layer's operations are scaled by the share of its weights that are not zero; all others count in full.
+
+    Args:
+        example_inputs: a batch as the model takes it; its first sample is used.
+    """
+
+    example_inputs: Inputs = field(repr=False, compare=False)
+    name: str = "effective_macs"
+    unit: str = field(init=False, default="MAC (theoretical)")
+
+    def read(self, seen: nn.Module) -> Reading:
+        total, layers = count_macs(seen, self.example_inputs)
+        return Reading(total - sum(layer.macs * (1 - layer.density) for layer in layers.values()))
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Switch off the kernels that hide their operations: fused transformers, attention and recurrent layers."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        # Switching oneDNN off and on sets a TF32 flag as well, which warns on machines without an Intel GPU.
+        warnings.filterwarnings("ignore", message="TF32 acceleration")
+        with (
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                yield
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _layer_counts(model: nn.Module) -> Iterator[dict[str, LayerMACs]]:
+    """Sum up, from the shapes that go in and out, what each layer takes; a layer that runs twice counts twice."""
+    counts: dict[str, LayerMACs] = {}
+
+    def counting(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            macs = _macs(module, args, output)
+            if macs is None:
+                return
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            density = int(torch.count_nonzero(weight.detach())) / max(1, weight.numel())
+            before = counts[path].macs if path in counts else 0
+            counts[path] = LayerMACs(before + macs, density)
+
+        return hook
+
+    handles = [module.register_forward_hook(counting(path)) for path, module in model.named_modules()]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _macs(module: nn.Module, args: tuple[Any, ...], output: Any) -> int | None:
+    if not isinstance(output, Tensor):
+        return None
+    if isinstance(module, _CONVOLUTIONS):
+        return int(output.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size))
+    if isinstance(module, _TRANSPOSED):
+        # Every input value meets every weight of its group's filters.
+        if not args:
+            return None
+        return int(args[0].numel() * (module.out_channels // module.groups) * math.prod(module.kernel_size))
+    if isinstance(module, nn.Linear):
+        return int(output.numel() * module.in_features)
+    if isinstance(module, nn.Bilinear):
+        return int(output.numel() * module.in1_features * module.in2_features)
+    return None
+
+
+def _dot(a: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(a)
+
+
+def _addmv(_bias: Sequence[int], matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _trilinear(
+    a: Sequence[int], b: Sequence[int], c: Sequence[int], a_new: Sequence[int], b_new: Sequence[int],
+    c_new: Sequence[int], *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    shapes = [_unsqueezed(shape, new) for shape, new in ((a, a_new), (b, b_new), (c, c_new))]
+    return 2 * math.prod(int(max(sizes)) for sizes in zip(*shapes, strict=True))
+
+
+def _unsqueezed(shape: Sequence[int], new: Sequence[int]) -> list[int]:
+    sizes = list(shape)
+    for dim in sorted(new):
+        sizes.insert(dim, 1)
+    return sizes
+
+
+_MISSING_FORMULAS = {
+    torch.ops.aten.dot: _dot,
+    torch.ops.aten.mv: _dot,
+    torch.ops.aten.addmv: _addmv,
+    torch.ops.aten._trilinear: _trilinear,
+}
+"""FLOPs, two for each multiply-accumulate, of operations that torch's counter leaves out."""

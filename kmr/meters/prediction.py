@@ -1,0 +1,262 @@
+"""What a model predicts on a data split, and how good that is."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError, NonFiniteReading, Quality, Reading, isolated_rng
+from kmr.data import Split, forward
+
+IGNORED = -100
+"""The target that says "no target here", as in `torch.nn.functional.cross_entropy`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The outputs of a model over a split and the targets they are held against, in the split's order, on the CPU."""
+
+    outputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A view of a model: its outputs over one split. Meters that hold the same object share one pass.
+
+    Args:
+        split: what to predict.
+    """
+
+    split: Split
+    _live: ClassVar["WeakValueDictionary[int, Predictions]"] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, source: "Split | Predictions") -> "Predictions":
+        """Return the predictions over a split: the same object for the same split, for as long as someone holds it."""
+        if isinstance(source, Predictions):
+            return source
+        if not isinstance(source, Split):
+            raise KMRError(f"a meter reads a Split or Predictions, not {type(source).__name__}")
+        # Predictions hold their split, so that its id stands for no other split while the entry lives.
+        found = cls._live.get(id(source))
+        if found is None:
+            found = cls._live[id(source)] = cls(source)
+        return found
+
+    def __call__(self, model: nn.Module) -> Outputs:
+        """Run the model over the split, in the mode it is in; its buffers stay as they were."""
+        with torch.no_grad(), _kept_buffers(model):
+            pairs = [(forward(model, inputs).cpu(), targets.cpu()) for inputs, targets in self.split.batches()]
+        outputs, targets = zip(*pairs, strict=True)
+        if len({tensor.shape[1:] for tensor in outputs}) > 1 or len({tensor.shape[1:] for tensor in targets}) > 1:
+            raise KMRError("the outputs or targets of a split's batches differ in shape: pad the samples to one length")
+        return Outputs(torch.cat(outputs), torch.cat(targets))
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what forward passes write into buffers, in place or by putting another tensor there."""
+    before = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in before:
+            module._buffers[name] = buffer.copy_(value)
+
+
+def predict(model: nn.Module, data: Split | Predictions) -> Outputs:
+    """Run a model over a split in evaluation mode and leave it as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with isolated_rng(0):
+            return Predictions.of(data)(model)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PredictionQuality(Quality):
+    """Reads predictions on one split."""
+
+    data: Split | Predictions = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Predictions.of(self.data))
+
+    @property
+    def view(self) -> Predictions:
+        return Predictions.of(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(_PredictionQuality):
+    """The share of predictions whose target is among the `top_k` largest logits.
+
+    Logits have shape (n, classes) or (n, classes, …), whole-number targets (n) or (n, …); targets of −100 are left out.
+    The standard error is √(p(1−p)/n); where a sample has several predictions, the samples are what is independent.
+
+    Args:
+        data: the split, or a view of it.
+        top_k: 1 counts the largest logit only.
+    """
+
+    top_k: int = 1
+    name: str = "accuracy"
+    unit: str = field(init=False, default="fraction")
+
+    def read(self, seen: Outputs) -> Reading:
+        targets = _check_classes(seen)
+        classes = seen.outputs.shape[1]
+        if not 1 <= self.top_k <= classes:
+            raise KMRError(f"top_k must lie in 1 to the {classes} classes, not {self.top_k}")
+        top = seen.outputs.topk(self.top_k, dim=1).indices
+        hits = (top == targets.unsqueeze(1)).any(dim=1)
+        return _share(hits.double(), targets != IGNORED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeCrossEntropy(_PredictionQuality):
+    """Minus the mean cross-entropy in nats, of the same logits and targets as `Accuracy`; with its standard error."""
+
+    name: str = "neg_cross_entropy"
+    unit: str = field(init=False, default="nat")
+
+    def read(self, seen: Outputs) -> Reading:
+        targets = _check_classes(seen)
+        losses = F.cross_entropy(seen.outputs.double(), targets, reduction="none", ignore_index=IGNORED)
+        mean = _share(-losses, targets != IGNORED)
+        samples = len(targets)
+        if samples < 2 or mean.stderr is None:
+            return Reading(mean.value)
+        return Reading(mean.value, mean.stderr * math.sqrt(samples / (samples - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(_PredictionQuality):
+    """The share of predictions whose largest logit is the original model's: faithfulness, whatever the target.
+
+    Args:
+        data: the split, or a view of it.
+        original: the original model, which is read once, when the meter is made; or its outputs on this split.
+    """
+
+    original: Outputs | nn.Module = field(repr=False, compare=False)
+    name: str = "agreement"
+    unit: str = field(init=False, default="fraction")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.original, nn.Module):
+            object.__setattr__(self, "original", predict(self.original, self.data))
+
+    def read(self, seen: Outputs) -> Reading:
+        assert isinstance(self.original, Outputs)
+        mine, original = seen.outputs, self.original.outputs
+        if mine.shape != original.shape:
+            raise KMRError(f"outputs of shape {tuple(mine.shape)} are not the original's, {tuple(original.shape)}")
+        _check_logits(mine)
+        same = mine.argmax(dim=1) == original.argmax(dim=1)
+        return _share(same.double(), torch.ones_like(same))
+
+
+@dataclass(frozen=True, kw_only=True)
+class R2(_PredictionQuality):
+    """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)²; several outputs are pooled, each about its own mean.
+
+    The standard error is the delete-one jackknife's, over samples (Efron & Tibshirani, 1993, §11).
+    """
+
+    name: str = "r2"
+    unit: str = field(init=False, default="1")
+
+    def read(self, seen: Outputs) -> Reading:
+        errors, targets = _residuals(seen)
+        count = len(targets)
+        deviations = (targets - targets.mean(dim=0)).square().sum(dim=1)
+        squares = errors.square().sum(dim=1)
+        spread = deviations.sum()
+        if spread == 0:
+            raise KMRError("R² is undefined: all targets of the split are the same")
+        value = float(1 - squares.sum() / spread)
+        if count < 3:
+            return Reading(value)
+        # Without sample i the mean moves, which takes n/(n−1) of the sample's deviation out of the total.
+        left_spread = spread - deviations * count / (count - 1)
+        if bool((left_spread <= 0).any()):
+            return Reading(value)
+        left = 1 - (squares.sum() - squares) / left_spread
+        variance = (count - 1) / count * (left - left.mean()).square().sum()
+        return Reading(value, float(variance.sqrt()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeMSE(_PredictionQuality):
+    """Minus the mean squared error, with the standard error of that mean over samples."""
+
+    name: str = "neg_mse"
+    unit: str = field(init=False, default="squared target unit")
+
+    def read(self, seen: Outputs) -> Reading:
+        errors, _ = _residuals(seen)
+        losses = errors.square().mean(dim=1)
+        stderr = float(losses.std() / math.sqrt(len(losses))) if len(losses) > 1 else None
+        return Reading(-float(losses.mean()), stderr)
+
+
+def _check_logits(outputs: Tensor) -> None:
+    if outputs.dim() < 2 or outputs.shape[1] < 2:
+        raise KMRError(f"logits have shape (n, classes, …) with at least 2 classes, not {tuple(outputs.shape)}")
+    if bool(outputs.isnan().any()):
+        raise NonFiniteReading("the model's outputs hold NaN: it has diverged")
+
+
+def _check_classes(seen: Outputs) -> Tensor:
+    outputs, targets = seen.outputs, seen.targets
+    _check_logits(outputs)
+    if targets.is_floating_point() or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
+        raise KMRError(
+            f"targets must be class numbers of shape {(outputs.shape[0], *outputs.shape[2:])}, not {targets.dtype} of "
+            f"shape {tuple(targets.shape)}"
+        )
+    targets = targets.long()
+    counted = targets[targets != IGNORED]
+    if counted.numel() == 0:
+        raise KMRError("no target of the split counts: all are -100")
+    if int(counted.min()) < 0 or int(counted.max()) >= outputs.shape[1]:
+        raise KMRError(
+            f"targets lie in {int(counted.min())} to {int(counted.max())}; the model has {outputs.shape[1]} classes"
+        )
+    return targets
+
+
+def _residuals(seen: Outputs) -> tuple[Tensor, Tensor]:
+    """Return errors and targets as (n, outputs) in double precision."""
+    outputs, targets = seen.outputs, seen.targets
+    if outputs.numel() != targets.numel():
+        raise KMRError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
+    targets = targets.reshape(len(targets), -1).double()
+    return outputs.reshape(targets.shape).double() - targets, targets
+
+
+def _share(scores: Tensor, counted: Tensor) -> Reading:
+    """Return the mean score of the counted entries; its standard error takes samples as independent, not entries."""
+    counted = counted.reshape(len(counted), -1).double()
+    scores = scores.reshape(counted.shape) * counted
+    total = counted.sum()
+    mean = scores.sum() / total
+    deviations = scores.sum(dim=1) - mean * counted.sum(dim=1)
+    return Reading(float(mean), float(deviations.square().sum().sqrt() / total))

@@ -1,0 +1,88 @@
+"""Whole numbers as bits: fixed-width codes, and positions as gaps of fixed width.
+
+A code of b bits takes b bits, whatever b: eight codes of up to 7 bits fill b whole bytes, the lowest bits first; wider
+codes are a plane of their low bytes followed by their packed high bits. Positions are stored as the number of places
+skipped since the last one; the largest symbol skips and places nothing, so that a long gap needs no value of its own
+(the relative indexing of Han et al., 2016, without its filler zeros).
+"""
+
+import torch
+from torch import Tensor
+
+GAP_BITS = range(2, 17)
+"""Widths a gap may have; a gap of 1 bit would be the bit mask itself."""
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Return the bytes that `count` codes of `bits` bits take."""
+    return (count * bits + 7) // 8
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Pack whole numbers in [0, 2^bits − 1], 1 to 16 bits, of any shape, into bytes."""
+    codes = codes.reshape(-1)
+    if bits > 8:
+        return torch.cat([(codes & 255).to(torch.uint8), pack_bits(codes >> 8, bits - 8)])
+    if bits == 8:
+        return codes.to(torch.uint8)
+    count = len(codes)
+    octets = torch.nn.functional.pad(codes, (0, -count % 8)).view(-1, 8)
+    words = torch.zeros(len(octets), dtype=torch.int64)
+    for place in range(8):
+        words |= octets[:, place].to(torch.int64) << (place * bits)
+    return words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)[: packed_size(count, bits)]
+
+
+def unpack_bits(data: Tensor, bits: int, count: int) -> Tensor:
+    """Return the first `count` codes of packed bytes, as int32."""
+    if bits > 8:
+        return data[:count].to(torch.int32) | (unpack_bits(data[count:], bits - 8, count) << 8)
+    if bits == 8:
+        return data[:count].to(torch.int32)
+    data = data[: packed_size(count, bits)]
+    groups = torch.nn.functional.pad(data, (0, -len(data) % bits)).view(-1, bits)
+    words = torch.nn.functional.pad(groups, (0, 8 - bits)).contiguous().view(torch.int64).view(-1)
+    codes = torch.empty(len(words), 8, dtype=torch.int32)
+    for place in range(8):
+        codes[:, place] = (words >> (place * bits)) & (2**bits - 1)
+    return codes.view(-1)[:count]
+
+
+def gaps(positions: Tensor) -> Tensor:
+    """Return the number of places skipped before each of these ascending positions."""
+    return torch.diff(positions, prepend=positions.new_tensor([-1])) - 1
+
+
+def narrowest_gaps(positions: Tensor) -> tuple[int, int]:
+    """Choose the width of a gap that takes the fewest bytes; return it and the number of symbols it makes."""
+    skipped = gaps(positions)
+    common = skipped < 2**16
+    counts = torch.bincount(skipped[common], minlength=1)
+    rare = skipped[~common]
+    lengths = torch.arange(len(counts))
+    best = (0, 0, 0)
+    for bits in GAP_BITS:
+        escape = 2**bits - 1
+        symbols = len(positions) + int((counts * (lengths // escape)).sum() + (rare // escape).sum())
+        size = packed_size(symbols, bits)
+        if bits == GAP_BITS[0] or size < best[0]:
+            best = (size, bits, symbols)
+    return best[1], best[2]
+
+
+def pack_gaps(positions: Tensor, bits: int) -> Tensor:
+    """Pack ascending positions as gaps of this width."""
+    escape = 2**bits - 1
+    skipped = gaps(positions)
+    ends = torch.cumsum(skipped // escape + 1, 0)
+    symbols = torch.full((int(ends[-1]) if len(ends) else 0,), escape, dtype=torch.int32)
+    symbols[ends - 1] = (skipped % escape).to(torch.int32)
+    return pack_bits(symbols, bits)
+
+
+def unpack_gaps(data: Tensor, bits: int, symbols: int) -> Tensor:
+    """Return the ascending positions that this many packed symbols stand for."""
+    escape = 2**bits - 1
+    codes = unpack_bits(data, bits, symbols).to(torch.int64)
+    places = codes < escape
+    return (torch.cumsum(codes + places, 0) - 1)[places]

@@ -1,0 +1,219 @@
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+from sklearn.metrics import r2_score
+from torch import nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError, NonFiniteReading, Reading, measure
+from kmr.data import Split
+from kmr.meters import (
+    R2,
+    Accuracy,
+    Agreement,
+    NegativeCrossEntropy,
+    NegativeMSE,
+    Outputs,
+    Predictions,
+)
+
+torch.set_num_threads(1)
+
+
+class Shows(nn.Module):
+    """Returns its inputs, and counts how often."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def split(outputs, targets, batch_size=3):
+    return Split((torch.tensor(outputs), torch.tensor(targets)), batch_size=batch_size)
+
+
+LOGITS = [[2.0, 1, 0], [0, 2, 1], [1, 2, 0], [0, 1, 2]]
+TARGETS = [0, 1, 0, 0]
+
+
+def test_accuracy_by_hand():
+    data = split(LOGITS, TARGETS)
+    reading = Accuracy(data=data)(Shows())
+    assert reading.value == 0.5
+    assert reading.stderr == pytest.approx(math.sqrt(0.5 * 0.5 / 4))
+    assert Accuracy(data=data, top_k=2)(Shows()).value == 0.75
+    assert Accuracy(data=data, top_k=3)(Shows()) == Reading(1.0, 0.0)
+    with pytest.raises(KMRError, match="top_k"):
+        Accuracy(data=data, top_k=4)(Shows())
+
+
+def test_dense_predictions_count_one_by_one_and_samples_are_independent():
+    # Two samples of two places: hits (1, 1) and (0, 1).
+    logits = torch.tensor([[[2.0, 0], [0, 2]], [[0.0, 0], [1, 1]]])
+    targets = torch.tensor([[0, 1], [0, 1]])
+    reading = Accuracy(data=Split((logits, targets)))(Shows())
+    assert reading.value == 0.75
+    assert reading.stderr == pytest.approx(math.sqrt(((1 - 0.75) ** 2 + (0.5 - 0.75) ** 2) / 2 / 2))
+    ignored = Accuracy(data=Split((logits, torch.tensor([[0, 1], [-100, 1]]))))(Shows())
+    assert ignored == Reading(1.0, 0.0)
+
+
+def test_cross_entropy_by_hand():
+    data = split([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(3)]], [0, 0, 0])
+    losses = torch.tensor([math.log(2), math.log(4 / 3), math.log(4)], dtype=torch.float64)
+    reading = NegativeCrossEntropy(data=data)(Shows())
+    assert reading.value == pytest.approx(-float(losses.mean()))
+    assert reading.stderr == pytest.approx(float(losses.std() / math.sqrt(3)))
+    assert NegativeCrossEntropy(data=split([[0.0, 0.0]], [0]))(Shows()).stderr is None
+
+
+def test_cross_entropy_leaves_out_what_torch_leaves_out():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 4, 6), torch.randint(0, 4, (5, 6))
+    targets[2, 3:] = -100
+    reading = NegativeCrossEntropy(data=Split((logits, targets), batch_size=2))(Shows())
+    assert reading.value == pytest.approx(-float(F.cross_entropy(logits, targets)), rel=1e-6)
+
+
+def test_agreement_by_hand():
+    original = nn.Sequential(Shows(), nn.BatchNorm1d(3), nn.Dropout(0.9)).train()
+    before = original[1].running_mean.clone()
+    data = split(LOGITS, TARGETS)
+    meter = Agreement(data=data, original=original)
+    assert original.training
+    assert torch.equal(original[1].running_mean, before)
+    assert original[0].calls == 2
+    assert meter(Shows()) == Reading(1.0, 0.0)
+    assert original[0].calls == 2
+    flipped = Outputs(-torch.tensor(LOGITS), torch.tensor(TARGETS))
+    assert Agreement(data=data, original=flipped)(Shows()).value == 0
+    half = Outputs(torch.tensor([*LOGITS[:2], [9.0, 0, 0], [9, 0, 0]]), torch.tensor(TARGETS))
+    reading = Agreement(data=data, original=half)(Shows())
+    assert reading.value == 0.5
+    assert reading.stderr == pytest.approx(0.25)
+    with pytest.raises(KMRError, match="not the original's"):
+        Agreement(data=data, original=Outputs(torch.zeros(3, 3), torch.zeros(3)))(Shows())
+
+
+def test_r2_by_hand_and_by_scikit_learn():
+    reading = R2(data=split([[1.0], [2], [3], [5]], [1.0, 2, 3, 4]))(Shows())
+    assert reading.value == pytest.approx(1 - 1 / 5)
+    torch.manual_seed(0)
+    targets = torch.randn(40, 2).double()
+    outputs = targets + torch.randn(40, 2) * 0.5
+    pooled = R2(data=Split((outputs, targets), batch_size=7))(Shows())
+    expected = r2_score(targets.numpy(), outputs.numpy(), multioutput="variance_weighted")
+    assert pooled.value == pytest.approx(expected)
+    left = torch.tensor(
+        [
+            r2_score(
+                targets[torch.arange(40) != i].numpy(),
+                outputs[torch.arange(40) != i].numpy(),
+                multioutput="variance_weighted",
+            )
+            for i in range(40)
+        ]
+    )
+    assert pooled.stderr == pytest.approx(float(((left - left.mean()).square().sum() * 39 / 40).sqrt()))
+
+
+def test_r2_where_it_or_its_error_is_undefined():
+    with pytest.raises(KMRError, match="all targets of the split are the same"):
+        R2(data=split([[1.0], [2]], [3.0, 3]))(Shows())
+    assert R2(data=split([[1.0], [2]], [1.0, 2]))(Shows()) == Reading(1.0)
+    assert R2(data=split([[1.0], [2], [2]], [1.0, 2, 2]))(Shows()) == Reading(1.0)
+
+
+def test_mean_squared_error_by_hand():
+    reading = NegativeMSE(data=split([[1.0], [2], [3]], [1.0, 3, 5]))(Shows())
+    assert reading.value == pytest.approx(-5 / 3)
+    assert reading.stderr == pytest.approx(torch.tensor([0.0, 1, 4]).std().item() / math.sqrt(3))
+    several = NegativeMSE(data=split([[1.0, 1], [2, 2]], [[1.0, 3], [2, 2]]))(Shows())
+    assert several.value == -1
+    with pytest.raises(KMRError, match="do not fit"):
+        NegativeMSE(data=split([[1.0, 2], [3, 4]], [1.0, 2]))(Shows())
+
+
+def test_meters_of_one_split_share_one_pass():
+    data = split(LOGITS, TARGETS, batch_size=2)
+    original = Outputs(torch.tensor(LOGITS), torch.tensor(TARGETS))
+    meters = [
+        Accuracy(data=data),
+        Accuracy(data=data, top_k=2, name="top2"),
+        NegativeCrossEntropy(data=Predictions.of(data)),
+        Agreement(data=data, original=original),
+    ]
+    model = Shows()
+    readings = measure(model, meters)
+    assert model.calls == 2
+    assert list(readings) == ["accuracy", "top2", "neg_cross_entropy", "agreement"]
+    measure(model, [*meters, Accuracy(data=split(LOGITS, TARGETS), name="other")])
+    assert model.calls == 2 + 2 + 2
+
+
+def test_predictions_are_shared_by_split_and_die_with_their_users():
+    data = split(LOGITS, TARGETS)
+    first = Predictions.of(data)
+    assert Predictions.of(data) is first
+    assert Predictions.of(first) is first
+    assert Predictions.of(split(LOGITS, TARGETS)) is not first
+    gone = weakref.ref(data)
+    del data, first
+    gc.collect()
+    assert gone() is None
+    assert not any(predictions.split is None for predictions in Predictions._live.values())
+    with pytest.raises(KMRError, match="not list"):
+        Accuracy(data=[1, 2])
+
+
+def test_outputs_come_in_the_order_of_the_split():
+    data = split(LOGITS, TARGETS, batch_size=3)
+    seen = Predictions(data)(Shows())
+    assert seen.outputs.tolist() == LOGITS
+    assert seen.targets.tolist() == TARGETS
+    assert not seen.outputs.requires_grad
+
+
+class Ragged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.zeros(2, 1 + index // 2), 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (split([[1.0], [2]], [0, 0]), "at least 2 classes"),
+        (split([1.0, 2], [0, 0]), "at least 2 classes"),
+        (split(LOGITS, [0.0, 1, 0, 0]), "class numbers"),
+        (split(LOGITS, [[0], [1], [0], [0]]), "class numbers"),
+        (split(LOGITS, [0, 1, 0, 3]), "0 to 3; the model has 3 classes"),
+        (split(LOGITS, [0, 1, 0, -1]), "-1 to 1"),
+        (split(LOGITS, [-100] * 4), "no target"),
+        (Split(Ragged(), batch_size=2), "pad the samples"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(data, message):
+    for meter in (Accuracy(data=data), NegativeCrossEntropy(data=data)):
+        with pytest.raises(KMRError, match=message):
+            meter(Shows())
+
+
+def test_a_diverged_model_has_no_reading():
+    data = split([[math.nan, 1.0], [0, 1]], [0, 1])
+    for meter in (Accuracy(data=data), NegativeCrossEntropy(data=data)):
+        with pytest.raises(NonFiniteReading):
+            meter(Shows())
+    with pytest.raises(NonFiniteReading):
+        NegativeMSE(data=split([[math.inf], [1.0]], [0.0, 1]))(Shows())
+    # A forbidden class, by a logit of −∞, is no divergence.
+    assert Accuracy(data=split([[-math.inf, 1.0], [1, 0]], [1, 0]))(Shows()).value == 1
