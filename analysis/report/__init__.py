@@ -1,0 +1,5 @@
+"""The report of a study: one HTML file that needs no network, and the front as files beside it."""
+
+from analysis.report.document import Report, write
+
+__all__ = ["Report", "write"]

@@ -1,0 +1,225 @@
+"""The results table of one study: a row per measured model and what the columns mean.
+
+A run folder holds `results.parquet` (the rows) and `meta.json` (objectives, units, baseline, how the study was run).
+Everything else in this package is a function of these two.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.atomic import write_bytes
+
+FORMAT = 1
+RESULTS = "results.parquet"
+META = "meta.json"
+STATES = ("complete", "failed", "infeasible", "interrupted")
+
+_REQUIRED = ("point", "trial", "step", "state")
+_OPTIONAL = ("last", "error", "notes", "technique", "sequence", "finished", "artifact", "mlflow_run_id")
+_DIRECTIONS = ("minimize", "maximize")
+
+
+class TableError(ValueError):
+    """Bad input: what is wrong with which path, and the way out, in one line."""
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """Rows, meaning of the columns and folder of one study.
+
+    `frame` has one row per point in the order they were measured; `meta` is the parsed `meta.json`.
+    """
+
+    frame: pd.DataFrame
+    meta: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+        return str(self.meta["study"])
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the meters the study optimised, in the study's order."""
+        return tuple(str(entry["name"]) for entry in self.meta["objectives"])
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """`minimize` or `maximize` for every objective."""
+        return tuple(str(entry["direction"]) for entry in self.meta["objectives"])
+
+    @property
+    def meters(self) -> tuple[str, ...]:
+        """Names of all meters: the objectives first, then the others of the meta file and of the rows."""
+        found = [name.removeprefix("meter/") for name in map(str, self.frame.columns) if name.startswith("meter/")]
+        return tuple(dict.fromkeys((*self.objectives, *self.meta["meters"], *found)))
+
+    @property
+    def complete(self) -> pd.Series[bool]:
+        """Mask of the rows whose measurement finished."""
+        return self.frame["state"] == "complete"
+
+    @property
+    def uncompressed(self) -> pd.Series[bool]:
+        """Mask of the rows of the base model, which every trial starts from."""
+        return (self.frame["technique"] == "baseline") | (self.frame["step"] == 0)
+
+    def unit(self, meter: str) -> str:
+        """Unit of a meter; empty when it has none."""
+        return str(self._about(meter).get("unit") or "")
+
+    def direction(self, meter: str) -> str:
+        """`minimize` or `maximize`; a meter nobody described is minimised."""
+        return str(self._about(meter).get("direction") or "minimize")
+
+    def kind(self, meter: str) -> str:
+        """`cost` or `quality`; taken from the direction when not described."""
+        kind = self._about(meter).get("kind")
+        return str(kind) if kind else ("quality" if self.direction(meter) == "maximize" else "cost")
+
+    def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return a numeric column as (n,) floats; NaN where it is missing, empty or not a number."""
+        if name not in self.frame.columns:
+            return np.full(len(self.frame), np.nan)
+        return pd.to_numeric(self.frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def values(self, meters: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the validation values or costs as (n, d) floats; NaN where a row or a meter has none."""
+        return np.column_stack([self.column(f"meter/{meter}") for meter in meters]).reshape(
+            len(self.frame), len(meters)
+        )
+
+    def baseline(self, meter: str, test: bool = False) -> tuple[float, float]:
+        """Return value and standard error of the uncompressed model, NaN when unknown; `test`: on held-out data."""
+        entry = (self.meta.get("baseline_test" if test else "baseline") or {}).get(meter) or {}
+        return number(entry.get("value")), number(entry.get("stderr"))
+
+    def corner(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return `reference` or `ideal` as (d,) floats in the order of the objectives; NaN when unknown."""
+        corner = self.meta.get(name) or {}
+        return np.array([number(corner.get(objective)) for objective in self.objectives], dtype=np.float64)
+
+    def _about(self, meter: str) -> Mapping[str, Any]:
+        about: dict[str, Any] = {}
+        for entry in self.meta["objectives"]:
+            if entry["name"] == meter:
+                about.update(entry)
+        about.update({key: value for key, value in (self.meta["meters"].get(meter) or {}).items() if value})
+        return about
+
+
+def number(value: object) -> float:
+    """Return a float, NaN for what is not one."""
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        return float(value)
+    return math.nan
+
+
+def load(folder: str | Path) -> StudyTable:
+    """Read a run folder.
+
+    Columns that may be absent (notes, artifact, …) are filled with null, so that a table of another writer still reads.
+    Raises TableError, in one line, when the folder is missing, is no run folder, or holds files of another format.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise TableError(f"{folder}: no such folder; name a run folder such as runs/<study>")
+    if not folder.is_dir():
+        raise TableError(f"{folder}: a file, not a run folder; name the folder that holds {META} and {RESULTS}")
+    for name in (META, RESULTS):
+        if not (folder / name).is_file():
+            raise TableError(
+                f"{folder}: not a run folder, {name} is missing; name a folder written by a sweep (runs/<study>)"
+            )
+    return StudyTable(_read_frame(folder / RESULTS), _read_meta(folder / META), folder)
+
+
+def save(folder: str | Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """Write `results.parquet` and `meta.json`, each aside and renamed into place; makes the folder.
+
+    Columns that mix numbers and words are stored as words, and numbers in `meta` that are not finite as null.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    _storable(frame).to_parquet(buffer, index=False)
+    text = json.dumps(_finite(meta), indent=2, allow_nan=False, default=str)
+    write_bytes(folder / RESULTS, buffer.getvalue())
+    write_bytes(folder / META, text.encode())
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise TableError(f"{path}: cannot be read ({_one_line(error)}); resume the sweep to write it again") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = repr(meta.get("format")) if isinstance(meta, dict) else "none"
+        raise TableError(f"{path}: format {found}, this version reads format {FORMAT}; use the version that wrote it")
+    if not isinstance(meta.get("meters", {}), dict) or not isinstance(meta.get("study"), str):
+        raise TableError(f"{path}: study or meters are missing or malformed; resume the sweep to write it again")
+    meta.setdefault("meters", {})
+    objectives = meta.get("objectives")
+    if not isinstance(objectives, list) or not objectives:
+        raise TableError(f"{path}: lists no objectives; resume the sweep to write it again")
+    for entry in objectives:
+        if not isinstance(entry, dict) or not entry.get("name") or entry.get("direction") not in _DIRECTIONS:
+            raise TableError(f"{path}: objective {entry!r} needs a name and a direction (minimize or maximize)")
+    return meta
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:  # the reader raises many types for a damaged file; all mean the same here
+        raise TableError(f"{path}: cannot be read ({_one_line(error)}); resume the sweep to write it again") from error
+    missing = [name for name in _REQUIRED if name not in frame.columns]
+    if missing:
+        raise TableError(f"{path}: has no column {', '.join(missing)}; it is not a results table of a sweep")
+    if not frame["point"].is_unique:
+        twice = frame["point"][frame["point"].duplicated()].iloc[0]
+        raise TableError(f"{path}: point {twice} is there twice; resume the sweep to write the table again")
+    return frame.assign(**{name: None for name in _OPTIONAL if name not in frame.columns}).reset_index(drop=True)
+
+
+def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+    mixed = {}
+    for name in frame.columns:
+        column = frame[name]
+        if column.dtype == object:
+            known = column.dropna()
+            words = known.map(lambda value: isinstance(value, str))
+            numbers = known.map(lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
+            bools = known.map(lambda value: isinstance(value, bool))
+            if len(known) and not (words.all() or numbers.all() or bools.all()):
+                mixed[name] = column.map(str, na_action="ignore")
+    return frame.assign(**mixed)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case np.generic():
+            return _finite(value.item())
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -1,0 +1,216 @@
+"""Figures say what is in the table, in every shape a table comes in."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from analysis.front import front_frame
+from analysis.hypervolume import normalised
+from analysis.plots import fronts, hypervolume_history, pareto, progress
+from analysis.plots.style import OKABE_ITO, log_ticks, marks
+from analysis.table import StudyTable, load, save
+
+
+def numbers(values: Any) -> list[float]:
+    if isinstance(values, dict):
+        values = np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def named(figure: go.Figure, name: str) -> Any:
+    return next(trace for trace in figure.data if trace.name == name)
+
+
+def valid(figure: go.Figure) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(figure.to_json())
+    go.Figure(parsed)
+    return parsed
+
+
+@pytest.fixture
+def study(make: Callable, tmp_path: Path) -> Callable[..., StudyTable]:
+    def build(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame, **asked: Any) -> StudyTable:
+        frame, meta = make(**asked)
+        save(tmp_path, change(frame), meta)
+        return load(tmp_path)
+
+    return build
+
+
+def test_front_is_joined_in_the_order_of_cost(table: StudyTable) -> None:
+    figure = pareto(table)
+    line = named(figure, "Pareto front")
+    front = front_frame(table)
+    assert line.line.shape == "hv"
+    assert numbers(line.x) == front["meter/weight_bytes"].tolist()
+    assert numbers(line.y) == front["meter/accuracy"].tolist()
+    assert valid(figure)["data"]
+
+
+def test_every_complete_compressed_point_is_drawn_once(table: StudyTable) -> None:
+    figure = pareto(table)
+    skipped = ("held-out test", "Pareto front", "baseline", "infeasible", None)
+    drawn = sum(len(numbers(trace.x)) for trace in figure.data if trace.name not in skipped)
+    assert drawn == int((table.complete & ~table.uncompressed).sum())
+
+
+def test_error_bars_sit_on_the_front_alone(table: StudyTable) -> None:
+    bars = [trace for trace in pareto(table).data if trace.error_y.array is not None]
+    assert sum(len(numbers(trace.error_y.array)) for trace in bars) == len(front_frame(table))
+    assert all(trace.marker.opacity == 1.0 for trace in bars)
+
+
+def test_held_out_test_is_its_own_hollow_trace(table: StudyTable) -> None:
+    trace = named(pareto(table), "held-out test")
+    assert all(symbol.endswith("-open") for symbol in trace.marker.symbol)
+    assert numbers(trace.y) == front_frame(table)["test/accuracy"].tolist()
+    assert all("held-out test" in text for text in trace.hovertext)
+
+
+def test_baseline_is_a_named_star(table: StudyTable) -> None:
+    star = named(pareto(table), "baseline")
+    assert (star.marker.symbol, list(star.text)) == ("star", ["baseline"])
+    assert (numbers(star.x), numbers(star.y)) == ([438_000.0], [0.942])
+
+
+def test_infeasible_points_are_dimmed_with_another_symbol(study: Callable) -> None:
+    def spoil(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.loc[frame["step"] == 2, "state"] = "infeasible"
+        return frame
+
+    trace = named(pareto(study(spoil)), "infeasible")
+    assert trace.marker.opacity < 0.5
+    assert trace.marker.symbol == "x-thin"
+
+
+def test_hover_names_point_sequence_meters_and_run(table: StudyTable) -> None:
+    figure = pareto(table)
+    row = front_frame(table).iloc[0]
+    texts = [text for trace in figure.data if trace.name != "held-out test" for text in trace.hovertext or ()]
+    text = next(text for text in texts if text.startswith(f"<b>{row['point']}</b>"))
+    for part in (row["technique"], "then", "kB", "±", " ms", row["mlflow_run_id"]):
+        assert part in text
+
+
+def test_wide_costs_take_a_log_axis_with_units(table: StudyTable) -> None:
+    wide = pareto(table).layout.xaxis
+    assert wide.type == "log"
+    assert "10 kB" in wide.ticktext
+    narrow = pareto(table, x="latency_ms").layout.xaxis
+    assert narrow.type is None
+    assert narrow.title.text == "latency (ms), lower is better"
+
+
+def test_ticks_cover_the_range() -> None:
+    ticks = log_ticks(3.0, 800.0)
+    assert ticks[0] < 3.0
+    assert ticks[-1] > 800.0
+    assert ticks == sorted(ticks)
+
+
+def test_names_from_outside_are_escaped(study: Callable) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+
+    def rename(frame: pd.DataFrame) -> pd.DataFrame:
+        moves = json.dumps([[evil, evil]])
+        return frame.assign(technique=evil, sequence=moves, mlflow_run_id=evil)
+
+    for figure in (pareto(study(rename)), pareto(study(rename, objectives=("accuracy",)))):
+        texts = json.dumps(valid(figure))
+        assert "<img" not in texts
+        assert "&lt;img" in texts
+
+
+@pytest.mark.parametrize(
+    "objectives", [("accuracy",), ("weight_bytes", "accuracy"), ("weight_bytes", "latency_ms", "accuracy")]
+)
+@pytest.mark.parametrize("rows", ["all", "none", "one", "failed", "no values"])
+def test_every_shape_of_study_draws(study: Callable, objectives: tuple[str, ...], rows: str) -> None:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        match rows:
+            case "none":
+                return frame.iloc[:0]
+            case "one":
+                return frame[frame["technique"] == "quantize"].iloc[:1]
+            case "failed":
+                return frame.assign(state="failed")
+            case "no values":
+                return frame.drop(columns=[name for name in frame.columns if name.startswith(("meter/", "stderr/"))])
+        return frame
+
+    table = study(change, objectives=objectives, trials=12)
+    for figure in (pareto(table), hypervolume_history(table), fronts({"a": table, "b": table})):
+        assert figure.layout.title.text
+        assert valid(figure)
+    kinds = {trace.type for trace in pareto(table).data}
+    if rows == "all":
+        assert kinds == ({"scatter3d"} if len(objectives) == 3 else {"scatter"})
+
+
+def test_strip_shows_the_best_so_far(study: Callable) -> None:
+    table = study(objectives=("accuracy",), trials=20)
+    line = named(pareto(table), "best so far")
+    values = numbers(line.y)
+    assert values == sorted(values)
+    assert values[-1] == table.frame.loc[table.complete & ~table.uncompressed, "meter/accuracy"].max()
+
+
+def test_an_unknown_meter_is_refused_with_the_known_ones(table: StudyTable) -> None:
+    with pytest.raises(ValueError, match=r"'speed' is not in the table; it has weight_bytes"):
+        pareto(table, x="speed")
+
+
+def test_fronts_compare_by_one_reference(table: StudyTable) -> None:
+    worse = table.frame.assign(**{"meter/accuracy": table.frame["meter/accuracy"] - 0.2})
+    other = StudyTable(worse, {**table.meta, "reference": {"weight_bytes": 500_000.0, "accuracy": 0.1}}, table.folder)
+    figure = fronts({"good": table, "bad <b>": other})
+    values = table.values(table.objectives)[table.complete.to_numpy()]
+    share = normalised(values, [500_000.0, 0.1], [0.0, 1.0], table.directions)
+    names = [trace.name for trace in figure.data]
+    assert f"good · hypervolume {share:.4g}" in names
+    lower = normalised(values - [0.0, 0.2], [500_000.0, 0.1], [0.0, 1.0], table.directions)
+    assert f"bad &lt;b&gt; · hypervolume {lower:.4g}" in names
+
+
+def test_fronts_of_different_objectives_are_refused(table: StudyTable) -> None:
+    other = dataclasses.replace(table, meta={**table.meta, "objectives": table.meta["objectives"][:1]})
+    with pytest.raises(ValueError, match="'b' optimises weight_bytes, not weight_bytes, accuracy"):
+        fronts({"a": table, "b": other})
+    with pytest.raises(ValueError, match="at least one"):
+        fronts({})
+
+
+def test_progress_counts_trials_in_the_order_they_finished(table: StudyTable) -> None:
+    late = table.frame["finished"].where(table.frame["trial"] != 0, "2026-03-02T00:00:00+00:00")
+    moved = StudyTable(table.frame.assign(finished=late), table.meta, table.folder)
+    computed, before = progress(moved), progress(table)
+    assert computed is not None
+    assert before is not None
+    assert len(computed.trials) == 60
+    assert (np.diff(computed.volumes) >= 0).all()
+    assert computed.volumes[-1] == pytest.approx(before.volumes[-1])
+    first = table.values(table.objectives)[(table.complete & (table.frame["trial"] == 1)).to_numpy()]
+    expected = normalised(first, table.corner("reference"), table.corner("ideal"), table.directions)
+    assert computed.volumes[0] == pytest.approx(expected)
+
+
+def test_no_reference_means_no_hypervolume(table: StudyTable) -> None:
+    bare = StudyTable(table.frame, {**table.meta, "reference": {}}, table.folder)
+    assert progress(bare) is None
+    assert "no reference point" in hypervolume_history(bare).layout.annotations[0].text
+
+
+def test_marks_differ_and_keep_to_the_palette() -> None:
+    given = marks([f"t{index}" for index in range(56)])
+    assert len(set(given.values())) == 56
+    assert {mark.colour for mark in given.values()} == set(OKABE_ITO)
