@@ -1,0 +1,1 @@
+"""The configuration groups: one YAML for each part, one for each experiment."""

@@ -1,0 +1,231 @@
+"""An experiment: the live parts of a config, checked before anything expensive starts."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kmr.artifact import Builder
+from kmr.core import Direction, Instantiation, KMRError, Meter, Quality, Readings, Rule, Step, measure, measure_base
+from kmr.data import Data, as_data
+from kmr.finetune import FineTune
+from kmr.meters import Predictions
+from sweeps.build import part
+from sweeps.config import Config
+from sweeps.errors import SweepError
+from sweeps.space import Space, parameter_space, search_space
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything a trial needs: the base model, its data, what may be done to it, and how it is judged.
+
+    `identity` holds what must not change for a study to be continued, in plain values. `known_base` is the base model's
+    step where the study has measured it before: timings would not read the same twice.
+    """
+
+    config: Config
+    plain: Mapping[str, Any]
+    model: nn.Module
+    data: Data
+    instantiation: Instantiation
+    space: Space
+    objectives: tuple[Meter, ...]
+    test_qualities: tuple[Quality, ...]
+    finetune: FineTune
+    builder: Builder
+    identity: Mapping[str, Any] = field(repr=False)
+    known_base: Step | None = None
+
+    @property
+    def searches_policy(self) -> bool:
+        """Whether the search is over a policy's parameters rather than over knob vectors."""
+        return self.config.policy is not None
+
+    @property
+    def directions(self) -> list[Direction]:
+        """The direction of each objective."""
+        return [meter.direction for meter in self.objectives]
+
+    @cached_property
+    def base(self) -> Step:
+        """The base model's readings, measured once in the life of a study."""
+        return self.known_base or measure_base(self.model, self.instantiation)
+
+    def test(self, model: nn.Module) -> Readings:
+        """Read the quality meters on the held-out test data."""
+        return measure(model, self.test_qualities)
+
+
+def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
+    """Make the live parts of a config.
+
+    Args:
+        config: checked against the schema.
+        plain: the same with everything resolved, as plain dicts and lists.
+
+    Raises:
+        SweepError: a part is missing, wrong or does not fit the others; the message says which and what to do.
+    """
+    if config.trials < 1:
+        raise SweepError(f"trials must be at least 1, not {config.trials}")
+    for needed in ("model", "data"):
+        if plain.get(needed) is None:
+            raise SweepError(f"the experiment has no {needed}: set {needed}._target_ to a function that makes it")
+    trusted = tuple(config.trusted_modules)
+    torch.manual_seed(config.seed)
+    try:
+        data = as_data(part("data", plain["data"], trusted), config.batch_size)
+    except KMRError as error:
+        raise SweepError(f"data: {error}") from error
+    data = _evaluated_in_large_batches(data, config)
+    model = part("model", plain["model"], trusted)
+    if not isinstance(model, nn.Module):
+        raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
+    model = _with_weights(model, config, plain, data, trusted).eval()
+    live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
+    instantiation = _instantiation(config, plain, data, live, trusted)
+    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
+    parts = {name: plain[name] for name in _IDENTITY}
+    identity = {**parts, "data_digest": data.fingerprint(), "weights_digest": _digest(model)}
+    space = parameter_space(config.policy_space) if config.policy else search_space(instantiation, plain["space"])
+    if config.policy and not space:
+        raise SweepError(
+            "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
+        )
+    return Experiment(
+        config=config,
+        plain=plain,
+        model=model,
+        data=data,
+        instantiation=instantiation,
+        space=space,
+        objectives=_objectives(config, instantiation),
+        test_qualities=tuple(
+            meter
+            for meter in _meters(plain, {**live, "data": Predictions.of(data.test)}, trusted)
+            if isinstance(meter, Quality)
+        ),
+        finetune=finetune,
+        builder=_builder(plain["model"]),
+        identity=json.loads(json.dumps(identity, default=str)),
+    )
+
+
+_IDENTITY = (
+    "model", "weights", "train", "data", "batch_size", "rules", "meters", "finetune", "space", "policy", "policy_space",
+    "policy_max_moves", "on_no_progress", "objectives", "budget", "seed",
+)  # fmt: skip
+"""The parts of a config that decide what a trial's values mean."""
+
+
+def _evaluated_in_large_batches(data: Data, config: Config) -> Data:
+    size = config.eval_batch_size
+    return replace(data, validation=replace(data.validation, batch_size=size), test=replace(data.test, batch_size=size))
+
+
+def _instantiation(
+    config: Config, plain: Mapping[str, Any], data: Data, live: Mapping[str, Any], trusted: tuple[str, ...]
+) -> Instantiation:
+    rules = [
+        part(f"rules.{name}", entry, trusted, name=name, **{k: v for k, v in live.items() if k != "original"})
+        for name, entry in plain["rules"].items()
+        if entry is not None
+    ]
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise SweepError(f"rules hold a {type(rule).__name__}, which is not a kmr Rule")
+    if not rules:
+        raise SweepError("the experiment has no rules: choose some, for example rule=[structured,lowrank,quantize]")
+    meters = _meters(plain, {**live, "data": Predictions.of(data.validation)}, trusted)
+    costs = tuple(m for m in meters if m.direction == "minimize")
+    qualities = tuple(m for m in meters if m.direction == "maximize")
+    try:
+        return Instantiation(config.name, tuple(rules), costs, qualities)  # type: ignore[arg-type]
+    except KMRError as error:
+        raise SweepError(str(error)) from error
+
+
+def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Meter]:
+    meters = []
+    for name, entry in plain["meters"].items():
+        if entry is None:
+            continue
+        meter = part(f"meters.{name}", entry, trusted, name=name, **live)
+        if not isinstance(meter, Meter):
+            raise SweepError(f"meters.{name} made a {type(meter).__name__}, which is not a kmr Meter")
+        meters.append(meter)
+    return meters
+
+
+def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ...]:
+    meters = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
+    wanted = [*config.objectives, *config.budget, *config.reference]
+    unknown = [name for name in wanted if name not in meters]
+    if unknown:
+        raise SweepError(f"no meter is named {', '.join(unknown)}: there are {', '.join(meters) or 'none'}")
+    if len(config.objectives) < 2 or len(set(config.objectives)) < len(config.objectives):
+        raise SweepError(f"objectives must name two or more different meters, not {list(config.objectives)}")
+    return tuple(meters[name] for name in config.objectives)
+
+
+def _with_weights(
+    model: nn.Module, config: Config, plain: Mapping[str, Any], data: Data, trusted: tuple[str, ...]
+) -> nn.Module:
+    if config.weights is not None:
+        return _load_weights(model, Path(config.weights).expanduser())
+    if plain["train"] is None:
+        return model
+    recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
+    recipe += [data.fingerprint(), torch.__version__]
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+    cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
+    if cached.is_file():
+        return _load_weights(model, cached)
+    train = part("train", plain["train"], trusted, data=data.train, seed=config.seed)
+    print(f"training the base model: {train.total_steps} steps", flush=True)
+    model = train(model)
+    from safetensors.torch import save_file
+
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        aside = cached.with_suffix(".part")
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside)
+        aside.replace(cached)
+    except OSError as error:
+        raise SweepError(f"cannot write {cached}: {error.strerror}; choose another output_dir") from error
+    return model
+
+
+def _load_weights(model: nn.Module, path: Path) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise SweepError(f"no weights at {path}: set weights to a .safetensors file (KMR_DATA names the data folder)")
+    try:
+        model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise SweepError(f"{path} is not a safetensors file: {error}") from error
+    except RuntimeError as error:
+        raise SweepError(f"{path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+    return model
+
+
+def _builder(config: Mapping[str, Any]) -> Builder:
+    return Builder(str(config["_target_"]), {key: value for key, value in config.items() if not key.startswith("_")})
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(
+            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()

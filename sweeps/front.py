@@ -1,0 +1,79 @@
+"""The front as the search goes on: who is on it, its hypervolume, and its members saved as artifacts."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.front import non_dominated
+from analysis.hypervolume import normalised
+from sweeps.experiment import Experiment
+from sweeps.trial import Point
+
+FOLDER = "front"
+
+
+class Front:
+    """Keeps the non-dominated points seen so far.
+
+    Args:
+        experiment: names the objectives; its base model fixes the corners of the hypervolume.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._names = [meter.name for meter in experiment.objectives]
+        self._directions = experiment.directions
+        self.reference, self.ideal = corners(experiment)
+        self._members: dict[str, list[float]] = {}
+        self.add("base", Point.of(0, experiment.base))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The ids of the points on the front."""
+        return tuple(self._members)
+
+    def add(self, identifier: str, point: Point) -> tuple[bool, Sequence[str]]:
+        """Offer a point; return whether it joined the front, and the ids it pushed off."""
+        offered = {**self._members, identifier: point.values(self._names)}
+        stays = non_dominated(np.array(list(offered.values())), self._directions)
+        on_front = {name: values for (name, values), keep in zip(offered.items(), stays, strict=True) if keep}
+        pushed = [name for name in self._members if name not in on_front]
+        self._members = on_front
+        return identifier in on_front, pushed
+
+    @property
+    def hypervolume(self) -> float:
+        """The share of the box between the reference and the ideal point that the front dominates."""
+        values = np.array(list(self._members.values()))
+        reference = [self.reference[name] for name in self._names]
+        ideal = [self.ideal[name] for name in self._names]
+        return normalised(values, reference, ideal, self._directions)
+
+
+def corners(experiment: Experiment) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the reference and the ideal point of the hypervolume, by objective.
+
+    The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost and half its
+    quality (for a negative quality: half as much again), unless the config names it.
+    """
+    reference, ideal = {}, {}
+    for meter in experiment.objectives:
+        base = experiment.base.readings[meter.name].value
+        if meter.direction == "minimize":
+            reference[meter.name], ideal[meter.name] = (1.1 * base or 1.0), 0.0
+        else:
+            reference[meter.name], ideal[meter.name] = (base - 0.5 * abs(base) if base else -1.0), base
+        reference[meter.name] = experiment.config.reference.get(meter.name, reference[meter.name])
+    return reference, ideal
+
+
+def artifact_path(folder: Path, identifier: str) -> Path:
+    """Return where a front member's artifact lies."""
+    return folder / FOLDER / identifier
+
+
+def drop_artifacts(folder: Path, identifiers: Sequence[str]) -> None:
+    """Remove the artifacts of points that left the front."""
+    for identifier in identifiers:
+        shutil.rmtree(artifact_path(folder, identifier), ignore_errors=True)

@@ -1,0 +1,38 @@
+"""What a user sees who names no experiment: those there are, what each does, and its command."""
+
+from hydra.core.global_hydra import GlobalHydra
+from rich.console import Console
+
+_HEAD = 4
+"""Comment lines at the top of an experiment that are looked through for its description."""
+
+
+def list_experiments(console: Console) -> None:
+    """Print every experiment on Hydra's search path with its first comment line and its command."""
+    loader = GlobalHydra.instance().config_loader()
+    console.print("Name an experiment to run it:\n")
+    for name in loader.get_group_options("exp"):
+        console.print(f"  [bold]{name}[/bold]  {_description(name)}", highlight=False, soft_wrap=True)
+        console.print(f"      python -m sweeps.run +exp={name}\n", highlight=False, soft_wrap=True)
+    console.print("Your own: put exp/<name>.yaml in a folder and add --config-dir <folder>.")
+
+
+def _description(name: str) -> str:
+    loader = GlobalHydra.instance().config_loader()
+    for source in loader.get_sources():
+        if not source.available() or source.scheme() not in ("file", "pkg"):
+            continue
+        text = _read(source.scheme(), source.path, f"exp/{name}.yaml")
+        for line in text.splitlines()[:_HEAD]:
+            if line.startswith("#") and "@package" not in line:
+                return line.lstrip("# ").strip()
+    return ""
+
+
+def _read(scheme: str, root: str, path: str) -> str:
+    from importlib.resources import files
+    from pathlib import Path
+
+    base = files(root.replace("/", ".")) if scheme == "pkg" else Path(root)
+    found = base.joinpath(*path.split("/"))
+    return found.read_text() if found.is_file() else ""

@@ -1,0 +1,206 @@
+"""The results table: a row for each measured model, written from the study's records for `analysis` to read."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analysis.table import FORMAT
+from kmr.core import Reading, Readings, TransformationSequence
+from sweeps.experiment import Experiment
+from sweeps.front import artifact_path, corners
+from sweeps.study import Record
+from sweeps.trial import Point
+
+
+def identifier(trial: int, step: int) -> str:
+    """Return a point's name: its trial and its step, or `base`."""
+    return "base" if trial < 0 else f"{trial}.{step}"
+
+
+def technique(experiment: Experiment, sequence: TransformationSequence) -> str:
+    """Name the techniques of a sequence, in order of first use."""
+    names = [experiment.instantiation.rule_of(move.knob).name for move in sequence]
+    return " + ".join(dict.fromkeys(names)) or "baseline"
+
+
+def frame(
+    experiment: Experiment,
+    found: Sequence[Record],
+    tested: Mapping[str, Readings],
+    run_ids: Mapping[int, str],
+    folder: Path,
+) -> pd.DataFrame:
+    """Return the table of all points: the base model first, then the trials' in order.
+
+    A trial without any point has one row that says how it ended. A trial served from an earlier one has none.
+    """
+    base = Record(-1, {}, "complete", (Point.of(0, experiment.base),))
+    rows = []
+    for record in (base, *found):
+        if record.served_from is not None:
+            continue
+        for index, point in enumerate(record.points):
+            last = index == len(record.points) - 1
+            rows.append(_row(experiment, record, point, last and record.state == "complete", tested, run_ids, folder))
+        if record.state != "complete":
+            rows.append(_ended(record, run_ids))
+    return pd.DataFrame(rows)
+
+
+def _row(
+    experiment: Experiment,
+    record: Record,
+    point: Point,
+    last: bool,
+    tested: Mapping[str, Readings],
+    run_ids: Mapping[int, str],
+    folder: Path,
+) -> dict[str, Any]:
+    name = identifier(record.number, point.step)
+    saved = artifact_path(folder, name)
+    row: dict[str, Any] = {
+        "point": name,
+        "trial": record.number,
+        "step": point.step,
+        "last": last,
+        "state": "complete",
+        "error": None,
+        "notes": "\n".join((*point.notes, *(record.notes if last else ()))),
+        "technique": technique(experiment, point.moves),
+        "sequence": json.dumps(point.sequence),
+        "finished": record.finished,
+        "artifact": saved.relative_to(folder).as_posix() if saved.is_dir() else None,
+        "mlflow_run_id": run_ids.get(record.number),
+    }
+    row |= {f"knob/{move.knob}": move.value for move in point.moves}
+    for meter, (value, stderr) in point.readings.items():
+        row |= {f"meter/{meter}": value, f"stderr/{meter}": stderr}
+    for meter, reading in tested.get(name, {}).items():
+        row |= {f"test/{meter}": reading.value, f"test_stderr/{meter}": reading.stderr}
+    return row | {f"seconds/{part}": seconds for part, seconds in point.seconds.items()}
+
+
+def _ended(record: Record, run_ids: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "point": f"{record.number}.end",
+        "trial": record.number,
+        "step": len(record.points) + 1,
+        "last": True,
+        "state": record.state,
+        "error": record.error,
+        "notes": "\n".join(record.notes),
+        "technique": "",
+        "sequence": json.dumps([]),
+        "finished": record.finished,
+        "mlflow_run_id": run_ids.get(record.number),
+        **{f"knob/{name}": value for name, value in record.params.items()},
+    }
+
+
+def meta(
+    experiment: Experiment,
+    found: Sequence[Record],
+    base_test: Readings,
+    *,
+    created: str,
+    command: str,
+    resume: str,
+    place: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return what the columns mean and how the study was run."""
+    reference, ideal = corners(experiment)
+    instantiation = experiment.instantiation
+    states = [record.state for record in found]
+    return {
+        "format": FORMAT,
+        "study": experiment.config.name,
+        "created": created,
+        "seed": experiment.config.seed,
+        "objectives": [{"name": m.name, "direction": m.direction, "unit": m.unit} for m in experiment.objectives],
+        "meters": {
+            meter.name: {
+                "unit": meter.unit,
+                "direction": meter.direction,
+                "kind": "cost" if meter.direction == "minimize" else "quality",
+            }
+            for meter in (*instantiation.costs, *instantiation.qualities)
+        },
+        "reference": reference,
+        "ideal": ideal,
+        "baseline": _plain(experiment.base.readings),
+        "baseline_test": _plain(base_test),
+        "budget": dict(experiment.config.budget),
+        "trials": {
+            "asked": len(found),
+            "complete": states.count("complete"),
+            "failed": len(states) - states.count("complete"),
+            "served": sum(record.served_from is not None for record in found),
+            "target": experiment.config.trials,
+        },
+        "seconds": sum(record.seconds for record in found),
+        "overhead_seconds": sum(record.overhead for record in found),
+        "command": command,
+        "resume": resume,
+        "mlflow": dict(place) if place else None,
+        "versions": versions(),
+        "git": git_commit(),
+        "environment": environment(),
+        "config": dict(experiment.plain),
+    }
+
+
+def _plain(readings: Readings) -> dict[str, dict[str, float | None]]:
+    return {name: {"value": reading.value, "stderr": reading.stderr} for name, reading in readings.items()}
+
+
+def to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
+    """Turn stored readings back."""
+    return {name: Reading(float(entry["value"] or 0.0), entry["stderr"]) for name, entry in plain.items()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers."""
+    names = ("kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the current folder's repository, marked when it has changes; None outside of one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def environment() -> dict[str, str]:
+    """Return the machine's traits that decide timings."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    except OSError:
+        pass
+    return {
+        "cpu": cpu,
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.platform(),
+    }

@@ -1,0 +1,184 @@
+"""The Hydra entry: `python -m sweeps.run +exp=quickstart`."""
+
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from kmr.core import KMRError
+from sweeps.config import Config
+from sweeps.errors import SweepError
+from sweeps.listing import list_experiments
+
+
+def main() -> None:
+    """Run the experiment named on the command line, or list those there are; exit with 0, 1, 2, 130 or 143."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+    def entry(config: DictConfig) -> None:
+        if "exp" in HydraConfig.get().runtime.choices:
+            codes.append(run(config, sys.argv[1:]))
+        else:
+            list_experiments(wide_console())
+
+    entry()
+    sys.exit(codes[-1] if codes else 0)
+
+
+def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
+    """Run a composed config; return the exit code.
+
+    Args:
+        raw: the config, checked against `sweeps.config.Config`.
+        argv: the overrides it was composed from, for the commands that are printed.
+        console: where to print.
+    """
+    try:
+        config = cast(Config, OmegaConf.to_object(raw))
+        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        return _sweep(config, plain, argv, console or wide_console())
+    except (SweepError, KMRError, OmegaConfBaseException) as error:
+        message = " ".join(str(error).split())
+        Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+
+
+def wide_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> int:
+    import optuna
+    import torch
+
+    from sweeps.driver import Sweep
+    from sweeps.experiment import build_experiment
+    from sweeps.finish import commands, print_front, write_results
+    from sweeps.interrupt import Interrupts, Stopped
+    from sweeps.progress import SweepProgress
+    from sweeps.study import open_study, reclaim, run_folder, with_base
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    started = time.monotonic()
+    folder = run_folder(config.output_dir, config.name)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SweepError(f"another sweep is running in {folder}: wait for it, or choose another name=…") from error
+    with lock, Interrupts() as interrupts:
+        code, problem = 0, None
+        try:
+            with interrupts.allowed():
+                experiment = build_experiment(config, plain)
+                study = open_study(experiment, folder)
+                experiment = with_base(study, experiment)
+        except Stopped as stop:
+            console.print("stopped before the first trial")
+            return stop.exit_code
+        if stale := reclaim(study):
+            console.print(f"{stale} trial(s) of a run that died come first again")
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+        tracker = _tracker(config, plain, experiment, study, folder, console)
+        sweep = Sweep(experiment, study, folder, tracker)
+        _greet(console, experiment, sweep, folder)
+        with SweepProgress(console, sweep.finished, config.trials) as progress:
+            try:
+                sweep.run(config.trials, progress, interrupts)
+            except Stopped as stop:
+                code = stop.exit_code
+                progress.say("stopping: writing the report of what is there")
+            except SweepError as error:
+                problem = error
+        command, resume = commands(argv, config.trials)
+        written = write_results(
+            experiment, study, sweep, tracker, folder,
+            command=command, resume=command if code else resume, images=config.report.images and not code,
+        )  # fmt: skip
+        print_front(console, experiment, sweep, written.tested)
+        for message in written.messages:
+            console.print(message, markup=False, highlight=False, soft_wrap=True)
+        if tracker is not None:
+            tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
+    _farewell(console, written.report, tracker, command if code else resume, bool(code), time.monotonic() - started)
+    if problem is not None:
+        raise problem
+    return code
+
+
+def _tracker(config: Config, plain: dict[str, Any], experiment: Any, study: Any, folder: Path, console: Console) -> Any:
+    from sweeps import results
+    from sweeps.study import study_id
+    from sweeps.tracking import Tracker
+
+    if not config.tracking.enabled:
+        return None
+    tracker = Tracker(
+        config.tracking.uri,
+        config.tracking.experiment or config.name,
+        study_id(study),
+        folder,
+        lambda message: console.print(message, markup=False, highlight=False, soft_wrap=True),
+    )
+    tags = {
+        "kmr.study": config.name,
+        "kmr.folder": str(folder),
+        "mlflow.source.git.commit": results.git_commit() or "none",
+        **{f"version.{name}": value for name, value in results.versions().items()},
+        **{f"machine.{name}": value for name, value in results.environment().items()},
+    }
+    tracker.start(_flat(plain), tags, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    return tracker
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(plain, dict) and plain:
+        return {k: v for key, value in plain.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip(".").replace("@", "/"): str(plain)} if prefix else {}
+
+
+def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
+    config = experiment.config
+    known = f", {sweep.finished} finished before" if sweep.finished else ""
+    console.print(
+        f"[bold]{config.name}[/bold]: {config.trials} trials{known}, in {folder}", highlight=False, soft_wrap=True
+    )
+    base = ", ".join(
+        f"{meter.name} {experiment.base.readings[meter.name].value:,.6g} {meter.unit}".strip()
+        for meter in experiment.objectives
+    )
+    console.print(f"base model: {base}", highlight=False, soft_wrap=True)
+    knobs = "; ".join(f"{name} {domain}" for name, domain in experiment.space.items())
+    console.print(f"searching {knobs}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _farewell(console: Console, report: Path, tracker: Any, resume: str, stopped: bool, seconds: float) -> None:
+    def line(label: str, text: str) -> None:
+        console.print(f"{label:<8}{text}", markup=False, highlight=False, soft_wrap=True)
+
+    line("report", str(report))
+    if tracker is not None and tracker.place is not None:
+        line("MLflow", tracker.place.ui)
+        line("", f"then open {tracker.place.link}")
+    line("resume" if stopped else "extend", resume)
+    console.print(f"done in {seconds:.0f} s", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

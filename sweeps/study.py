@@ -1,0 +1,272 @@
+"""The study: Optuna's storage as the one truth, and the records read from it.
+
+What a trial measured is kept in its user attributes, so that the results table, the report and MLflow can be written
+again from the storage alone. Intermediate models are told to the study as finished trials of their own, marked with the
+trial they come from.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from kmr.core import Seconds, Step, Value
+from sweeps.build import part
+from sweeps.errors import SweepError
+from sweeps.experiment import Experiment
+from sweeps.space import distributions, grid, to_params
+from sweeps.trial import Evaluation, Point
+
+JOURNAL = "journal.log"
+_POINTS = "kmr:points"
+_OUTCOME = "kmr:outcome"
+_PARENT = "kmr:intermediate_of"
+_IDENTITY = "kmr:identity"
+_ID = "kmr:id"
+_BASE = "kmr:base"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trial as the study keeps it; `state` is complete, failed, infeasible or interrupted."""
+
+    number: int
+    params: Mapping[str, Value]
+    state: str
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    finished: str = ""
+    seconds: float = 0.0
+    overhead: float = 0.0
+    served_from: int | None = None
+
+    @property
+    def final(self) -> Point | None:
+        """The last model the trial measured."""
+        return self.points[-1] if self.points else None
+
+
+def run_folder(output_dir: str, name: str) -> Path:
+    """Return the study's folder, made if need be.
+
+    Raises:
+        SweepError: the name is not one of a folder, a file is in the way, or the folder cannot be written.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise SweepError(f"name must be that of a folder under output_dir, not {name!r}")
+    folder = Path(output_dir).expanduser().absolute() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SweepError(
+            f"{folder} cannot be a folder, a file is in the way: choose another output_dir or name"
+        ) from error
+    except OSError as error:
+        raise SweepError(f"cannot write to {folder}: {error.strerror}; choose another output_dir") from error
+    return folder
+
+
+def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
+    """Create the study, or open it again if it is the same experiment.
+
+    Raises:
+        SweepError: the storage cannot be reached, or holds a study of this name made from another config.
+    """
+    config = experiment.config
+    storage = _storage(config.storage, folder)
+    try:
+        study = optuna.create_study(
+            study_name=config.name, storage=storage, directions=experiment.directions, load_if_exists=True
+        )
+    except ValueError as error:
+        raise SweepError(f"study {config.name} has other objectives: choose another name=… ({error})") from error
+    known = study.user_attrs.get(_IDENTITY)
+    if known is None:
+        study.set_user_attr(_IDENTITY, dict(experiment.identity))
+    elif changes := list(_differences(known, experiment.identity)):
+        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        raise SweepError(
+            f"study {config.name} was made with another config: {shown}. Start a new study with name=…, or go back"
+        )
+    study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
+    """Measure the base model and keep its readings with the study, or take those of an earlier start."""
+    known = study.user_attrs.get(_BASE)
+    if known is None:
+        study.set_user_attr(_BASE, asdict(Point.of(0, experiment.base)))
+        return experiment
+    point = Point(**known)
+    readings = point.to_readings()
+    split = [
+        {meter.name: readings[meter.name] for meter in meters}
+        for meters in (experiment.instantiation.costs, experiment.instantiation.qualities)
+    ]
+    step = Step(None, point.moves, split[0], split[1], Seconds(**point.seconds))
+    return replace(experiment, known_base=step)
+
+
+def _storage(url: str | None, folder: Path) -> BaseStorage:
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    import sqlalchemy.exc
+
+    try:
+        arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        return RDBStorage(url, engine_kwargs=arguments)
+    except ImportError as error:
+        raise SweepError(
+            f"storage {_masked(url)} needs a driver: {error}; try pip install kmr-sweeps[postgres]"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
+        raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
+
+
+def _masked(url: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
+def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:
+    """Make the configured sampler; its seed depends on the trials so far, so that resuming does not repeat draws."""
+    seed = int.from_bytes(hashlib.sha256(f"{experiment.config.seed}:{trials_so_far}".encode()).digest()[:4])
+    trusted = experiment.config.trusted_modules
+    config = experiment.plain["sampler"]
+    live = {"seed": seed, "search_space": grid(experiment.space)}
+    if trials_so_far and str(config.get("_target_", "")).endswith(("QMCSampler", "GridSampler")):
+        live["seed"] = experiment.config.seed  # these continue one fixed sequence
+    sampler = part("sampler", config, trusted, **live)
+    if not isinstance(sampler, optuna.samplers.BaseSampler):
+        raise SweepError(f"sampler made a {type(sampler).__name__}, which is not an Optuna sampler")
+    return sampler
+
+
+def finish(
+    study: optuna.Study, trial: optuna.Trial, experiment: Experiment, evaluation: Evaluation, served_from: int | None
+) -> None:
+    """Tell a finished trial, with its budget as constraints and its points as attributes."""
+    final = evaluation.points[-1]
+    trial.set_user_attr(_POINTS, [asdict(point) for point in evaluation.points[1:]])
+    outcome = {
+        "state": "complete",
+        "notes": evaluation.notes,
+        "finished": now(),
+        "seconds": evaluation.seconds,
+        "overhead": evaluation.overhead,
+        "served_from": served_from,
+    }
+    trial.set_user_attr(_OUTCOME, outcome)
+    for name, value in _constraints(experiment, final).items():
+        trial.set_constraint(name, value)
+    study.tell(trial, final.values([meter.name for meter in experiment.objectives]))
+
+
+def abandon(
+    study: optuna.Study, trial: optuna.Trial, state: str, error: str, points: Sequence[Point], seconds: float
+) -> None:
+    """Close a trial that gave no result; what it measured before is kept."""
+    trial.set_user_attr(_POINTS, [asdict(point) for point in points])
+    trial.set_user_attr(_OUTCOME, {"state": state, "error": error, "finished": now(), "seconds": seconds})
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_trial: int) -> bool:
+    """Tell an intermediate model to the study as a finished trial, where a knob vector stands for it."""
+    params = to_params(experiment.instantiation, experiment.space, point.moves)
+    if params is None:
+        return False
+    study.add_trial(
+        optuna.trial.create_trial(
+            values=point.values([meter.name for meter in experiment.objectives]),
+            params=params,
+            distributions=distributions(experiment.space),
+            user_attrs={_PARENT: of_trial},
+            constraints=_constraints(experiment, point) or None,
+        )
+    )
+    return True
+
+
+def reclaim(study: optuna.Study) -> int:
+    """Fail the trials a dead run left running and put their vectors first in line; return how many."""
+    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in stale:
+        study._storage.set_trial_user_attr(
+            trial._trial_id, _OUTCOME, {"state": "interrupted", "error": "the run ended before it", "finished": now()}
+        )
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params, skip_if_exists=False)
+    return len(stale)
+
+
+def records(study: optuna.Study) -> list[Record]:
+    """Read the finished trials of a study, in order, without the intermediate models told as trials."""
+    found = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and _PARENT not in trial.user_attrs:
+            found.append(record_of(trial))
+    return found
+
+
+def record_of(trial: FrozenTrial) -> Record:
+    """Read one finished trial."""
+    outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
+    points = tuple(Point(**point) for point in trial.user_attrs.get(_POINTS, ()))
+    outcome["notes"] = tuple(outcome.get("notes", ()))
+    return Record(number=trial.number, params=dict(trial.params), points=points, **outcome)
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _constraints(experiment: Experiment, point: Point) -> dict[str, float]:
+    """Return value − limit for each budgeted meter, sorted by name as the GP sampler needs; ≤ 0 is feasible."""
+    directions = {m.name: m.direction for m in (*experiment.instantiation.costs, *experiment.instantiation.qualities)}
+    constraints = {}
+    for name, limit in sorted(experiment.config.budget.items()):
+        value = float(point.readings[name][0] or 0.0)
+        constraints[name] = value - limit if directions[name] == "minimize" else limit - value
+    return constraints
+
+
+def _differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(known, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*known, *now)):
+            yield from _differences(known.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif known != now:
+        yield f"{path or 'config'} was {_short(known)}, is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def study_id(study: optuna.Study) -> str:
+    """Return an identifier of the study that is the same each time it is opened and no other study's."""
+    if _ID not in study.user_attrs:
+        study.set_user_attr(_ID, uuid.uuid4().hex)
+    return str(study.user_attrs[_ID])
