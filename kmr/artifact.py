@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 
 from kmr import packing, structure
 from kmr.core import KMRError, Move, Reading, TransformationSequence
+from kmr.layout import apply_layout, describe_layout
 from kmr.packing_state import Slot, slots
 
 FORMAT = 1
@@ -133,12 +134,13 @@ def save(
     description = structure.describe(base, model)
     rebuilt = structure.rebuild(base, description)
     packed = packing.pack(model, also=_not_of_the_base(model, rebuilt))
-    packing.check_fit(packed, rebuilt)
+    packing.unpack(packed, rebuilt)
     card = {
         "format": FORMAT,
         "builder": {"target": builder.target, "kwargs": dict(builder.kwargs)},
         "classes": _classes(base),
         "structure": description,
+        "layout": describe_layout(model, rebuilt),
         "sequence": [{"knob": move.knob, "value": move.value} for move in sequence],
         "readings": {name: {"value": r.value, "stderr": r.stderr} for name, r in (readings or {}).items()},
         "extra": dict(extra or {}),
@@ -191,7 +193,8 @@ def load(
         if described["classes"] != _classes(base):
             raise KMRError("it consists of other modules")
         model = packing.unpack(packed, structure.rebuild(base, described["structure"]).cpu())
-    except KMRError as error:
+        apply_layout(model, described["layout"])
+    except (KMRError, KeyError, AttributeError, RuntimeError) as error:
         raise KMRError(f"the base architecture no longer fits the artifact {folder}: {error}") from None
     return model.eval()
 

@@ -2,7 +2,18 @@
 
 from kmr.core.aggregate import WeightedCost, WeightedQuality
 from kmr.core.domain import Choice, Domain, FloatRange, IntRange, Value
-from kmr.core.engine import Budget, FineTune, OnStep, Outcome, Run, apply_move, budgeted_kmr, measure_base, run_sequence
+from kmr.core.engine import (
+    Budget,
+    FineTune,
+    OnStep,
+    Outcome,
+    Prefixes,
+    Run,
+    apply_move,
+    budgeted_kmr,
+    measure_base,
+    run_sequence,
+)
 from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, RuleWarning
 from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
@@ -32,6 +43,7 @@ __all__ = [
     "OnStep",
     "Outcome",
     "Policy",
+    "Prefixes",
     "Quality",
     "Reading",
     "Readings",

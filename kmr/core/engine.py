@@ -7,10 +7,10 @@ other. Both take the same step: apply the rule, fine-tune, measure, record where
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from torch import nn
 
@@ -25,6 +25,25 @@ FineTune: TypeAlias = Callable[[nn.Module], nn.Module]
 
 OnStep: TypeAlias = Callable[[Step, nn.Module], None]
 """Told of every accepted step, the base model first, with the model it made, as soon as it is measured."""
+
+
+class Prefixes(Protocol):
+    """Recalls what beginnings of a sequence led to, so that no move is taken twice (`kmr.cache.PrefixCache` does)."""
+
+    def longest(
+        self, base: nn.Module, instantiation: Instantiation, moves: Sequence[Move]
+    ) -> tuple[nn.Module, tuple[Step, ...]]:
+        """Return the model and the steps of the longest known beginning; the base and no step where none is known."""
+
+    def reach(
+        self,
+        base: nn.Module,
+        instantiation: Instantiation,
+        steps: Sequence[Step],
+        move: Move,
+        take: Callable[[], tuple[nn.Module, Step]],
+    ) -> tuple[nn.Module, Step]:
+        """Return the model and step that a move after these steps leads to, calling `take` only where it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +142,13 @@ def run_sequence(
     finetune: FineTune | None = None,
     on_step: OnStep | None = None,
     base: Step | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Run:
     """Apply the moves in order, whatever they do to the cost; every model on the way is measured and recorded.
 
     Moves at a knob's neutral value are identities and are left out. `base` is the base model's step where it has been
-    measured before.
+    measured before. `prefixes` recalls the models that moves led to before, made with this base model and fine-tuning;
+    recalled steps keep the seconds they took when they were made.
 
     Raises:
         KMRError: a move names an unknown knob or a value outside its domain (checked before anything is applied).
@@ -138,14 +159,27 @@ def run_sequence(
     first = base or measure_base(model, instantiation)
     trace = Trace((first,))
     _tell(on_step, first, model)
-    for move in sequence:
-        if instantiation.knob(move.knob).is_neutral(move.value):
-            continue
-        taken = _take(model, move, trace.accepted[-1], instantiation, finetune, _Clock(), must_lower=None)
-        if not taken.step.accepted:
-            raise NotApplicable("; ".join(taken.step.notes))
-        model, trace = taken.model, trace.add(taken.step)
-        _tell(on_step, taken.step, model)
+    moves = [move for move in sequence if not instantiation.knob(move.knob).is_neutral(move.value)]
+    start = model
+    if prefixes is not None and on_step is None:
+        model, known = prefixes.longest(start, instantiation, moves)
+        trace = Trace((first, *known))
+    for move in moves[len(trace) - 1 :]:
+
+        def take(
+            model: nn.Module = model, move: Move = move, here: Step = trace.accepted[-1]
+        ) -> tuple[nn.Module, Step]:
+            taken = _take(model, move, here, instantiation, finetune, _Clock(), must_lower=None)
+            if not taken.step.accepted:
+                raise NotApplicable("; ".join(taken.step.notes))
+            return taken.model, taken.step
+
+        if prefixes is None:
+            model, step = take()
+        else:
+            model, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
+        trace = trace.add(step)
+        _tell(on_step, step, model)
     return Run(model, trace, Outcome.SUCCESS)
 
 

@@ -133,7 +133,9 @@ def _read(folder: Path, split: str, rows: "np.ndarray[tuple[int], np.dtype[np.in
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(images[row])).convert("RGB")) for row in rows])
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     inputs = inputs.sub_(torch.tensor(MEAN).view(1, 3, 1, 1)).div_(torch.tensor(STD).view(1, 3, 1, 1))
-    return inputs.contiguous(), torch.tensor([labels[row] for row in rows], dtype=torch.long)
+    return inputs.contiguous(memory_format=torch.channels_last), torch.tensor(
+        [labels[row] for row in rows], dtype=torch.long
+    )
 
 
 def crop_and_flip(images: Tensor) -> Tensor:
@@ -145,4 +147,5 @@ def crop_and_flip(images: Tensor) -> Tensor:
     columns = left[:, None] + torch.arange(width)
     columns = torch.where(torch.rand(n, 1) < 0.5, columns, columns.flip(1))[:, None, None, :]
     batch = torch.arange(n)[:, None, None, None]
-    return padded[batch, torch.arange(images.shape[1])[None, :, None, None], rows, columns]
+    moved = padded[batch, torch.arange(images.shape[1])[None, :, None, None], rows, columns]
+    return moved.contiguous(memory_format=torch.channels_last)

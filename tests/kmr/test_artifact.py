@@ -314,3 +314,15 @@ def test_importing_needs_torch_only(tmp_path):
     assert first == "True"
     assert "pip install safetensors numpy" in second
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transposed_or_channels_last_weight_comes_back_as_it_lies(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    model = copy.deepcopy(base).to(memory_format=torch.channels_last)
+    model[3].weight.data = torch.randn(8 * 36, 5).T
+    builder = Builder("torch.nn.Sequential")
+    loaded = artifact.load(artifact.save(tmp_path / "model", model, base=base, builder=builder), base=base)
+    x = torch.randn(4, 3, 8, 8)
+    assert [p.stride() for p in loaded.parameters()] == [p.stride() for p in model.parameters()]
+    assert torch.equal(loaded(x), model.eval()(x))

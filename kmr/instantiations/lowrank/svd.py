@@ -47,8 +47,8 @@ def kept_rank(matrix_shape: tuple[int, int], keep: float) -> int:
 class LowRank(LayerRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
-    The value is the share of a layer's weights that its two factors may hold; the rank follows from it. The factors of a
-    weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
+    The value is the share of a layer's weights that its two factors may hold; the rank follows from it. The factors of
+    a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
     """
 
     name: str = "lowrank"

@@ -1,0 +1,128 @@
+"""What an object is, as JSON: the settings of a rule, a meter or a fine-tuning recipe, and the digest of what is large.
+
+Two objects of the same description do the same. What cannot be described so (a lambda, an object of unknown content)
+is refused rather than left out, since a key that misses a part returns the result of another.
+"""
+
+import functools
+import hashlib
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmr.cache.keys import exact_json
+from kmr.core import KMRError
+from kmr.data import Data, Split
+from kmr.packing_attributes import UNDESCRIBED, encode
+
+_OWN = frozenset(nn.Module().__dict__)
+
+
+def describe(value: Any, *, without: Collection[str] = ()) -> Any:
+    """Describe an object in JSON values.
+
+    Described are JSON values, tensors and models (by digest), data splits, dataclasses (by their fields), classes and
+    functions of a module (by name, and by the digest of the file that holds them unless that is torch's), partial
+    applications, enumerations, torch types and devices, and anything with a `fingerprint()`.
+
+    Args:
+        value: the object.
+        without: fields of it that change nothing in what it does, such as a progress callback.
+
+    Raises:
+        KMRError: it, or something it holds, cannot be described.
+    """
+    match value:
+        case Enum():
+            return {**code_of(type(value)), "member": value.name}
+        case None | bool() | int() | float() | str():
+            exact_json(value)
+            return value
+        case list() | tuple():
+            return [describe(part) for part in value]
+        case Mapping() if all(isinstance(key, str) for key in value):
+            return {"mapping": {key: describe(part) for key, part in value.items() if key not in without}}
+        case Tensor():
+            return {"tensor": _digest_of_tensor(value)}
+        case torch.dtype() | torch.device():
+            return {"torch": str(value)}
+        case nn.Module():
+            return {"model": fingerprint(value)}
+        case Split():
+            return {"split": value.fingerprint(), "batch_size": value.batch_size}
+        case Data():
+            return {"data": [describe(split) for split in (value.train, value.validation, value.test)]}
+        case functools.partial():
+            return {"partial": describe(value.func), "of": [describe(value.args), describe(value.keywords)]}
+        case type() | FunctionType() | BuiltinFunctionType():
+            return code_of(value)
+        case MethodType():
+            return {"method": value.__name__, "of": describe(value.__self__)}
+    if callable(stamp := getattr(value, "fingerprint", None)):
+        return {**code_of(type(value)), "fingerprint": stamp()}
+    if is_dataclass(value):
+        named = [field.name for field in fields(value) if field.name not in without]
+        return {**code_of(type(value)), "fields": {name: describe(getattr(value, name)) for name in named}}
+    raise KMRError(
+        f"a {type(value).__module__}.{type(value).__qualname__} cannot be part of a cache key: make it a dataclass, or "
+        "give it a fingerprint() that returns a digest of its content"
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a digest of a model: its modules and their code, plain attributes and modes, and all its tensors."""
+    digest = hashlib.sha256()
+    for path, module in model.named_modules(remove_duplicate=False):
+        plain = {key: encode(value) for key, value in sorted(vars(module).items()) if key not in _OWN}
+        known = {key: value for key, value in plain.items() if value is not UNDESCRIBED}
+        digest.update(exact_json([path, _code(type(module)), module.training, known]).encode())
+    for group in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in group:
+            digest.update(f"{name} {tensor.requires_grad} {_digest_of_tensor(tensor)}\n".encode())
+    return digest.hexdigest()
+
+
+def code_of(named: Any) -> dict[str, str]:
+    """Name a class or function; outside torch and the standard library, add the digest of the file that holds it.
+
+    Raises:
+        KMRError: it has no name by which another process could find it.
+    """
+    if "<" in named.__qualname__:
+        raise KMRError(
+            f"{named.__module__}.{named.__qualname__} cannot be part of a cache key: define it at the top of a module"
+        )
+    return _code(named)
+
+
+def _code(named: Any) -> dict[str, str]:
+    module, name = str(getattr(named, "__module__", None)), str(named.__qualname__)
+    code = {"code": f"{module}:{name}"}
+    if source := _digest_of_source(module):
+        code["source"] = source
+    return code
+
+
+@functools.cache
+def _digest_of_source(module: str) -> str | None:
+    top = module.partition(".")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if top == "torch" or top in sys.stdlib_module_names - {"__main__"} or file is None or not Path(file).is_file():
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _digest_of_tensor(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise KMRError(f"a tensor of layout {tensor.layout} on {tensor.device} has no bytes to digest")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

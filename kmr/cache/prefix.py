@@ -1,0 +1,235 @@
+"""Models on the way of a sequence, kept so that the next run which begins alike starts where this one went.
+
+A model's key is made of its parent's key, the rule that made it (class, version, settings) and the move; the chain
+starts at the base model's weights and code and at whatever else is fixed. What meters read of a model is kept apart,
+under the meters and the machine: another meter, or another host's clock, is no reason to train again.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from threading import Lock
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from kmr import packing, structure
+from kmr.cache.identity import describe, fingerprint
+from kmr.cache.keys import key_of
+from kmr.cache.models import NotStorable, from_content, to_content
+from kmr.cache.statistics import Statistics, warn
+from kmr.cache.steps import canonical, made_as_json, meters_of, readings_as_json, stage_of, step_of, steps_of
+from kmr.cache.store import Store
+from kmr.core import Instantiation, KMRError, Move, Step, measure
+
+FORMAT = 1
+
+
+@final
+class PrefixCache:
+    """Recalls the models and steps that beginnings of a sequence led to, and keeps new ones.
+
+    Args:
+        store: where; any number of processes may share it.
+        base: M₀, as runs are given it; it must not change.
+        context: everything else that is fixed and that a model depends on, by name: the fine-tuning recipe, data, or
+            anything that `kmr.cache.describe` takes. The version of torch is added to it.
+
+    Raises:
+        KMRError: a part of the context cannot be described.
+    """
+
+    def __init__(self, store: Store, base: nn.Module, context: Mapping[str, Any]) -> None:
+        self.store = store
+        self._base = base
+        devices = sorted({str(tensor.device) for tensor in (*base.parameters(), *base.buffers())})
+        self._root = key_of(
+            format=[FORMAT, packing.FORMAT, structure.FORMAT],
+            base=fingerprint(base),
+            context=describe(context),
+            torch=torch.__version__,
+            devices=devices,
+        )
+        self._machine = [platform.node(), platform.machine(), torch.get_num_threads(), *devices]
+        self._described: dict[int, tuple[object, Any]] = {}
+        self._counts = Statistics()
+        self._guard = Lock()
+
+    def longest(
+        self, base: nn.Module, instantiation: Instantiation, moves: Sequence[Move]
+    ) -> tuple[nn.Module, tuple[Step, ...]]:
+        """Return the model of the longest known beginning of these moves, and the steps that led to it.
+
+        Where none is known it is the base itself and no step; else a model of the caller's own, on the base's device.
+        """
+        self._check(base)
+        started = time.perf_counter()
+        keys = self._keys(instantiation, moves)
+        for count in range(len(keys), 0, -1):
+            recalled = self._recall(instantiation, moves[:count], keys[count - 1])
+            if recalled is not None:
+                self._touch(instantiation, keys[:count])
+                saved = sum(sum(asdict(step.seconds).values()) for step in recalled[1])
+                self._count(hits=count, saved=saved - (time.perf_counter() - started))
+                return recalled
+        return base, ()
+
+    def reach(
+        self,
+        base: nn.Module,
+        instantiation: Instantiation,
+        steps: Sequence[Step],
+        move: Move,
+        take: Callable[[], tuple[nn.Module, Step]],
+    ) -> tuple[nn.Module, Step]:
+        """Return the model and step that one more move leads to, taking the move only where nobody has.
+
+        A process that asks for what another is just computing waits for it. What `take` raises is raised, and nothing
+        is kept.
+
+        Args:
+            base: M₀.
+            instantiation: the rules and meters.
+            steps: the accepted steps so far, without the base model's.
+            move: the next one, not neutral.
+            take: applies it to the model of the last step and measures the result.
+        """
+        self._check(base)
+        moves = [*(step.move for step in steps if step.move is not None), move]
+        keys = self._keys(instantiation, moves)
+        if len(keys) < len(moves):
+            self._count(misses=1)
+            return take()
+        try:
+            known = self._recall_one(instantiation, moves, keys[-1])
+            if known is None:
+                with self.store.lock(keys[-1]):
+                    known = self._recall_one(instantiation, moves, keys[-1], steps)
+                    if known is None:
+                        self._count(misses=1)
+                        model, step = take()
+                        self.remember(base, instantiation, model, (*steps, step))
+                        return model, step
+            return known
+        finally:
+            self._touch(instantiation, keys)
+
+    def remember(self, base: nn.Module, instantiation: Instantiation, model: nn.Module, steps: Sequence[Step]) -> bool:
+        """Keep a model and the accepted steps that led to it from the base; return whether it is kept.
+
+        A model that would not come back exactly as it is is not kept, with a warning.
+        """
+        self._check(base)
+        moves = [step.move for step in steps if step.move is not None]
+        keys = self._keys(instantiation, moves)
+        if not moves or len(keys) < len(moves):
+            return False
+        try:
+            tensors, described = to_content(base, model)
+            spent = steps[-1].seconds
+            metadata = {"model": described, "steps": made_as_json(steps)}
+            kept = self.store.put(keys[-1], tensors, metadata, spent.rule + spent.finetune + spent.other)
+            return self._keep_readings(instantiation, keys[-1], steps) and kept
+        except NotStorable as reason:
+            warn(str(reason))
+            return False
+
+    def statistics(self) -> Statistics:
+        """Return what runs of this process had from the cache: `hits` are moves recalled, `misses` moves taken.
+
+        Seconds saved are those that the recalled moves took, less those spent on recalling them.
+        """
+        with self._guard:
+            whole = self.store.statistics()
+            return replace(self._counts, quarantined=whole.quarantined, bytes=whole.bytes)
+
+    def _check(self, base: nn.Module) -> None:
+        if base is not self._base:
+            raise KMRError("a prefix cache serves runs from one base model: make another for this one")
+
+    def _keys(self, instantiation: Instantiation, moves: Sequence[Move]) -> list[str]:
+        """Return the keys of the beginnings of these moves, up to the first whose rule cannot be described."""
+        keys: list[str] = []
+        if self._describe(instantiation, meters_of) is None:
+            return keys
+        parent = self._root
+        for move in moves:
+            stage = self._describe(instantiation.rule_of(move.knob), stage_of)
+            if stage is None:
+                break
+            knob = instantiation.knob(move.knob)
+            parent = key_of(parent=parent, **stage, knob=knob.name, value=canonical(knob, move.value))
+            keys.append(parent)
+        return keys
+
+    def _describe(self, part: Any, how: Callable[[Any], Any]) -> Any:
+        """Describe a part once; None, and one warning, where it cannot be."""
+        if id(part) not in self._described:
+            try:
+                description = how(part)
+            except KMRError as error:
+                warn(f"models of {part.name} are not cached: {error}")
+                description = None
+            # The part is kept as well, so that its id stands for no other.
+            self._described[id(part)] = (part, description)
+        return self._described[id(part)][1]
+
+    def _readings_key(self, instantiation: Instantiation, key: str) -> str:
+        return key_of(model=key, meters=self._describe(instantiation, meters_of), machine=self._machine)
+
+    def _recall(
+        self, instantiation: Instantiation, moves: Sequence[Move], key: str, before: Sequence[Step] | None = None
+    ) -> tuple[nn.Module, tuple[Step, ...]] | None:
+        """Return a known model and its steps; one never measured so is measured where the steps before it are given."""
+        readings_key = self._readings_key(instantiation, key)
+        if key not in self.store or (before is None and readings_key not in self.store):
+            return None
+        entry, readings = self.store.get(key), self.store.get(readings_key)
+        if entry is None or (before is None and readings is None):
+            return None
+        try:
+            model = from_content(self._base, (entry.tensors, entry.metadata["model"]))
+        except KMRError as error:
+            warn(str(error))
+            self.store.remove(key)
+            return None
+        made = entry.metadata["steps"]
+        if readings is not None:
+            return model, steps_of(moves, made, readings.metadata["steps"])
+        assert before is not None
+        started = time.perf_counter()
+        costs, qualities = measure(model, instantiation.costs), measure(model, instantiation.qualities)
+        step = step_of(moves, made[-1], costs, qualities)
+        step = replace(step, seconds=replace(step.seconds, meter=time.perf_counter() - started))
+        self._keep_readings(instantiation, key, (*before, step))
+        return model, (*before, step)
+
+    def _recall_one(
+        self, instantiation: Instantiation, moves: Sequence[Move], key: str, before: Sequence[Step] | None = None
+    ) -> tuple[nn.Module, Step] | None:
+        started = time.perf_counter()
+        recalled = self._recall(instantiation, moves, key, before)
+        if recalled is None:
+            return None
+        model, steps = recalled
+        self._count(hits=1, saved=sum(asdict(steps[-1].seconds).values()) - (time.perf_counter() - started))
+        return model, steps[-1]
+
+    def _keep_readings(self, instantiation: Instantiation, key: str, steps: Sequence[Step]) -> bool:
+        seconds = sum(step.seconds.meter for step in steps)
+        return self.store.put(self._readings_key(instantiation, key), {}, {"steps": readings_as_json(steps)}, seconds)
+
+    def _touch(self, instantiation: Instantiation, keys: Sequence[str]) -> None:
+        # The shortest last: many sequences begin with it, and what follows from it is of little use without it.
+        for key in reversed(keys):
+            self.store.touch(self._readings_key(instantiation, key))
+            self.store.touch(key)
+
+    def _count(self, *, hits: int = 0, misses: int = 0, saved: float = 0.0) -> None:
+        with self._guard:
+            had = self._counts
+            self._counts = replace(
+                had, hits=had.hits + hits, misses=had.misses + misses, seconds_saved=had.seconds_saved + saved
+            )

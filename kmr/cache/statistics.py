@@ -1,0 +1,32 @@
+"""What a cache did for a process, and how it says that it could not."""
+
+import warnings
+from dataclasses import dataclass
+
+
+class CacheWarning(UserWarning):
+    """The cache could not do its part; results are right all the same, and computed instead of recalled."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a cache has done for this process.
+
+    `seconds_saved` is what the hits took to compute less what they took to recall; `bytes` is what the folder holds.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    quarantined: int = 0
+    seconds_saved: float = 0.0
+    bytes: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of look-ups that were hits; 0 where nothing was looked up."""
+        return self.hits / max(1, self.hits + self.misses)
+
+
+def warn(message: str) -> None:
+    """Warn that something is not recalled or not kept."""
+    warnings.warn(CacheWarning(message), stacklevel=3)

@@ -1,0 +1,94 @@
+"""Steps of a trace and stages of a sequence in JSON values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from kmr.cache.identity import code_of, describe
+from kmr.core import (
+    Choice,
+    FloatRange,
+    Instantiation,
+    IntRange,
+    Knob,
+    Move,
+    Reading,
+    Readings,
+    Rule,
+    Seconds,
+    Step,
+    TransformationSequence,
+    Value,
+)
+
+
+def stage_of(rule: Rule) -> dict[str, Any]:
+    """Describe a rule: its class, version and settings, and its code where it is not of this package.
+
+    Raises:
+        KMRError: a setting cannot be described.
+    """
+    code = code_of(type(rule))
+    if type(rule).__module__.startswith("kmr."):
+        code.pop("source", None)  # its version says when it changes what it does
+    settings = {field.name: describe(getattr(rule, field.name)) for field in fields(rule)}
+    return {"stage": code, "version": rule.version, "settings": settings}
+
+
+def meters_of(instantiation: Instantiation) -> list[Any]:
+    """Describe the meters of an instantiation, in their order.
+
+    Raises:
+        KMRError: a meter cannot be described.
+    """
+    return [describe(meter) for meter in (*instantiation.costs, *instantiation.qualities)]
+
+
+def canonical(knob: Knob, value: Value) -> Value:
+    """Return the one form of a value: 8 and 8.0 are the same setting of a knob."""
+    knob.check(value)
+    match knob.domain:
+        case FloatRange():
+            return float(value)
+        case IntRange():
+            return int(value)
+        case Choice(values, neutral):
+            return next(known for known in (*values, neutral) if known == value)
+
+
+def made_as_json(steps: Sequence[Step]) -> list[Any]:
+    """Write down how models were made: what rules left undone, and the time it took."""
+    return [{"notes": list(step.notes), "seconds": asdict(step.seconds)} for step in steps]
+
+
+def readings_as_json(steps: Sequence[Step]) -> list[Any]:
+    """Write down what meters read."""
+    return [{"costs": _plain(step.costs), "qualities": _plain(step.qualities)} for step in steps]
+
+
+def step_of(moves: Sequence[Move], made: Mapping[str, Any], costs: Readings, qualities: Readings) -> Step:
+    """Return the step that the last of these moves was."""
+    return Step(
+        moves[-1],
+        TransformationSequence(tuple(moves)),
+        costs,
+        qualities,
+        Seconds(**made["seconds"]),
+        notes=tuple(made["notes"]),
+    )
+
+
+def steps_of(moves: Sequence[Move], made: Sequence[Any], read: Sequence[Any]) -> tuple[Step, ...]:
+    """Return the steps that `made_as_json` and `readings_as_json` wrote down, of these moves."""
+    return tuple(
+        step_of(moves[: place + 1], made[place], _readings(read[place]["costs"]), _readings(read[place]["qualities"]))
+        for place in range(len(moves))
+    )
+
+
+def _plain(readings: Readings) -> dict[str, list[float | None]]:
+    return {name: [reading.value, reading.stderr] for name, reading in readings.items()}
+
+
+def _readings(plain: Mapping[str, Any]) -> dict[str, Reading]:
+    return {name: Reading(value, stderr) for name, (value, stderr) in plain.items()}
