@@ -23,6 +23,19 @@ class Report:
 
 
 @dataclass
+class Cache:
+    """Models on the way of earlier trials, kept so that a trial starts from the longest beginning that is known.
+
+    `folder` is `<output_dir>/.cache/prefixes` by default, shared by all studies there; the least recently used models
+    leave it when it holds more than `max_gb`.
+    """
+
+    enabled: bool = True
+    folder: str | None = None
+    max_gb: float = 2.0
+
+
+@dataclass
 class Config:
     """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
 
@@ -53,6 +66,7 @@ class Config:
     on_no_progress: str = "next"
     sampler: Any = None
 
+    cache: Cache = field(default_factory=Cache)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)
     trusted_modules: list[str] = field(default_factory=list)

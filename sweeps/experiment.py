@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kmr.artifact import Builder
+from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Direction, Instantiation, KMRError, Meter, Quality, Readings, Rule, Step, measure, measure_base
 from kmr.data import Data, as_data
 from kmr.finetune import FineTune
@@ -27,7 +28,8 @@ class Experiment:
     """Everything a trial needs: the base model, its data, what may be done to it, and how it is judged.
 
     `identity` holds what must not change for a study to be continued, in plain values. `known_base` is the base model's
-    step where the study has measured it before: timings would not read the same twice.
+    step where the study has measured it before: timings would not read the same twice. `prefixes` recalls models that
+    earlier trials made.
     """
 
     config: Config
@@ -42,6 +44,7 @@ class Experiment:
     builder: Builder
     identity: Mapping[str, Any] = field(repr=False)
     known_base: Step | None = None
+    prefixes: PrefixCache | None = None
 
     @property
     def searches_policy(self) -> bool:
@@ -115,6 +118,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         finetune=finetune,
         builder=_builder(plain["model"]),
         identity=json.loads(json.dumps(identity, default=str)),
+        prefixes=_prefixes(config, model, finetune),
     )
 
 
@@ -123,6 +127,23 @@ _IDENTITY = (
     "policy_max_moves", "on_no_progress", "objectives", "budget", "seed",
 )  # fmt: skip
 """The parts of a config that decide what a trial's values mean."""
+
+
+_WORTH_KEEPING = 0.1
+"""Seconds: a step made in less is not worth a file."""
+
+
+def _prefixes(config: Config, model: nn.Module, finetune: FineTune) -> PrefixCache | None:
+    if not config.cache.enabled or finetune.total_steps == 0:
+        return None
+    folder = Path(config.cache.folder) if config.cache.folder else Path(config.output_dir) / ".cache" / "prefixes"
+    try:
+        store = Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
+        context = {"finetune": describe(finetune, without=("progress",))}
+        return PrefixCache(store, model, context, worth=_WORTH_KEEPING)
+    except KMRError as error:
+        print(f"models are not cached: {error}")
+        return None
 
 
 def _evaluated_in_large_batches(data: Data, config: Config) -> Data:

@@ -112,6 +112,11 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             command=command, resume=command if code else resume, images=config.report.images and not code,
         )  # fmt: skip
         print_front(console, experiment, sweep, written.tested)
+        if experiment.prefixes is not None and (kept := experiment.prefixes.statistics()).hits:
+            console.print(
+                f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
+                highlight=False,
+            )
         for message in written.messages:
             console.print(message, markup=False, highlight=False, soft_wrap=True)
         if tracker is not None:

@@ -100,20 +100,21 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
         run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, on_no_progress=how, **told)
     else:
         sequence = to_sequence(experiment.instantiation, params)
-        run = run_sequence(experiment.model, experiment.instantiation, sequence, **told)
+        run = run_sequence(experiment.model, experiment.instantiation, sequence, prefixes=experiment.prefixes, **told)
     seconds = time.perf_counter() - start
     notes = [note for step in run.trace if not step.accepted for note in step.notes]
     if run.outcome is Outcome.FAILURE:
         notes.append("the policy did not reach its budget")
-    parts = sum(s.seconds.rule + s.seconds.finetune + s.seconds.meter for s in run.trace if s.move is not None)
+    parts = sum(sum(asdict(s.seconds).values()) for s in run.trace if s.move is not None)
     return Evaluation(points, notes, run.outcome.value, seconds, max(0.0, seconds - parts))
 
 
 def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
     """Make the model of a point again: the same moves and seed give the same model."""
     run = run_sequence(
-        experiment.model, experiment.instantiation, sequence, finetune=experiment.finetune, base=experiment.base
-    )
+        experiment.model, experiment.instantiation, sequence,
+        finetune=experiment.finetune, base=experiment.base, prefixes=experiment.prefixes,
+    )  # fmt: skip
     return run.model
 
 

@@ -36,13 +36,15 @@ class PrefixCache:
         base: M₀, as runs are given it; it must not change.
         context: everything else that is fixed and that a model depends on, by name: the fine-tuning recipe, data, or
             anything that `kmr.cache.describe` takes. The version of torch is added to it.
+        worth: seconds; what was made in less is not kept, since recalling it would take as long.
 
     Raises:
         KMRError: a part of the context cannot be described.
     """
 
-    def __init__(self, store: Store, base: nn.Module, context: Mapping[str, Any]) -> None:
+    def __init__(self, store: Store, base: nn.Module, context: Mapping[str, Any], *, worth: float = 0.0) -> None:
         self.store = store
+        self._worth = worth
         self._base = base
         devices = sorted({str(tensor.device) for tensor in (*base.parameters(), *base.buffers())})
         self._root = key_of(
@@ -109,8 +111,10 @@ class PrefixCache:
                     known = self._recall_one(instantiation, moves, keys[-1], steps)
                     if known is None:
                         self._count(misses=1)
+                        started = time.perf_counter()
                         model, step = take()
-                        self.remember(base, instantiation, model, (*steps, step))
+                        if time.perf_counter() - started >= self._worth:
+                            self.remember(base, instantiation, model, (*steps, step))
                         return model, step
             return known
         finally:

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
 
@@ -29,11 +29,6 @@ OnStep: TypeAlias = Callable[[Step, nn.Module], None]
 
 class Prefixes(Protocol):
     """Recalls what beginnings of a sequence led to, so that no move is taken twice (`kmr.cache.PrefixCache` does)."""
-
-    def longest(
-        self, base: nn.Module, instantiation: Instantiation, moves: Sequence[Move]
-    ) -> tuple[nn.Module, tuple[Step, ...]]:
-        """Return the model and the steps of the longest known beginning; the base and no step where none is known."""
 
     def reach(
         self,
@@ -148,7 +143,7 @@ def run_sequence(
 
     Moves at a knob's neutral value are identities and are left out. `base` is the base model's step where it has been
     measured before. `prefixes` recalls the models that moves led to before, made with this base model and fine-tuning;
-    recalled steps keep the seconds they took when they were made.
+    a recalled step carries the seconds that recalling it took.
 
     Raises:
         KMRError: a move names an unknown knob or a value outside its domain (checked before anything is applied).
@@ -159,25 +154,27 @@ def run_sequence(
     first = base or measure_base(model, instantiation)
     trace = Trace((first,))
     _tell(on_step, first, model)
-    moves = [move for move in sequence if not instantiation.knob(move.knob).is_neutral(move.value)]
     start = model
-    if prefixes is not None and on_step is None:
-        model, known = prefixes.longest(start, instantiation, moves)
-        trace = Trace((first, *known))
-    for move in moves[len(trace) - 1 :]:
+    for move in sequence:
+        if instantiation.knob(move.knob).is_neutral(move.value):
+            continue
+        clock = _Clock()
+        taken: list[_Taken] = []
 
         def take(
             model: nn.Module = model, move: Move = move, here: Step = trace.accepted[-1]
         ) -> tuple[nn.Module, Step]:
-            taken = _take(model, move, here, instantiation, finetune, _Clock(), must_lower=None)
-            if not taken.step.accepted:
-                raise NotApplicable("; ".join(taken.step.notes))
-            return taken.model, taken.step
+            taken.append(_take(model, move, here, instantiation, finetune, _Clock(), must_lower=None))  # noqa: B023
+            if not taken[-1].step.accepted:  # noqa: B023
+                raise NotApplicable("; ".join(taken[-1].step.notes))  # noqa: B023
+            return taken[-1].model, taken[-1].step  # noqa: B023
 
         if prefixes is None:
             model, step = take()
         else:
             model, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
+            if not taken:
+                step = replace(step, seconds=clock.seconds())
         trace = trace.add(step)
         _tell(on_step, step, model)
     return Run(model, trace, Outcome.SUCCESS)
