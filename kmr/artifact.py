@@ -199,6 +199,11 @@ def load(
     return model.eval()
 
 
+def digest(folder: str | os.PathLike[str]) -> str:
+    """Return the sha256 of an artifact's weights as they are on disk; `read(folder).sha256` says what it should be."""
+    return _digest(Path(folder) / WEIGHTS)
+
+
 def read(folder: str | os.PathLike[str]) -> Card:
     """Read what an artifact says of itself, without building anything.
 

@@ -49,7 +49,7 @@ def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: An
         raise SweepError(f"{what}: {error}") from error
     except InstantiationException as error:
         raise SweepError(f"{what}: {_first_line(error)}") from error
-    except (TypeError, ValueError, OSError) as error:
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise SweepError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
 
 
@@ -75,7 +75,10 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
     found = _locate(what, target)
     home = getattr(found, "__module__", None) or getattr(type(found), "__module__", "")
     if not callable(found) or not _within(str(home), trusted):
-        raise SweepError(f"{what} names {target}, which is code of {home} reached through another module: not trusted")
+        raise SweepError(
+            f"{what} names {target}, which is code of {home} reached through another module and not trusted: "
+            f"if it is yours, add trusted_modules=[{str(home).split('.')[0]}]"
+        )
 
 
 def _locate(what: str, target: str) -> Any:

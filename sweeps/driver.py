@@ -1,7 +1,7 @@
 """The driver: ask, evaluate, tell, until the trials are done or the user stops."""
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import optuna
 from torch import nn
 
 from kmr import artifact
-from kmr.core import NotApplicable
+from kmr.core import KMRError, NotApplicable
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
@@ -17,7 +17,7 @@ from sweeps.interrupt import Interrupts, Stopped
 from sweeps.progress import SweepProgress
 from sweeps.results import identifier
 from sweeps.space import distributions, to_sequence
-from sweeps.study import Record, abandon, finish, record_of, records, tell_point
+from sweeps.study import Record, abandon, claim, finish, record_of, records, tell_point
 from sweeps.tracking import Tracker
 from sweeps.trial import Evaluation, Point, evaluate, rebuild
 
@@ -41,10 +41,11 @@ class Sweep:
         self._known: dict[Hashable, tuple[int, list[Point]]] = {}
         self.front = Front(experiment)
         self.records: list[Record] = []
+        self.unsaved: dict[str, str] = {}
+        """Points that measure well but could not be saved, and why: what cannot be shipped is not on a front."""
         for record in records(study):
             self._remember(record)
-            for point in record.points if record.served_from is None else ():
-                self.front.add(identifier(record.number, point.step), point)
+        self._rebuild_front()
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
 
@@ -78,22 +79,57 @@ class Sweep:
         return next(p for r in self.records for p in r.points if identifier(r.number, p.step) == name)
 
     def save_missing_artifacts(self) -> None:
-        """Make the artifacts of front members that a killed run did not get to save."""
-        for name in self.front.members:
-            if not artifact_path(self._folder, name).is_dir():
-                point = self.point(name)
+        """Make the artifacts of front members that a killed run did not get to save, or that were damaged since."""
+        for name in self._front_without_artifact():
+            point = self.point(name)
+            try:
                 self._save(name, point, rebuild(self._experiment, point.moves))
-        stray = {path.name for path in artifact_path(self._folder, "").glob("*")} - set(self.front.members)
-        drop_artifacts(self._folder, sorted(stray))
+            except Exception as error:  # one model that cannot be saved must not cost the report of all others
+                self.unsaved[name] = f"{type(error).__name__}: {_one_line(error)}"
+                self._rebuild_front()
+        stray = {path.name for path in artifact_path(self._folder, "").glob("*") if self._is_ours(path)}
+        drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
+
+    def _front_without_artifact(self) -> Iterator[str]:
+        """Yield the members to save, one after the other, while the front may change."""
+        seen: set[str] = set()
+        while left := [name for name in self.front.members if name not in seen]:
+            seen.add(left[0])
+            if not self._is_saved(left[0]):
+                yield left[0]
+
+    def _is_saved(self, name: str) -> bool:
+        folder = artifact_path(self._folder, name)
+        try:
+            card = artifact.read(folder)
+            return card.sequence == self.point(name).moves and card.sha256 == artifact.digest(folder)
+        except (KMRError, OSError):
+            return False
+
+    def _is_ours(self, folder: Path) -> bool:
+        try:
+            return artifact.read(folder).extra.get("study") == self._experiment.config.name
+        except KMRError:
+            return False
+
+    def _rebuild_front(self) -> None:
+        self.front = Front(self._experiment)
+        for record in self.records:
+            for point in record.points if record.served_from is None else ():
+                name = identifier(record.number, point.step)
+                if name not in self.unsaved:
+                    self.front.add(name, point)
 
     def _one_trial(self, interrupts: Interrupts) -> Record:
         started = time.perf_counter()
         trial = self._study.ask(self._distributions)
+        claim(trial)
+        number = len(self.records)
         measured: list[Point] = []
 
         def on_point(point: Point, model: nn.Module) -> None:
             measured.append(point)
-            self._offer(identifier(trial.number, point.step), point, model)
+            self._offer(identifier(number, point.step), point, model)
 
         def close(state: str, error: str) -> None:
             abandon(self._study, trial, state, error, measured, time.perf_counter() - started)
@@ -105,13 +141,13 @@ class Sweep:
         except Stopped:
             close("interrupted", "stopped before it was finished")
             self._study.enqueue_trial(trial.params)
-            self._remember(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
+            self._remember(record_of(self._study.get_trials(deepcopy=False)[trial.number], number))
             raise
         except NotApplicable as error:
             close("infeasible", str(error))
         except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
             close("failed", f"{type(error).__name__}: {_one_line(error)}")
-        record = record_of(self._study.get_trials(deepcopy=False)[trial.number])
+        record = record_of(self._study.get_trials(deepcopy=False)[trial.number], number)
         self._tell_intermediates(record)
         self._remember(record)
         return record
@@ -124,10 +160,14 @@ class Sweep:
         return Evaluation([Point.of(0, self._experiment.base), *points], [], "success", 0.0, 0.0), number
 
     def _offer(self, name: str, point: Point, model: nn.Module) -> None:
-        joined, pushed = self.front.add(name, point)
-        if joined:
+        if not self.front.would_join(point):
+            return
+        try:
             self._save(name, point, model)
-        drop_artifacts(self._folder, pushed)
+        except KMRError as error:
+            self.unsaved[name] = str(error)
+            return
+        drop_artifacts(self._folder, self.front.add(name, point))
 
     def _save(self, name: str, point: Point, model: nn.Module) -> None:
         artifact.save(

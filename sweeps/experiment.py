@@ -1,7 +1,9 @@
 """An experiment: the live parts of a config, checked before anything expensive starts."""
 
+import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +16,7 @@ from torch import nn
 from kmr.artifact import Builder
 from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Direction, Instantiation, KMRError, Meter, Quality, Readings, Rule, Step, measure, measure_base
-from kmr.data import Data, as_data
+from kmr.data import Data, as_data, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
 from sweeps.build import part
@@ -81,22 +83,25 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     for needed in ("model", "data"):
         if plain.get(needed) is None:
             raise SweepError(f"the experiment has no {needed}: set {needed}._target_ to a function that makes it")
+    _check_numbers(config)
     trusted = tuple(config.trusted_modules)
     torch.manual_seed(config.seed)
+    made = part("data", plain["data"], trusted)
     try:
-        data = as_data(part("data", plain["data"], trusted), config.batch_size)
-    except KMRError as error:
-        raise SweepError(f"data: {error}") from error
-    data = _evaluated_in_large_batches(data, config)
+        data = _evaluated_in_large_batches(as_data(made, config.batch_size), config)
+        data_digest = data.fingerprint()
+    except Exception as error:  # what a user's data holds may fail anywhere
+        raise SweepError(f"data: {' '.join(str(error).split()) or type(error).__name__}") from error
     model = part("model", plain["model"], trusted)
     if not isinstance(model, nn.Module):
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
+    _try_once(model, data)
     model = _with_weights(model, config, plain, data, trusted).eval()
     live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
     instantiation = _instantiation(config, plain, data, live, trusted)
     finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
     parts = {name: plain[name] for name in _IDENTITY}
-    identity = {**parts, "data_digest": data.fingerprint(), "weights_digest": _digest(model)}
+    identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     space = parameter_space(config.policy_space) if config.policy else search_space(instantiation, plain["space"])
     if config.policy and not space:
         raise SweepError(
@@ -129,6 +134,30 @@ _IDENTITY = (
 """The parts of a config that decide what a trial's values mean."""
 
 
+def _check_numbers(config: Config) -> None:
+    for name, limit in config.budget.items():
+        if not math.isfinite(limit):
+            raise SweepError(f"budget.{name} must be a finite number, not {limit}")
+    if config.threads is not None and not 1 <= config.threads <= 1024:
+        raise SweepError(f"threads must be between 1 and 1024, not {config.threads}")
+    if config.policy_max_moves < 1:
+        raise SweepError(f"policy_max_moves must be at least 1, not {config.policy_max_moves}")
+    if config.on_no_progress not in ("break", "next"):
+        raise SweepError(f"on_no_progress must be break or next, not {config.on_no_progress}")
+
+
+def _try_once(model: nn.Module, data: Data) -> None:
+    """Call the model on a few samples of each split, so that what does not fit shows before hours are spent."""
+    twin = copy.deepcopy(model).eval()
+    for name in ("train", "validation", "test"):
+        try:
+            with torch.no_grad():
+                forward(twin, getattr(data, name).subset(4).first_inputs(4))
+        except Exception as error:  # a user's forward pass may raise anything
+            why = " ".join(str(error).split())[:300]
+            raise SweepError(f"the model does not take the {name} data: {type(error).__name__}: {why}") from error
+
+
 _WORTH_KEEPING = 0.1
 """Seconds: a step made in less is not worth a file."""
 
@@ -156,7 +185,7 @@ def _instantiation(
 ) -> Instantiation:
     rules = [
         part(f"rules.{name}", entry, trusted, name=name, **{k: v for k, v in live.items() if k != "original"})
-        for name, entry in plain["rules"].items()
+        for name, entry in (plain.get("rules") or {}).items()
         if entry is not None
     ]
     for rule in rules:
@@ -171,11 +200,13 @@ def _instantiation(
         return Instantiation(config.name, tuple(rules), costs, qualities)  # type: ignore[arg-type]
     except KMRError as error:
         raise SweepError(str(error)) from error
+    except (TypeError, AttributeError) as error:
+        raise SweepError(f"a rule's knobs must be a tuple of Knob: {error}") from error
 
 
 def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Meter]:
     meters = []
-    for name, entry in plain["meters"].items():
+    for name, entry in (plain.get("meters") or {}).items():
         if entry is None:
             continue
         meter = part(f"meters.{name}", entry, trusted, name=name, **live)
@@ -208,16 +239,23 @@ def _with_weights(
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
     cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
     if cached.is_file():
-        return _load_weights(model, cached)
+        try:
+            return _load_weights(model, cached)
+        except SweepError as error:
+            print(f"training again: {error}", flush=True)
     train = part("train", plain["train"], trusted, data=data.train, seed=config.seed)
     print(f"training the base model: {train.total_steps} steps", flush=True)
-    model = train(model)
-    from safetensors.torch import save_file
+    try:
+        model = train(model)
+    except (RuntimeError, ValueError, IndexError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise SweepError(f"train: the loss does not fit the model and its targets: {why}") from error
+    from safetensors.torch import save_model
 
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(".part")
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside)
+        save_model(model, str(aside))
         aside.replace(cached)
     except OSError as error:
         raise SweepError(f"cannot write {cached}: {error.strerror}; choose another output_dir") from error
@@ -226,12 +264,12 @@ def _with_weights(
 
 def _load_weights(model: nn.Module, path: Path) -> nn.Module:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_model
 
     if not path.is_file():
         raise SweepError(f"no weights at {path}: set weights to a .safetensors file (KMR_DATA names the data folder)")
     try:
-        model.load_state_dict(load_file(path))
+        load_model(model, str(path))
     except SafetensorError as error:
         raise SweepError(f"{path} is not a safetensors file: {error}") from error
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from rich.text import Text
 import analysis.report
 import analysis.table
 from kmr import artifact
-from kmr.core import Readings
+from kmr.core import Reading, Readings
 from sweeps import results
 from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
@@ -48,12 +48,19 @@ def write_results(
 ) -> Written:
     """Bring everything that is derived from the study up to date: also after Ctrl-C, and safe to repeat."""
     sweep.save_missing_artifacts()
-    tested = {name: _test(experiment, study, folder, name) for name in sweep.front.members}
-    base_test = tested.get("base") or _test(experiment, study, folder, "base")
+    problems = [f"{name} is not on the front, it cannot be saved: {why}" for name, why in sweep.unsaved.items()]
+    tested: dict[str, Readings] = {}
+    for name in sweep.front.members:
+        try:
+            tested[name] = test_point(experiment, study, folder, name)
+        except Exception as error:  # one model that fails on test data must not cost the report of all others
+            tested[name] = {}
+            problems.append(f"{name} could not be read on test data: {type(error).__name__}: {error}")
+    base_test = tested.get("base") or test_point(experiment, study, folder, "base")
     if tracker is not None:
         tracker.flush()
     place = tracker.place if tracker is not None else None
-    frame = results.frame(experiment, sweep.records, tested, tracker.run_ids if tracker else {}, folder)
+    frame = results.frame(experiment, sweep.records, tested, tracker.run_ids if tracker else {}, folder, sweep.unsaved)
     meta = results.meta(
         experiment,
         sweep.records,
@@ -67,10 +74,10 @@ def write_results(
     report = analysis.report.write(folder, images=images)
     if tracker is not None:
         _track(tracker, sweep, tested, folder, (report.html, *report.files))
-    return Written(report.html, tuple(report.messages), tested)
+    return Written(report.html, (*problems, *report.messages), tested)
 
 
-def _test(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> Readings:
+def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> Readings:
     """Read the held-out data on the saved artifact, the first time a point is on a final front."""
     stored = study.user_attrs.get(_TEST + name)
     if stored is not None:
@@ -127,9 +134,25 @@ def print_front(console: Console, experiment: Experiment, sweep: Sweep, tested: 
         point = sweep.point(name)
         cells: list[Any] = [name, Text(str(point.moves))]
         cells += [_number(*point.readings[meter.name]) for meter in objectives]
-        cells += [_number(tested[name][quality].value, tested[name][quality].stderr) for quality in shown]
+        cells += [_tested(tested[name].get(quality)) for quality in shown]
         table.add_row(*cells)
     console.print(table)
+    budget = experiment.config.budget
+    if budget and not any(_within(experiment, sweep.point(name).to_readings()) for name in rows):
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in budget.items())
+        console.print(f"no model on the front meets the budget ({limits})", style="yellow", highlight=False)
+
+
+def _within(experiment: Experiment, readings: Readings) -> bool:
+    directions = {m.name: m.direction for m in (*experiment.instantiation.costs, *experiment.instantiation.qualities)}
+    return all(
+        readings[name].value <= limit if directions[name] == "minimize" else readings[name].value >= limit
+        for name, limit in experiment.config.budget.items()
+    )
+
+
+def _tested(reading: Reading | None) -> str:
+    return "not read" if reading is None else _number(reading.value, reading.stderr)
 
 
 def _number(value: float | None, stderr: float | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.front import non_dominated
 from analysis.hypervolume import normalised
+from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.trial import Point
 
@@ -27,20 +28,31 @@ class Front:
         self.reference, self.ideal = corners(experiment)
         self._members: dict[str, list[float]] = {}
         self.add("base", Point.of(0, experiment.base))
+        try:
+            _ = self.hypervolume
+        except ValueError as error:
+            raise SweepError(f"reference must be finite and worse than the base model: {error}") from error
 
     @property
     def members(self) -> tuple[str, ...]:
         """The ids of the points on the front."""
         return tuple(self._members)
 
-    def add(self, identifier: str, point: Point) -> tuple[bool, Sequence[str]]:
-        """Offer a point; return whether it joined the front, and the ids it pushed off."""
-        offered = {**self._members, identifier: point.values(self._names)}
-        stays = non_dominated(np.array(list(offered.values())), self._directions)
-        on_front = {name: values for (name, values), keep in zip(offered.items(), stays, strict=True) if keep}
+    def would_join(self, point: Point) -> bool:
+        """Tell whether a point would be on the front."""
+        return "" in self._with("", point)
+
+    def add(self, identifier: str, point: Point) -> Sequence[str]:
+        """Offer a point; return the ids it pushed off the front."""
+        on_front = self._with(identifier, point)
         pushed = [name for name in self._members if name not in on_front]
         self._members = on_front
-        return identifier in on_front, pushed
+        return pushed
+
+    def _with(self, identifier: str, point: Point) -> dict[str, list[float]]:
+        offered = {**self._members, identifier: point.values(self._names)}
+        stays = non_dominated(np.array(list(offered.values())), self._directions)
+        return {name: values for (name, values), keep in zip(offered.items(), stays, strict=True) if keep}
 
     @property
     def hypervolume(self) -> float:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, let in only where stopping loses nothing."""
+"""Ctrl-C, SIGTERM and SIGHUP, let in only where stopping loses nothing."""
 
 import signal
 import threading
@@ -17,7 +17,7 @@ class Stopped(BaseException):
 
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into `Stopped`, raised inside `allowed()` only; the second acts at once.
+    """Turns the first SIGINT, SIGTERM or SIGHUP into `Stopped`, inside `allowed()` only; the second acts at once.
 
     A signal that comes outside `allowed()` waits until the next one is entered, so that a trial is never half told.
     """
@@ -29,7 +29,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._before[number] = signal.signal(number, self._arrived)
         return self
 

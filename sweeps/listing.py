@@ -1,5 +1,8 @@
 """What a user sees who names no experiment: those there are, what each does, and its command."""
 
+import shlex
+from collections.abc import Sequence
+
 from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
@@ -7,13 +10,19 @@ _HEAD = 4
 """Comment lines at the top of an experiment that are looked through for its description."""
 
 
-def list_experiments(console: Console) -> None:
-    """Print every experiment on Hydra's search path with its first comment line and its command."""
+def list_experiments(console: Console, argv: Sequence[str] = ()) -> None:
+    """Print every experiment on Hydra's search path with its first comment line and its command.
+
+    Args:
+        console: where to print.
+        argv: what the listing was asked for with (`--config-dir` …), repeated in the commands.
+    """
+    start = shlex.join(["python", "-m", "sweeps.run", *argv])
     loader = GlobalHydra.instance().config_loader()
     console.print("Name an experiment to run it:\n")
     for name in loader.get_group_options("exp"):
         console.print(f"  [bold]{name}[/bold]  {_description(name)}", highlight=False, soft_wrap=True)
-        console.print(f"      python -m sweeps.run +exp={name}\n", highlight=False, soft_wrap=True)
+        console.print(f"      {start} +exp={name}\n", highlight=False, soft_wrap=True)
     console.print("Your own: put exp/<name>.yaml in a folder and add --config-dir <folder>.")
 
 

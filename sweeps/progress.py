@@ -31,6 +31,7 @@ class SweepProgress:
         self._started = self._said = time.monotonic()
         self._at_start = done
         self._text = ""
+        self._shown = True
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("trials"),
@@ -53,12 +54,13 @@ class SweepProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if not self._console.is_terminal:
+        if not self._console.is_terminal and not self._shown:
             self._line()
 
     def finished(self, hypervolume: float, on_front: int, served: int, failed: int) -> None:
         """Count one more finished trial."""
         self._done += 1
+        self._shown = False
         self._text = f"hypervolume {hypervolume:.4f} · front {on_front}"
         self._text += f" · {served} repeats" if served else ""
         self._text += f" · {failed} failed" if failed else ""
@@ -68,9 +70,10 @@ class SweepProgress:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(message, highlight=False, soft_wrap=True)
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self) -> None:
+        self._shown = True
         self._said = time.monotonic()
         per_trial = (self._said - self._started) / max(1, self._done - self._at_start)
         left = per_trial * (self._target - self._done)

@@ -37,10 +37,12 @@ def frame(
     tested: Mapping[str, Readings],
     run_ids: Mapping[int, str],
     folder: Path,
+    unsaved: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return the table of all points: the base model first, then the trials' in order.
 
-    A trial without any point has one row that says how it ended. A trial served from an earlier one has none.
+    A trial that gave no result has a row that says how it ended. A trial served from an earlier one has none. A model
+    that could not be saved is a failure, whatever it measured.
     """
     base = Record(-1, {}, "complete", (Point.of(0, experiment.base),))
     rows = []
@@ -49,7 +51,10 @@ def frame(
             continue
         for index, point in enumerate(record.points):
             last = index == len(record.points) - 1
-            rows.append(_row(experiment, record, point, last and record.state == "complete", tested, run_ids, folder))
+            row = _row(experiment, record, point, last and record.state == "complete", tested, run_ids, folder)
+            if row["point"] in unsaved:
+                row |= {"state": "failed", "error": f"cannot be saved: {unsaved[row['point']]}"}
+            rows.append(row)
         if record.state != "complete":
             rows.append(_ended(record, run_ids))
     return pd.DataFrame(rows)

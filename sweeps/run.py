@@ -10,6 +10,7 @@ from typing import Any, cast
 import hydra
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -31,9 +32,16 @@ def main() -> None:
         if "exp" in HydraConfig.get().runtime.choices:
             codes.append(run(config, sys.argv[1:]))
         else:
-            list_experiments(wide_console())
+            list_experiments(wide_console(), sys.argv[1:])
 
-    entry()
+    # Hydra prints its own errors over many lines unless it is asked for the exception.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        codes.append(_complain(error))
+    except KeyboardInterrupt:
+        codes.append(130)
     sys.exit(codes[-1] if codes else 0)
 
 
@@ -50,9 +58,21 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
         return _sweep(config, plain, argv, console or wide_console())
     except (SweepError, KMRError, OmegaConfBaseException) as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return _complain(error)
+    except Exception as error:
+        if os.environ.get(_TRACE) == "1":
+            raise
+        _complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
+        return 1
+
+
+_TRACE = "KMR_TRACEBACK"
+
+
+def _complain(error: object) -> int:
+    message = " ".join(str(error).split())
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 2
 
 
 def wide_console() -> Console:
@@ -67,7 +87,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
 
     from sweeps.driver import Sweep
     from sweeps.experiment import build_experiment
-    from sweeps.finish import commands, print_front, write_results
+    from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.interrupt import Interrupts, Stopped
     from sweeps.progress import SweepProgress
     from sweeps.study import open_study, reclaim, run_folder, with_base
@@ -89,9 +109,13 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
                 experiment = build_experiment(config, plain)
                 study = open_study(experiment, folder)
                 experiment = with_base(study, experiment)
+                test_point(experiment, study, folder, "base")
         except Stopped as stop:
             console.print("stopped before the first trial")
             return stop.exit_code
+        except SweepError:
+            _forget_if_empty(folder)
+            raise
         if stale := reclaim(study):
             console.print(f"{stale} trial(s) of a run that died come first again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
@@ -122,9 +146,18 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
         if tracker is not None:
             tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
     _farewell(console, written.report, tracker, command if code else resume, bool(code), time.monotonic() - started)
+    if problem is None and not code and all(record.state != "complete" for record in sweep.records):
+        problem = SweepError("no trial succeeded; the report says why each failed")
     if problem is not None:
         raise problem
     return code
+
+
+def _forget_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing but the lock was made, so that a failed start leaves no trace."""
+    if {path.name for path in folder.iterdir()} <= {".lock"}:
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _tracker(config: Config, plain: dict[str, Any], experiment: Any, study: Any, folder: Path, console: Console) -> Any:
@@ -161,11 +194,12 @@ def _flat(plain: Any, prefix: str = "") -> dict[str, str]:
 def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
     config = experiment.config
     known = f", {sweep.finished} finished before" if sweep.finished else ""
-    console.print(
-        f"[bold]{config.name}[/bold]: {config.trials} trials{known}, in {folder}", highlight=False, soft_wrap=True
-    )
+    greeting = f"{config.name}: {config.trials} trials{known}, in {folder}"
+    console.print(greeting, style="bold", markup=False, highlight=False, soft_wrap=True)
+    plain_units = ("1", "fraction")
     base = ", ".join(
-        f"{meter.name} {experiment.base.readings[meter.name].value:,.6g} {meter.unit}".strip()
+        f"{meter.name} {experiment.base.readings[meter.name].value:,.6g}"
+        + ("" if meter.unit in plain_units else f" {meter.unit}")
         for meter in experiment.objectives
     )
     console.print(f"base model: {base}", highlight=False, soft_wrap=True)

@@ -42,6 +42,11 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
                 space[knob.name] = _narrowed(knob.name, knob.domain, entry)
             except KMRError as error:
                 raise SweepError(f"space.{knob.name}: {error}") from error
+    for name, domain in space.items():
+        try:
+            _distribution(domain)
+        except ValueError as error:
+            raise SweepError(f"space.{name}: {error}") from error
     if not space:
         raise SweepError("the search space is empty: give the sweep a rule (rule=[structured,quantize])")
     return space
@@ -145,6 +150,8 @@ def _narrowed(name: str, domain: Domain, entry: Any) -> Domain:
     if strange:
         raise SweepError(f"space.{name} has {', '.join(sorted(strange))}: it takes {', '.join(sorted(_SETTINGS))}")
     if "values" in entry:
+        if not isinstance(entry["values"], Sequence) or isinstance(entry["values"], str):
+            raise SweepError(f"space.{name}.values must be a list, not {entry['values']!r}")
         chosen = Choice(tuple(entry["values"]), domain.neutral)
         _check_inside(name, domain, [value for value in chosen.values if value not in domain])
         return chosen

@@ -7,6 +7,8 @@ trial they come from.
 
 import hashlib
 import json
+import os
+import platform
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +33,11 @@ _POINTS = "kmr:points"
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
 _IDENTITY = "kmr:identity"
+_OWNER = "kmr:owner"
+_LEASE = 24 * 3600
+"""Seconds after which a trial of another host, or of a process id used again, is taken for dead."""
+_GRACE = 10
+"""Seconds in which a trial that names no owner may be one just asked for."""
 _ID = "kmr:id"
 _BASE = "kmr:base"
 
@@ -93,9 +100,14 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     except ValueError as error:
         raise SweepError(f"study {config.name} has other objectives: choose another name=… ({error})") from error
     known = study.user_attrs.get(_IDENTITY)
-    if known is None:
+    if known is None or _BASE not in study.user_attrs:  # nothing has been measured in it yet
         study.set_user_attr(_IDENTITY, dict(experiment.identity))
     elif changes := list(_differences(known, experiment.identity)):
+        if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
+            raise SweepError(
+                f"study {config.name} was made from a base model with other weights: model._target_ gives others each "
+                "time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
+            )
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         raise SweepError(
             f"study {config.name} was made with another config: {shown}. Start a new study with name=…, or go back"
@@ -122,6 +134,7 @@ def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
 
 def _storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
+        mend_journal(folder / JOURNAL)
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     import sqlalchemy.exc
 
@@ -135,6 +148,32 @@ def _storage(url: str | None, folder: Path) -> BaseStorage:
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
         raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
+
+
+def mend_journal(path: Path) -> None:
+    """Cut off the last line of a journal that a killed process left half written; it is kept beside the journal.
+
+    Raises:
+        SweepError: the journal is damaged elsewhere, or is no file.
+    """
+    if not path.exists():
+        return
+    try:
+        content = path.read_bytes()
+        lines = content.split(b"\n")
+        if lines[-1]:
+            path.with_suffix(".torn").write_bytes(lines[-1])
+            with path.open("r+b") as journal:
+                journal.truncate(len(content) - len(lines[-1]))
+    except OSError as error:
+        raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise SweepError(
+                f"{path} is damaged at line {number}: restore it from a backup, or delete that line if it is the last"
+            ) from error
 
 
 def _masked(url: str) -> str:
@@ -178,7 +217,7 @@ def finish(
     trial.set_user_attr(_OUTCOME, outcome)
     for name, value in _constraints(experiment, final).items():
         trial.set_constraint(name, value)
-    study.tell(trial, final.values([meter.name for meter in experiment.objectives]))
+    _tell(study, trial, values=final.values([meter.name for meter in experiment.objectives]))
 
 
 def abandon(
@@ -187,7 +226,16 @@ def abandon(
     """Close a trial that gave no result; what it measured before is kept."""
     trial.set_user_attr(_POINTS, [asdict(point) for point in points])
     trial.set_user_attr(_OUTCOME, {"state": state, "error": error, "finished": now(), "seconds": seconds})
-    study.tell(trial, state=TrialState.FAIL)
+    _tell(study, trial, state=TrialState.FAIL)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, **how: Any) -> None:
+    try:
+        study.tell(trial, **how)
+    except RuntimeError as error:
+        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
+        if "Study.stop" not in str(error):
+            raise
 
 
 def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_trial: int) -> bool:
@@ -207,9 +255,15 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
     return True
 
 
+def claim(trial: optuna.Trial) -> None:
+    """Say who runs a trial, so that another run can tell whether it is still alive."""
+    trial.set_user_attr(_OWNER, {"host": platform.node(), "pid": os.getpid()})
+
+
 def reclaim(study: optuna.Study) -> int:
     """Fail the trials a dead run left running and put their vectors first in line; return how many."""
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    stale = [trial for trial in running if not _may_be_alive(trial)]
     for trial in stale:
         study._storage.set_trial_user_attr(
             trial._trial_id, _OUTCOME, {"state": "interrupted", "error": "the run ended before it", "finished": now()}
@@ -220,21 +274,37 @@ def reclaim(study: optuna.Study) -> int:
     return len(stale)
 
 
+def _may_be_alive(trial: FrozenTrial) -> bool:
+    owner = trial.user_attrs.get(_OWNER)
+    age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
+    if owner is None:
+        return age < _GRACE
+    if owner["host"] != platform.node():
+        return age < _LEASE
+    if owner["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return age < _LEASE
+
+
 def records(study: optuna.Study) -> list[Record]:
     """Read the finished trials of a study, in order, without the intermediate models told as trials."""
-    found = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished() and _PARENT not in trial.user_attrs:
-            found.append(record_of(trial))
-    return found
+    asked = (trial for trial in study.get_trials(deepcopy=False) if _PARENT not in trial.user_attrs)
+    finished = (trial for trial in asked if trial.state.is_finished())
+    return [record_of(trial, number) for number, trial in enumerate(finished)]
 
 
-def record_of(trial: FrozenTrial) -> Record:
-    """Read one finished trial."""
+def record_of(trial: FrozenTrial, number: int) -> Record:
+    """Read one finished trial; its number counts the trials that were asked for, without the intermediate models."""
     outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
     points = tuple(Point(**point) for point in trial.user_attrs.get(_POINTS, ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
-    return Record(number=trial.number, params=dict(trial.params), points=points, **outcome)
+    return Record(number=number, params=dict(trial.params), points=points, **outcome)
 
 
 def now() -> str:

@@ -82,7 +82,7 @@ def page(table: StudyTable) -> Page:
         failures=failures(table),
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
-        load=_load(table.folder, answers, members),
+        load=_load(table, table.folder, answers, members),
         resume=_masked(meta.get("resume")),
         mlflow=_masked(mlflow.get("ui")),
         mlflow_uri=_masked(mlflow.get("uri")),
@@ -219,7 +219,7 @@ def _noise(table: StudyTable) -> tuple[str, ...]:
     )
 
 
-def _load(folder: Path, answers: tuple[Answer, ...], members: tuple[Member, ...]) -> str:
+def _load(table: StudyTable, folder: Path, answers: tuple[Answer, ...], members: tuple[Member, ...]) -> str:
     artifacts = [answer.artifact for answer in answers if answer.artifact] + [
         entry.artifact for entry in members if entry.artifact
     ]
@@ -227,4 +227,6 @@ def _load(folder: Path, answers: tuple[Answer, ...], members: tuple[Member, ...]
         return ""
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative
-    return f"kmr.load({json.dumps(str(Path(shown) / artifacts[0]), ensure_ascii=False)})"
+    trusted = (table.meta.get("config") or {}).get("trusted_modules")
+    also = f", trusted_modules={json.dumps(trusted, ensure_ascii=False)}" if trusted else ""
+    return f"kmr.load({json.dumps(str(Path(shown) / artifacts[0]), ensure_ascii=False)}{also})"

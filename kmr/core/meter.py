@@ -98,7 +98,11 @@ def measure(model: nn.Module, meters: Iterable[Meter]) -> dict[str, Reading]:
     return readings
 
 
-def _checked(meter: Meter, reading: Reading) -> Reading:
+def _checked(meter: Meter, reading: object) -> Reading:
+    if not isinstance(reading, Reading):
+        raise KMRError(f"meter {meter.name} gave a {type(reading).__name__}, not a Reading(value, stderr)")
+    if reading.stderr is not None and not math.isfinite(reading.stderr):
+        raise NonFiniteReading(f"meter {meter.name} has a standard error of {reading.stderr}")
     if not math.isfinite(reading.value):
         raise NonFiniteReading(f"meter {meter.name} read {reading.value}: the model has diverged")
     if isinstance(meter, Cost) and reading.value < 0:

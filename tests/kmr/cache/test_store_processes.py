@@ -48,7 +48,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path, start: Start, workers: Mod
     before = time.perf_counter()
     with Store(tmp_path, 10**9, lock_seconds=30).lock(workers.key(0)) as held:
         assert held
-    assert time.perf_counter() - before < 5
+    assert time.perf_counter() - before < 25, "the lock was free at once, not after its time limit"
 
 
 def test_a_process_killed_while_writing_leaves_no_half_entry(tmp_path: Path, start: Start, workers: ModuleType) -> None:

@@ -1,0 +1,136 @@
+"""What every rule and meter of `conf/` owes, found there by its YAML: adding one adds it here."""
+
+import copy
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import conf
+import kmr
+from kmr.artifact import Builder
+from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, Quality, Rule, RuleWarning, measure
+from kmr.data import Split, forward
+from kmr.meters import Predictions
+from kmr.policies.ladder import rungs
+from sweeps.build import part
+
+CONF = Path(conf.__file__).parent
+RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
+METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
+IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def cnn() -> nn.Module:
+    with kmr.isolated_rng(0):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
+        ).eval()  # fmt: skip
+
+
+def rule(name: str) -> Rule:
+    config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
+    made = part(f"rules.{name}", config, name=name, seed=0, example_inputs=IMAGES[:2])
+    assert isinstance(made, Rule)
+    return made
+
+
+def meter(name: str) -> Meter:
+    config = yaml.safe_load((CONF / "meter" / f"{name}.yaml").read_text())
+    targets = torch.arange(24) % 4
+    if name in ("r2", "neg_mse"):
+        targets = torch.nn.functional.one_hot(targets).float() + torch.arange(24)[:, None]
+    live = {"data": Predictions(Split((IMAGES, targets), 8)), "original": cnn(), "example_inputs": IMAGES[:1]}
+    made = part(f"meters.{name}", config, name=name, **live)
+    assert isinstance(made, Meter)
+    return made
+
+
+def turned(made: Rule, model: nn.Module) -> nn.Module:
+    """Apply a rule at the middle of its only knob's ladder; it may only warn in the way of rules."""
+    knob = made.knobs[0]
+    steps = rungs(knob.domain, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", RuleWarning)
+        return made(model, knob.name, steps[len(steps) // 2])
+
+
+def output(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return forward(model, IMAGES)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str) -> None:
+    model, made = cnn(), rule(name)
+    before = state(model)
+    first, second = turned(made, model), turned(rule(name), model)
+    assert same(before, state(model)), "the model it was given is unchanged"
+    assert same(state(first), state(second)), "the same (M, k, v) gives the same model"
+    assert not same(before, state(first)), "the middle of the ladder does something"
+    knob = made.knobs[0]
+    assert same(before, state(made(model, knob.name, knob.domain.neutral)))
+    with pytest.raises(KMRError, match="cannot be"):
+        made(model, knob.name, "surely not a value")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_lowers_the_bytes_that_are_stored(name: str) -> None:
+    size = meter("weight_bytes")
+    assert size(turned(rule(name), cnn())).value < size(cnn()).value
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(RULES, 2)))
+def test_any_rule_composes_with_any_other_and_the_result_ships(first: str, second: str, tmp_path: Path) -> None:
+    base = cnn()
+    try:
+        both = turned(rule(second), turned(rule(first), base))
+    except NotApplicable as reason:
+        pytest.fail(f"{second} after {first}: {reason}")
+    assert output(both).shape == output(base).shape
+    assert torch.isfinite(output(both)).all()
+    moves = (Move("first", 1), Move("second", 2))
+    saved = kmr.save(tmp_path / "model", both, base=base, builder=Builder("torch.nn.Sequential"), sequence=moves)
+    assert torch.equal(output(kmr.load(saved, base=base)), output(both.eval()))
+
+
+@pytest.mark.parametrize("name", METERS)
+def test_a_meter_reads_a_finite_number_and_leaves_the_model_as_it_was(name: str) -> None:
+    made = meter(name)
+    assert isinstance(made, Cost | Quality)
+    assert made.unit
+    model = cnn()
+    model[0].train()
+    before, modes = state(model), [module.training for module in model.modules()]
+    random_state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    reading = measure(model, [made])[name]
+    assert reading.stderr is None or reading.stderr >= 0
+    assert same(before, state(model))
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(random_state, torch.random.get_rng_state())
+    assert threads == torch.get_num_threads()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", METERS)
+def test_a_meter_reads_the_same_of_an_equal_model(name: str) -> None:
+    if name == "latency_ms":
+        pytest.skip("times differ from run to run")
+    model, made = cnn(), meter(name)
+    twin: Any = copy.deepcopy(model)
+    assert made(model) == made(twin)
