@@ -99,10 +99,10 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     folder = run_folder(config.output_dir, config.name)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise SweepError(f"another sweep is running in {folder}: wait for it, or choose another name=…") from error
-    with lock, Interrupts() as interrupts:
+    with held, Interrupts() as interrupts:
         code, problem = 0, None
         try:
             with interrupts.allowed():

@@ -34,7 +34,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the template shows."""
+    """Everything the template shows; the first `objectives` of the `meters` are the objectives."""
 
     study: str
     searched: str
@@ -42,6 +42,7 @@ class Page:
     problems: tuple[str, ...]
     answers: tuple[Answer, ...]
     meters: tuple[str, ...]
+    objectives: int
     tested: tuple[str, ...]
     members: tuple[Member, ...]
     baseline: Member | None
@@ -74,6 +75,7 @@ def page(table: StudyTable) -> Page:
         problems=_problems(table),
         answers=answers,
         meters=tuple(map(meter_name, table.meters)),
+        objectives=len(table.objectives),
         tested=tuple(map(meter_name, tested)),
         members=members,
         baseline=_baseline(table, tested),
