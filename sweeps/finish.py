@@ -110,6 +110,7 @@ def _track(tracker: Tracker, sweep: Sweep, tested: Mapping[str, Readings], folde
         tracker.log_files({"report": path})
     tracker.log_files({"report": folder / analysis.table.RESULTS})
     tracker.log_files({"": folder / analysis.table.META})
+    tracker.clear("front")
     for name in tested:
         tracker.log_files({f"front/{name}": artifact_path(folder, name)})
 

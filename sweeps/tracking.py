@@ -82,6 +82,10 @@ class Tracker:
         """Copy files or folders to the parent run: the artifact path by name, and where each is now."""
         self._queue.put(lambda: self._log_files(files))
 
+    def clear(self, artifact_path: str) -> None:
+        """Remove a folder of the parent run's artifacts, before what is in it now is copied there."""
+        self._queue.put(lambda: self._clear(artifact_path))
+
     def log_final(self, metrics: Mapping[str, float], tags: Mapping[str, str], front: Mapping[int, str]) -> None:
         """Write closing metrics and tags on the parent, and mark the trials on the front."""
         self._queue.put(lambda: self._log_final(metrics, tags, front))
@@ -200,6 +204,13 @@ class Tracker:
                 self._client.log_artifacts(self._run, str(path), target)
             elif path.exists():
                 self._client.log_artifact(self._run, str(path), target or None)
+
+    def _clear(self, artifact_path: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if self._client.list_artifacts(self._run, artifact_path):
+            uri = self._client.get_run(self._run).info.artifact_uri
+            get_artifact_repository(uri, tracking_uri=self._uri).delete_artifacts(artifact_path)  # type: ignore[no-untyped-call]
 
     def _log_final(self, metrics: Mapping[str, float], tags: Mapping[str, str], front: Mapping[int, str]) -> None:
         from mlflow.entities import Metric, RunTag

@@ -37,6 +37,11 @@ def test_a_study_is_a_parent_run_with_a_child_for_each_trial(tmp_path) -> None:
     tracker, said = track(tmp_path, record(0), record(1, "failed"), record(2, "interrupted"))
     (tmp_path / "report.html").write_text("<html></html>")
     tracker.log_files({"report": tmp_path / "report.html"})
+    (tmp_path / "member").mkdir()
+    (tmp_path / "member" / "kmr.json").write_text("{}")
+    tracker.log_files({"front/0.1": tmp_path / "member"})
+    tracker.clear("front")
+    tracker.log_files({"front/0.2": tmp_path / "member"})
     tracker.log_final({"front_size": 1.0}, {"front": "0.2"}, {0: "0.2"})
     tracker.close("FINISHED")
     assert said == []
@@ -48,6 +53,7 @@ def test_a_study_is_a_parent_run_with_a_child_for_each_trial(tmp_path) -> None:
     series = [(m.step, m.value) for m in client.get_metric_history(place.run_id, "hypervolume")]
     assert series == [(0, 0.5), (1, 0.6), (2, 0.7)]
     assert {file.path for file in client.list_artifacts(place.run_id, "report")} == {"report/report.html"}
+    assert {file.path for file in client.list_artifacts(place.run_id, "front")} == {"front/0.2"}
     query = f"tags.`mlflow.parentRunId` = '{place.run_id}'"
     children = {run.data.tags["kmr.trial"]: run for run in client.search_runs([place.experiment_id], query)}
     assert [children[n].info.status for n in "012"] == ["FINISHED", "FAILED", "KILLED"]
