@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from kmr.core import Seconds, Step, Value
@@ -26,9 +24,9 @@ from sweeps.build import part
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.space import distributions, grid, to_params
+from sweeps.storage import open_storage
 from sweeps.trial import Evaluation, Point
 
-JOURNAL = "journal.log"
 _POINTS = "kmr:points"
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
@@ -92,7 +90,7 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
         SweepError: the storage cannot be reached, or holds a study of this name made from another config.
     """
     config = experiment.config
-    storage = _storage(config.storage, folder)
+    storage = open_storage(config.storage, folder)
     try:
         study = optuna.create_study(
             study_name=config.name, storage=storage, directions=experiment.directions, load_if_exists=True
@@ -130,60 +128,6 @@ def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
     ]
     step = Step(None, point.moves, split[0], split[1], Seconds(**point.seconds))
     return replace(experiment, known_base=step)
-
-
-def _storage(url: str | None, folder: Path) -> BaseStorage:
-    if url is None:
-        mend_journal(folder / JOURNAL)
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    import sqlalchemy.exc
-
-    try:
-        arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        return RDBStorage(url, engine_kwargs=arguments)
-    except ImportError as error:
-        raise SweepError(
-            f"storage {_masked(url)} needs a driver: {error}; try pip install kmr-sweeps[postgres]"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
-        raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
-
-
-def mend_journal(path: Path) -> None:
-    """Cut off the last line of a journal that a killed process left half written; it is kept beside the journal.
-
-    Raises:
-        SweepError: the journal is damaged elsewhere, or is no file.
-    """
-    if not path.exists():
-        return
-    try:
-        content = path.read_bytes()
-        lines = content.split(b"\n")
-        if lines[-1]:
-            path.with_suffix(".torn").write_bytes(lines[-1])
-            with path.open("r+b") as journal:
-                journal.truncate(len(content) - len(lines[-1]))
-    except OSError as error:
-        raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            json.loads(line)
-        except ValueError as error:
-            raise SweepError(
-                f"{path} is damaged at line {number}: restore it from a backup, or delete that line if it is the last"
-            ) from error
-
-
-def _masked(url: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
 
 
 def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:

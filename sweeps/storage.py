@@ -1,0 +1,70 @@
+"""Where Optuna keeps a study: a journal in its folder, or any storage by URL."""
+
+import json
+from pathlib import Path
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sweeps.errors import SweepError
+
+JOURNAL = "journal.log"
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """Open the storage at a URL, or the journal in a study's folder where there is none.
+
+    Raises:
+        SweepError: the storage cannot be reached, lacks its driver, or is damaged; passwords are not shown.
+    """
+    if url is None:
+        mend_journal(folder / JOURNAL)
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    import sqlalchemy.exc
+
+    try:
+        arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        return RDBStorage(url, engine_kwargs=arguments)
+    except ImportError as error:
+        raise SweepError(
+            f"storage {_masked(url)} needs a driver: {error}; try pip install kmr-sweeps[postgres]"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
+        raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
+
+
+def mend_journal(path: Path) -> None:
+    """Cut off the last line of a journal that a killed process left half written; it is kept beside the journal.
+
+    Raises:
+        SweepError: the journal is damaged elsewhere, or is no file.
+    """
+    if not path.exists():
+        return
+    try:
+        content = path.read_bytes()
+        lines = content.split(b"\n")
+        if lines[-1]:
+            path.with_suffix(".torn").write_bytes(lines[-1])
+            with path.open("r+b") as journal:
+                journal.truncate(len(content) - len(lines[-1]))
+    except OSError as error:
+        raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise SweepError(
+                f"{path} is damaged at line {number}: restore it from a backup, or delete that line if it is the last"
+            ) from error
+
+
+def _masked(url: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
