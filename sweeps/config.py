@@ -65,6 +65,7 @@ class Config:
     policy_max_moves: int = 12
     on_no_progress: str = "next"
     sampler: Any = None
+    anchors: int = 3
 
     cache: Cache = field(default_factory=Cache)
     tracking: Tracking = field(default_factory=Tracking)

@@ -10,6 +10,7 @@ from torch import nn
 
 from kmr import artifact
 from kmr.core import KMRError, NotApplicable
+from sweeps.anchors import anchors
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
@@ -48,6 +49,9 @@ class Sweep:
         self._rebuild_front()
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
+            if not isinstance(study.sampler, optuna.samplers.GridSampler):
+                for vector in anchors(experiment.space, experiment.config.anchors):
+                    study.enqueue_trial(vector, skip_if_exists=True)
 
     @property
     def finished(self) -> int:
@@ -58,7 +62,7 @@ class Sweep:
         """Run until this many trials are finished in all.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM; the trial in progress is closed and comes first when the study is resumed.
+            Stopped: Ctrl-C or SIGTERM; the trial in progress is closed and tried again when the study is resumed.
             SweepError: too many trials in a row failed alike; what finished is kept.
         """
         while self.finished < trials and not self._exhausted():

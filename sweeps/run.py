@@ -117,7 +117,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             _forget_if_empty(folder)
             raise
         if stale := reclaim(study):
-            console.print(f"{stale} trial(s) of a run that died come first again")
+            console.print(f"{stale} trial(s) of a run that died are tried again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
         tracker = _tracker(config, plain, experiment, study, folder, console)
         sweep = Sweep(experiment, study, folder, tracker)
