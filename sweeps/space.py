@@ -123,13 +123,14 @@ def to_params(instantiation: Instantiation, space: Space, sequence: Transformati
     params: dict[str, Value] = {}
     for name, domain in space.items():
         value = given.get(name, domain.neutral)
-        if not _is_searched(domain, value):
+        if not is_searched(domain, value):
             return None
         params[name] = value
     return params
 
 
-def _is_searched(domain: Domain, value: Value) -> bool:
+def is_searched(domain: Domain, value: Value) -> bool:
+    """Tell whether a search over the domain can reach the value; a knob's neutral value may lie outside."""
     match domain:
         case Choice(values):
             return value in values

@@ -1,0 +1,291 @@
+"""Proposing: what to train next, once duplicates and what cannot be used are taken out.
+
+A trial costs seconds to hours and a proposal milliseconds, so a proposal is worth some thought. `Screened` is an Optuna
+sampler around another one: it never returns a vector that leads to a model already trained, gives up on vectors that
+break a limit on a cost known before training after a few asks, and, with `Screening`, picks the candidate with the
+largest expected gain of hypervolume. `Proposer` asks for trials with it and tells the study of those that are
+infeasible, with the values of their constraints, so that the inner sampler learns from them.
+"""
+
+import itertools
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from analysis.front import non_dominated
+from kmr.core import Choice, Domain, FloatRange, IntRange
+from sweeps.errors import SweepError
+from sweeps.neighbours import mutations, random_vector
+from sweeps.problem import Params, Problem
+from sweeps.screening import Screen, Screening
+from sweeps.space import Space, distributions, grid
+
+PROPOSAL = "kmr:proposal"
+"""The user attribute that says how a trial was proposed: `rejected`, `replaced`, and `screened` if it ended there."""
+MOST_REASKS = 10
+"""Infeasible draws in a row that the inner sampler is told of before a mutation takes their place."""
+_MOST_LISTED = 50_000
+
+
+class Proposal(NamedTuple):
+    """A trial to train, the static costs of its vector, and the finished trial of the same model where there is one."""
+
+    trial: optuna.Trial
+    static: Mapping[str, float]
+    known: FrozenTrial | None = None
+
+
+class Screened(optuna.samplers.BaseSampler):
+    """Wraps a sampler: no duplicates, no infeasible vectors beyond a few, and, with `screening`, the most promising.
+
+    Args:
+        inner: draws candidates; it sees the study as it is.
+        problem: what is searched.
+        seed: of mutations and random candidates.
+        screening: how candidates are compared; None takes the inner sampler's draw, or a one-knob mutation in its place
+            where it has been trained or, too often in a row, is infeasible.
+    """
+
+    def __init__(
+        self, inner: optuna.samplers.BaseSampler, problem: Problem, seed: int, screening: Screening | None = None
+    ) -> None:
+        self._inner, self._problem, self._screening = inner, problem, screening
+        self._rng = np.random.default_rng(seed)
+        self._distributions = distributions(problem.space)
+        self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
+        self._screen = None if screening is None else Screen(problem.space, self._signs, screening, self._rng)
+        self._known: dict[int, Hashable] = {}
+        self._static: dict[Hashable, Mapping[str, float]] = {}
+        self._broken: dict[Hashable, str] = {}
+        self._infeasible_in_a_row = 0
+        self.rejected = 0
+        """Candidates of the present proposal dropped because a cost known beforehand breaks a limit."""
+        self.replaced = False
+        """Whether the present proposal took the place of a draw that had been trained before or is infeasible."""
+        self.exhausted = False
+        """Whether no vector was found that is new and breaks no known limit."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self.rejected, self.replaced, self.exhausted = 0, False, False
+        if "fixed_params" in trial.system_attrs:
+            return {}  # enqueued: its vector is given
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and self._is_full(t.params)]
+        seen = {self.key_of(t) for t in trials}
+        done = [t for t in trials if t.state == TrialState.COMPLETE and all(v <= 0 for v in t.constraints.values())]
+        drawn = self._draw(study, trial)
+        if self._screen is not None and self._screening is not None and len(done) >= max(self._screening.startup, 2):
+            every, turn = self._screening.explore, sum(t.state != TrialState.PRUNED for t in trials)
+            if not every or turn % every:
+                running = [t.params for t in trials if t.state == TrialState.RUNNING]
+                chosen = self._screen.choose(
+                    drawn,
+                    [(t.params, np.array(t.values), self.costs(t.params)) for t in done],
+                    [(params, self.costs(params)) for params in running],
+                    lambda vectors: self._fitting(vectors, seen),
+                )
+                if chosen is not None:
+                    return chosen
+        return self._unseen(drawn, done, seen)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._inner.reseed_rng()
+        self._rng.bit_generator.state = np.random.default_rng().bit_generator.state
+
+    def key_of(self, trial: FrozenTrial) -> Hashable:
+        """Return what is equal for trials of the same model."""
+        if trial.number not in self._known:
+            self._known[trial.number] = self._problem.canonical(trial.params)
+        return self._known[trial.number]
+
+    def costs(self, params: Params) -> Mapping[str, float]:
+        """Return the static costs of a vector, read once; none where they cannot be read."""
+        if self._problem.static_costs is None:
+            return {}
+        key = self._problem.canonical(params)
+        if key not in self._static:
+            if len(self._static) >= _MOST_LISTED:
+                self._static.clear()
+            try:
+                self._static[key] = dict(self._problem.static_costs(params))
+            except Exception as error:  # a user's function: a vector it cannot take is one that cannot be used
+                self._broken[key] = f"{type(error).__name__}: {error}"
+                self._static[key] = {}
+        return self._static[key]
+
+    def trouble(self, params: Params) -> str | None:
+        """Return why the vector cannot be used: its static costs cannot be read, or one is not a finite number."""
+        costs, error = self.costs(params), self._broken.get(self._problem.canonical(params))
+        strange = [f"{name} is {value}" for name, value in costs.items() if not math.isfinite(value)]
+        return error or ", ".join(strange) or None
+
+    def _is_full(self, params: Params) -> bool:
+        return params.keys() == self._problem.space.keys()
+
+    def _draw(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        space = self._inner.infer_relative_search_space(study, trial)
+        drawn = self._inner.sample_relative(study, trial, space)
+        for name, distribution in self._distributions.items():
+            if name not in drawn:
+                drawn[name] = self._inner.sample_independent(study, trial, name, distribution)
+        return drawn
+
+    def _fits(self, params: Params, seen: set[Hashable]) -> bool:
+        if self._problem.canonical(params) in seen:
+            return False
+        if self.trouble(params) is None and self._problem.is_feasible(self.costs(params)):
+            return True
+        self.rejected += 1
+        return False
+
+    def _fitting(
+        self, vectors: Sequence[dict[str, Any]], seen: set[Hashable]
+    ) -> list[tuple[dict[str, Any], Mapping[str, float]]]:
+        once = {self._problem.canonical(vector): vector for vector in vectors}
+        return [(vector, self.costs(vector)) for vector in once.values() if self._fits(vector, seen)]
+
+    def _unseen(self, drawn: dict[str, Any], done: Sequence[FrozenTrial], seen: set[Hashable]) -> dict[str, Any]:
+        """Return the draw if it fits or the study should hear that it is infeasible, else what fits near it."""
+        if self._problem.canonical(drawn) not in seen and self.trouble(drawn) is None:
+            if self._problem.is_feasible(self.costs(drawn)):
+                self._infeasible_in_a_row = 0
+                return drawn
+            self._infeasible_in_a_row += 1
+            if self._infeasible_in_a_row <= MOST_REASKS:
+                return drawn
+        self._infeasible_in_a_row = 0
+        self.replaced = True
+        for candidate in self._substitutes(drawn, done):
+            if self._fits(candidate, seen):
+                return candidate
+        self.exhausted = True
+        return drawn
+
+    def _substitutes(self, drawn: dict[str, Any], done: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
+        space, rng = self._problem.space, self._rng
+        yield from mutations(space, drawn, rng)
+        front = self._front(done)
+        for i in rng.permutation(len(front)):
+            yield from mutations(space, front[i].params, rng)
+        yield from self._descent(drawn)
+        for _ in range(1000):
+            yield random_vector(space, rng)
+        if _size(space) <= _MOST_LISTED:
+            listed = grid(space)
+            for values in itertools.product(*listed.values()):
+                yield dict(zip(listed, values, strict=True))
+
+    def _descent(self, vector: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Turn one knob after another to where the limits are broken least, until none is."""
+        excess = self._excess(vector)
+        while excess > 0:
+            near = mutations(self._problem.space, vector, self._rng)
+            left = [self._excess(mutant) for mutant in near]
+            if not near or min(left) >= excess:
+                return
+            excess, vector = min(left), near[int(np.argmin(left))]
+        yield vector
+        yield from mutations(self._problem.space, vector, self._rng)
+
+    def _excess(self, params: Params) -> float:
+        broken = self._problem.violations(self.costs(params))
+        return sum(max(value, 0.0) / (abs(self._problem.limits[name]) or 1.0) for name, value in broken.items())
+
+    def _front(self, done: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        if not done:
+            return []
+        values = np.array([trial.values for trial in done])
+        mask = non_dominated(values, list(self._problem.objectives.values()))
+        return [trial for trial, on_front in zip(done, mask, strict=True) if on_front]
+
+
+class Proposer:
+    """Asks a study for trials that are worth training.
+
+    Args:
+        study: its sampler becomes a `Screened` around the present one.
+        problem: what is searched.
+        seed: of mutations and random candidates.
+        screening: as in `Screened`.
+    """
+
+    def __init__(self, study: Study, problem: Problem, seed: int, screening: Screening | None = None) -> None:
+        self._study, self._problem = study, problem
+        self._distributions = distributions(problem.space)
+        self._sampler = Screened(study.sampler, problem, seed, screening)
+        study.sampler = self._sampler
+
+    def ask(self) -> Proposal | None:
+        """Return the next trial, running, or None where nothing is left to try.
+
+        Draws that break a limit on a static cost are told to the study as pruned, with the value of every constraint,
+        and the study is asked again. Only a vector someone enqueued can come with `known`.
+
+        Raises:
+            SweepError: the static costs cannot be read for any vector.
+        """
+        while True:
+            trial = self._study.ask(self._distributions)
+            sampler = self._sampler
+            how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
+            if sampler.exhausted:
+                trial.set_user_attr(PROPOSAL, {**how, "screened": "exhausted"})
+                self._study.tell(trial, state=TrialState.FAIL)
+                if (trouble := sampler.trouble(trial.params)) is not None:
+                    raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
+                return None
+            static = sampler.costs(trial.params)
+            if (trouble := sampler.trouble(trial.params)) is not None:
+                trial.set_user_attr(PROPOSAL, {**how, "screened": f"static costs: {trouble}"})
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            if self._problem.is_feasible(static):
+                trial.set_user_attr(PROPOSAL, how)
+                return Proposal(trial, static, self._twin(trial))
+            for name, value in self._problem.violations(static).items():
+                trial.set_constraint(name, value)
+            trial.set_user_attr(PROPOSAL, {**how, "screened": "infeasible"})
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
+        key = self._problem.canonical(trial.params)
+        for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if other.params.keys() == self._problem.space.keys() and self._sampler.key_of(other) == key:
+                return other
+        return None
+
+
+def _size(space: Space) -> float:
+    """Return how many vectors there are; infinite where a knob is continuous."""
+    return float(np.prod([_count(domain) for domain in space.values()]))
+
+
+def _count(domain: Domain) -> float:
+    match domain:
+        case Choice(values):
+            return len(values)
+        case FloatRange(low, high, _, None):
+            return 1.0 if low == high else np.inf
+        case FloatRange(low, high, _, step) | IntRange(low, high, _, step):
+            return (high - low) // (step or 1) + 1

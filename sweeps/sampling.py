@@ -1,0 +1,115 @@
+"""Which sampler draws, by the space, and what is tried before it does."""
+
+import hashlib
+import logging
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+
+from kmr.core import FloatRange, Value
+from kmr.policies.ladder import rungs
+from sweeps.neighbours import random_vector
+from sweeps.problem import Problem
+from sweeps.space import Space, is_searched
+
+logger = logging.getLogger(__name__)
+
+MANY_TRIALS = 1000
+"""From here on TPE, whose cost grows with every trial, gives way to evolution."""
+FEW_TRIALS, FEW_KNOBS = 150, 8
+"""Up to here a Gaussian process is affordable, some tenths of a second for each proposal."""
+
+
+class Pick(NamedTuple):
+    """A sampler, and the reason it was taken."""
+
+    sampler: optuna.samplers.BaseSampler
+    reason: str
+
+
+def pick_sampler(space: Space, trials: int, seed: int, conditional: bool = False, separable: bool = False) -> Pick:
+    """Choose a sampler by the space and log the choice.
+
+    Args:
+        space: the domain of each knob.
+        trials: how many will be trained in all.
+        seed: of the sampler.
+        conditional: whether some knobs are drawn only where others have certain values.
+        separable: whether the knobs are known to act each for itself; only a space without choices and steps asks.
+    """
+    if conditional:
+        sampler: optuna.samplers.BaseSampler = _tpe(multivariate=True, group=True, seed=seed)
+        pick = Pick(sampler, "grouped multivariate TPE: some knobs depend on others")
+    elif trials > MANY_TRIALS:
+        pick = Pick(optuna.samplers.NSGAIISampler(seed=seed), f"NSGA-II: more than {MANY_TRIALS} trials")
+    elif not _is_continuous(space):
+        pick = Pick(_tpe(multivariate=True, seed=seed), "multivariate TPE: the space is discrete or mixed")
+    elif not separable and trials <= FEW_TRIALS and len(space) <= FEW_KNOBS:
+        sampler = optuna.samplers.GPSampler(seed=seed)
+        pick = Pick(sampler, "Gaussian process: the space is continuous, flat and small")
+    else:
+        pick = Pick(_tpe(seed=seed), "independent TPE: the space is continuous")
+    logger.info("sampler: %s", pick.reason)
+    return pick
+
+
+def seed_after(seed: int, trials: int) -> int:
+    """Return the seed of a sampler that takes a study up after so many trials, so that it does not repeat its start."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{trials}".encode()).digest()[:4])
+
+
+def screening_pays(problem: Problem) -> bool:
+    """Tell whether candidates are worth screening, and log the choice.
+
+    In `benchmarks/search_quality.py` and on the tables it was developed on, screening wins where some knob is discrete
+    and some objective is known before training; elsewhere it has not been shown to.
+    """
+    known = static_names(problem) & set(problem.objectives)
+    pays = not _is_continuous(problem.space) and bool(known)
+    found = f"{', '.join(sorted(known)) or 'no objective'} known before training"
+    kind = "continuous" if _is_continuous(problem.space) else "discrete or mixed"
+    logger.info("screening %s: %s, the space is %s", "on" if pays else "off", found, kind)
+    return pays
+
+
+def static_names(problem: Problem) -> set[str]:
+    """Return which meters are known before training, from one vector of the space."""
+    if problem.static_costs is None:
+        return set()
+    try:
+        return set(problem.static_costs(random_vector(problem.space, np.random.default_rng(0))))
+    except Exception:  # a user's function; the vector may be one it cannot take
+        return set()
+
+
+def _is_continuous(space: Space) -> bool:
+    return all(isinstance(domain, FloatRange) and domain.step is None for domain in space.values())
+
+
+def _tpe(**settings: bool | int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(**settings)  # type: ignore[arg-type]
+
+
+def anchors(space: Space, most: int | None = None, levels: int = 3) -> list[dict[str, Value]]:
+    """Return what is tried first: the vector that changes nothing, and each knob alone at a few strengths.
+
+    They give the front its ends, the report its comparison with every technique alone, and the sampler a fair start.
+
+    Args:
+        space: the domain of each knob; without anchors where some knob's neutral value is not in its own.
+        most: fewer strengths are taken where there would be more; at least the neutral vector stays.
+        levels: strengths of each knob, the strongest included.
+    """
+    if not all(is_searched(domain, domain.neutral) for domain in space.values()):
+        return []
+    neutral: dict[str, Value] = {name: domain.neutral for name, domain in space.items()}
+    for count in range(levels, 0, -1):
+        turned = [(name, value) for name, domain in space.items() for value in rungs(domain, count)]
+        alone = [{**neutral, name: value} for name, value in turned if is_searched(space[name], value)]
+        if most is None or len(alone) < most:
+            return [neutral, *alone]
+    return [neutral]

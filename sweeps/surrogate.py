@@ -1,0 +1,131 @@
+"""A model of an objective over the knobs: a Gaussian process that has its eye on the good end.
+
+The losses of networks have heavy tails: a run that diverged is a thousand times worse than a good one, and a model of
+plain values spends itself on those. Values are therefore warped by asinh((value − best) / (median − best)): as they are
+near the best, their logarithms in the tail. Unlike ranks, that keeps how much better the best are, which is what
+hypervolume asks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+from kmr.core import Choice, Domain, Value
+from sweeps.space import Space
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+_ROOT5 = 5**0.5
+_GROWTH = 1.1
+"""Lengths are fitted again when there are so many times more trials than the last time."""
+_PRIOR_MEAN, _PRIOR_STD = -1.0, 1.5
+"""Of the logarithm of a column's inverse squared length: one column alone takes correlation from 1 to about 0.75."""
+_NOISE_MEAN, _NOISE_STD = float(np.log(0.02)), 1.5
+
+
+class Encoder:
+    """Turns knob vectors into numbers: a range by value and a choice of numbers by rank, in [0, 1]; others by index."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self.nominal = np.array([_is_nominal(domain) for domain in space.values()])
+        """Which columns have no order, so that two values are either the same or not."""
+
+    def __call__(self, vectors: Sequence[Mapping[str, Value]]) -> Array:
+        """Return (n, k): a row a vector, a column a knob."""
+        columns = [_column(domain, [vector[name] for vector in vectors]) for name, domain in self._space.items()]
+        return np.stack(columns, axis=1)
+
+
+def _is_nominal(domain: Domain) -> bool:
+    return isinstance(domain, Choice) and any(isinstance(value, str | bool) for value in domain.values)
+
+
+def _column(domain: Domain, values: Sequence[Value]) -> Array:
+    if isinstance(domain, Choice):
+        order = domain.values if _is_nominal(domain) else sorted(domain.values, key=float)
+        places = {value: place / max(len(order) - 1, 1) for place, value in enumerate(order)}
+        return np.array([places[value] for value in values])
+    numbers, bounds = np.array(values, dtype=np.float64), np.array([domain.low, domain.high], dtype=np.float64)
+    if domain.log:
+        numbers, bounds = np.log(numbers), np.log(bounds)
+    return np.asarray((numbers - bounds[0]) / ((bounds[1] - bounds[0]) or 1.0))
+
+
+class Surrogate:
+    """A Gaussian process (Matérn 5/2, a length for each column, fitted by maximum a posteriori) on warped values.
+
+    Args:
+        nominal: (k,) which columns of the inputs have no order.
+    """
+
+    def __init__(self, nominal: Sequence[bool]) -> None:
+        self._nominal = np.asarray(nominal, dtype=np.bool_)
+        columns = len(self._nominal)
+        self._centre = np.array([_PRIOR_MEAN] * columns + [_NOISE_MEAN])
+        self._spread = np.array([_PRIOR_STD] * columns + [_NOISE_STD])
+        self._logs = self._centre
+        self._fitted_on = 0
+
+    def fit(self, inputs: Array, values: Array) -> None:
+        """Learn (n,) values, smaller better, at (n, k) inputs; n ≥ 2."""
+        self._best = float(values.min())
+        self._scale = float(np.median(values)) - self._best or float(np.ptp(values)) or 1.0
+        warped = np.arcsinh((values - self._best) / self._scale)
+        self._mean, self._std = float(warped.mean()), float(warped.std()) or 1.0
+        targets = (warped - self._mean) / self._std
+        self._inputs = inputs
+        distances = self._distances(inputs, inputs)
+        if len(values) >= _GROWTH * self._fitted_on:
+            bounds = [(-6.0, 5.0)] * len(self._nominal) + [(-8.0, 0.0)]
+            loss = (distances, targets, self._centre, self._spread)
+            found = minimize(
+                _loss, self._logs, args=loss, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
+            )
+            self._logs, self._fitted_on = found.x, len(values)
+        kernel = _matern(distances @ np.exp(self._logs[:-1]))[0]
+        self._factor = np.linalg.cholesky(kernel + np.exp(self._logs[-1]) * np.eye(len(values)))
+        self._alpha = cho_solve((self._factor, True), targets)
+        self._amplitude = max(float(targets @ self._alpha) / len(targets), 1e-6)
+
+    def predict(self, inputs: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation at (m, k) inputs, (m,) each, in the warped scale."""
+        cross = _matern(self._distances(inputs, self._inputs) @ np.exp(self._logs[:-1]))[0]
+        explained = (solve_triangular(self._factor, cross.T, lower=True) ** 2).sum(axis=0)
+        return cross @ self._alpha, np.sqrt(np.maximum(1.0 - explained, 1e-9) * self._amplitude)
+
+    def unwarp(self, warped: Array) -> Array:
+        """Map the warped scale back to values."""
+        return np.asarray(self._best + self._scale * np.sinh(np.clip(warped * self._std + self._mean, -5.0, 50.0)))
+
+    def _distances(self, a: Array, b: Array) -> Array:
+        gaps = a[:, None, :] - b[None, :, :]
+        return np.where(self._nominal, gaps != 0, gaps**2)
+
+
+def _matern(squares: Array) -> tuple[Array, Array]:
+    """Return the kernel and its derivative by the squared distance."""
+    r = np.sqrt(np.maximum(squares, 0.0)) * _ROOT5
+    decay = np.exp(-r)
+    return (1 + r + r**2 / 3) * decay, -(5 / 6) * (1 + r) * decay
+
+
+def _loss(logs: Array, distances: Array, targets: Array, centre: Array, spread: Array) -> tuple[float, Array]:
+    """Return minus the log posterior of log weights and log noise, the amplitude at its best, and its slope."""
+    n, weights, noise = len(targets), np.exp(logs[:-1]), np.exp(logs[-1])
+    kernel, slope = _matern(distances @ weights)
+    try:
+        factor = cho_factor(kernel + noise * np.eye(n), lower=True)
+    except LinAlgError:
+        return 1e10, np.zeros_like(logs)
+    inverse = cho_solve(factor, np.eye(n))
+    alpha = inverse @ targets
+    amplitude = max(float(targets @ alpha) / n, 1e-12)
+    outer = inverse - np.outer(alpha, alpha) / amplitude
+    away = (logs - centre) / spread
+    loss = 0.5 * n * np.log(amplitude) + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
+    by_weight = 0.5 * weights * np.tensordot(outer * slope, distances, axes=2)
+    return float(loss), np.append(by_weight, 0.5 * noise * np.trace(outer)) + away / spread

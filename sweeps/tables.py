@@ -1,0 +1,75 @@
+"""Tables in place of training: readings that are known for every vector of a space."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from kmr.core import Value
+from sweeps.errors import SweepError
+from sweeps.problem import Params, StaticCosts
+from sweeps.space import Space
+
+Readings: TypeAlias = Mapping[str, float]
+Table: TypeAlias = Mapping[tuple[Value, ...], Readings] | pd.DataFrame
+
+
+def as_function(table: Table, space: Space) -> Callable[[Params], Readings]:
+    """Return the function that looks a vector up.
+
+    It raises SweepError where the table has no row for the vector.
+
+    Args:
+        table: a data frame with a column for each knob and meter, or readings by the tuples of values in the order of
+            the space.
+        space: names the knobs.
+
+    Raises:
+        SweepError: the table is neither, or lacks a knob.
+    """
+    rows: Mapping[Hashable, Readings]
+    if isinstance(table, pd.DataFrame):
+        missing = [name for name in space if name not in table.columns]
+        if missing:
+            raise SweepError(
+                f"the table has no column {', '.join(missing)}: it has {', '.join(map(str, table.columns))}"
+            )
+        meters = table.drop(columns=list(space)).select_dtypes("number").to_dict("records")
+        keys = table[list(space)].itertuples(index=False, name=None)
+        rows = {_key(key): {str(n): float(v) for n, v in row.items()} for key, row in zip(keys, meters, strict=True)}
+    elif isinstance(table, Mapping):
+        rows = {_key(key): readings for key, readings in table.items()}
+    else:
+        raise SweepError(f"evaluate must be a function, a data frame or a mapping, not {type(table).__name__}")
+
+    def look_up(params: Params) -> Readings:
+        key = _key(tuple(params[name] for name in space))
+        if key not in rows:
+            raise SweepError(f"the table has no row for {dict(params)}")
+        return rows[key]
+
+    return look_up
+
+
+def columns(table: Any, space: Space, names: Sequence[str]) -> StaticCosts:
+    """Return the function that reads only these meters of a table.
+
+    Raises:
+        SweepError: there is no table to read them of.
+    """
+    if callable(table):
+        raise SweepError(f"static_costs={list(names)} names columns of a table, but evaluate is a function")
+    look_up = as_function(table, space)
+
+    def read(params: Params) -> Readings:
+        readings = look_up(params)
+        missing = [name for name in names if name not in readings]
+        if missing:
+            raise SweepError(f"static_costs names {', '.join(missing)}: the table has {', '.join(readings)}")
+        return {name: readings[name] for name in names}
+
+    return read
+
+
+def _key(values: Sequence[Any]) -> Hashable:
+    return tuple(round(value, 10) if isinstance(value, float) else value for value in values)
