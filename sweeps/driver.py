@@ -10,13 +10,15 @@ from torch import nn
 
 from kmr import artifact
 from kmr.core import KMRError, NotApplicable
-from sweeps.anchors import anchors
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts, Stopped
+from sweeps.problem import Problem
 from sweeps.progress import SweepProgress
+from sweeps.propose import Screened
 from sweeps.results import identifier
+from sweeps.sampling import anchors, seed_after
 from sweeps.space import distributions, to_sequence
 from sweeps.study import Record, abandon, claim, finish, record_of, records, tell_point
 from sweeps.tracking import Tracker
@@ -49,9 +51,12 @@ class Sweep:
         self._rebuild_front()
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
-            if not isinstance(study.sampler, optuna.samplers.GridSampler):
-                for vector in anchors(experiment.space, experiment.config.anchors):
+            if experiment.config.anchors and not _is_sequence(study.sampler):
+                _, *alone = anchors(experiment.space, levels=experiment.config.anchors) or [{}]
+                for vector in alone:
                     study.enqueue_trial(vector, skip_if_exists=True)
+        if not experiment.searches_policy and not _is_sequence(study.sampler):
+            study.sampler = self._without_duplicates(study.sampler)
 
     @property
     def finished(self) -> int:
@@ -213,8 +218,16 @@ class Sweep:
                              for name, value in record.params.items())  # fmt: skip
         return f"{record.number}: {settings}"[:200]
 
+    def _without_duplicates(self, sampler: optuna.samplers.BaseSampler) -> Screened:
+        """Wrap a sampler so that it proposes no vector that leads to a model already made."""
+        objectives = {meter.name: meter.direction for meter in self._experiment.objectives}
+        problem = Problem(self._experiment.space, objectives, canonical=self._key)
+        return Screened(sampler, problem, seed_after(self._experiment.config.seed, len(self.records)))
+
     def _exhausted(self) -> bool:
         sampler = self._study.sampler
+        if isinstance(sampler, Screened):
+            return sampler.exhausted
         return isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study)
 
     def _give_up_on_equal_failures(self) -> None:
@@ -223,6 +236,11 @@ class Sweep:
         alike = len(errors) == 1 and all(record.state in ("failed", "infeasible") for record in last)
         if len(last) == MOST_EQUAL_FAILURES and alike:
             raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the sweep stops: {errors.pop()}")
+
+
+def _is_sequence(sampler: optuna.samplers.BaseSampler) -> bool:
+    """Tell whether a sampler goes through a fixed sequence, in which nothing else has a place."""
+    return isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
 
 
 def _one_line(error: BaseException) -> str:

@@ -116,7 +116,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
         except SweepError:
             _forget_if_empty(folder)
             raise
-        if stale := reclaim(study):
+        if stale := reclaim(study, alone=config.storage is None):
             console.print(f"{stale} trial(s) of a run that died are tried again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
         tracker = _tracker(config, plain, experiment, study, folder, console)

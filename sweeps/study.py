@@ -5,7 +5,6 @@ again from the storage alone. Intermediate models are told to the study as finis
 trial they come from.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from kmr.core import Seconds, Step, Value
 from sweeps.build import part
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.sampling import seed_after
 from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
 from sweeps.trial import Evaluation, Point
@@ -132,7 +132,7 @@ def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
 
 def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:
     """Make the configured sampler; its seed depends on the trials so far, so that resuming does not repeat draws."""
-    seed = int.from_bytes(hashlib.sha256(f"{experiment.config.seed}:{trials_so_far}".encode()).digest()[:4])
+    seed = seed_after(experiment.config.seed, trials_so_far)
     trusted = experiment.config.trusted_modules
     config = experiment.plain["sampler"]
     live = {"seed": seed, "search_space": grid(experiment.space)}
@@ -204,10 +204,15 @@ def claim(trial: optuna.Trial) -> None:
     trial.set_user_attr(_OWNER, {"host": platform.node(), "pid": os.getpid()})
 
 
-def reclaim(study: optuna.Study) -> int:
-    """Fail the trials a dead run left running and put their vectors first in line; return how many."""
+def reclaim(study: optuna.Study, alone: bool) -> int:
+    """Fail the trials a dead run left running and queue their vectors again; return how many.
+
+    Args:
+        study: at its start.
+        alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
+    """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    stale = [trial for trial in running if not _may_be_alive(trial)]
+    stale = [trial for trial in running if alone or not _may_be_alive(trial)]
     for trial in stale:
         study._storage.set_trial_user_attr(
             trial._trial_id, _OUTCOME, {"state": "interrupted", "error": "the run ended before it", "finished": now()}
