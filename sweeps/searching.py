@@ -79,7 +79,7 @@ class Search:
         if found:
             self._take_up(found)
         else:
-            for vector in anchors(self.problem.space, budget // 4) if start is None else start:
+            for vector in anchors(self.problem.space, budget // 8) if start is None else start:
                 self.study.enqueue_trial(dict(vector), skip_if_exists=True)
 
     def ask(self) -> Proposal | None:

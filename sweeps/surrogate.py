@@ -1,9 +1,9 @@
 """A model of an objective over the knobs: a Gaussian process that has its eye on the good end.
 
 The losses of networks have heavy tails: a run that diverged is a thousand times worse than a good one, and a model of
-plain values spends itself on those. Values are therefore warped by asinh((value − best) / (median − best)): as they are
-near the best, their logarithms in the tail. Unlike ranks, that keeps how much better the best are, which is what
-hypervolume asks.
+plain values spends itself on those. Values are therefore warped by asinh((value − best) / (first quartile − best)): as
+they are near the best, their logarithms in the tail. Unlike ranks, that keeps how much better the best are, which is
+what hypervolume asks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class Surrogate:
     def fit(self, inputs: Array, values: Array) -> None:
         """Learn (n,) values, smaller better, at (n, k) inputs; n ≥ 2."""
         self._best = float(values.min())
-        self._scale = float(np.median(values)) - self._best or float(np.ptp(values)) or 1.0
+        self._scale = float(np.quantile(values, 0.25)) - self._best or float(np.ptp(values)) or 1.0
         warped = np.arcsinh((values - self._best) / self._scale)
         self._mean, self._std = float(warped.mean()), float(warped.std()) or 1.0
         targets = (warped - self._mean) / self._std

@@ -236,18 +236,22 @@ def test_the_surrogate_interpolates_and_doubts_what_is_far():
     assert doubt[1] > 3 * std.max()
 
 
-def test_a_surrogate_of_diverged_runs_still_tells_the_good_apart():
-    x = np.linspace(0, 1, 24)
-    values = np.where(x > 0.8, 1e6, 0.01 + (x - 0.4) ** 2)
+def test_a_surrogate_with_diverged_runs_still_tells_the_good_apart():
+    x = np.linspace(0, 1, 16)
+    inputs = np.array([[place, kind] for place in x for kind in (0.0, 1.0)])
+    values = np.where(inputs[:, 1] == 1, 1e6, 0.01 + (inputs[:, 0] - 0.4) ** 2)
+    model = Surrogate([False, True])
+    model.fit(inputs, values)
+    mean, _ = model.predict(np.array([[0.1, 0], [0.41, 0], [0.7, 0], [0.41, 1]]))
+    assert model.unwarp(mean)[:3] == pytest.approx([0.1, 0.0101, 0.1], abs=0.02)
+    assert model.unwarp(mean)[3] > 10
+
+
+def test_a_surrogate_of_equal_values_gives_that_value():
+    inputs = np.linspace(0, 1, 9)[:, None]
     model = Surrogate([False])
-    model.fit(x[:, None], values)
-    mean, _ = model.predict(np.array([[0.1], [0.41], [0.6], [0.95]]))
-    told = model.unwarp(mean)
-    assert told[1] < told[0], "the optimum is below the rim"
-    assert (told[:3] < 1).all(), "no finished run is taken for a diverged one"
-    assert told[3] > 10
-    model.fit(x[:, None], np.full(24, 2.5))  # nothing to tell apart
-    assert model.unwarp(model.predict(x[:, None])[0]) == pytest.approx(2.5)
+    model.fit(inputs, np.full(9, 2.5))
+    assert model.unwarp(model.predict(inputs)[0]) == pytest.approx(2.5)
 
 
 def test_the_slope_of_the_surrogates_loss_is_that_of_the_loss():

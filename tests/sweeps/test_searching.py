@@ -57,7 +57,7 @@ def test_the_front_is_found_under_a_limit_on_a_static_cost_and_nothing_else_is_t
 
 
 def test_the_neutral_vector_and_each_knob_alone_come_first():
-    found = search(SPACE, readings, BOTH, budget=40)
+    found = search(SPACE, readings, BOTH, budget=56)
     first = [(record.params["width"], record.params["bits"]) for record in found.records[:7]]
     assert first == [(12, 32), (8, 32), (5, 32), (1, 32), (12, 8), (12, 4), (12, 2)]
 
