@@ -43,6 +43,7 @@ from sweeps.progress import SweepProgress
 from sweeps.space import distributions, search_space
 from sweeps.study import open_study, run_folder, study_id
 from sweeps.tracking import Tracker
+from sweeps.workers import InProcess
 
 BAR_MS = 50.0
 
@@ -121,7 +122,7 @@ def ours(folder: Path, trials: int) -> tuple[float, float]:
     quiet = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     start = time.perf_counter()
     with SweepProgress(quiet, 0, trials) as progress:
-        sweep.run(trials, progress, Interrupts())
+        sweep.run(trials, InProcess(experiment, home), progress, Interrupts())
     tracker.flush()
     wall = time.perf_counter() - start
     tracker.close("FINISHED")

@@ -19,7 +19,8 @@ from kmr.core import KMRError
 from sweeps.errors import SweepError
 
 TRUSTED = (
-    "kmr", "sweeps.examples", "torch.nn", "torch.optim", "torch.ao.nn", "optuna.samplers", "transformers.models",
+    "kmr", "sweeps.examples", "sweeps.sampling", "torch.nn", "torch.optim", "torch.ao.nn", "optuna.samplers",
+    "transformers.models",
 )  # fmt: skip
 """Packages whose functions and classes a config may always name."""
 

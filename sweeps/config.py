@@ -1,5 +1,6 @@
 """The schema of a sweep's config; Hydra checks names and types against it before anything runs."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,20 @@ class Cache:
 
 
 @dataclass
+class Stop:
+    """What ends a sweep before its trials are done; null never does.
+
+    `seconds` counts this run's wall time and `training_seconds` what all trials of the study took together. With
+    `window`, the sweep ends when the last so many finished trials raised the hypervolume by less than `gain`.
+    """
+
+    seconds: float | None = None
+    training_seconds: float | None = None
+    window: int | None = None
+    gain: float = 0.001
+
+
+@dataclass
 class Config:
     """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
 
@@ -66,11 +81,21 @@ class Config:
     on_no_progress: str = "next"
     sampler: Any = None
     anchors: int = 3
+    screening: Any = None
+    bound_margin: float | None = None
+    halving: Any = None
+    workers: int = 1
+    stop: Stop = field(default_factory=Stop)
 
     cache: Cache = field(default_factory=Cache)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)
     trusted_modules: list[str] = field(default_factory=list)
+
+
+def threads_of(config: Config) -> int:
+    """Return the threads each process computes with: an even share of the cores, unless the config says."""
+    return config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -1,31 +1,42 @@
-"""The driver: ask, evaluate, tell, until the trials are done or the user stops."""
+"""The driver: ask, hand out, tell, until the trials are done, a limit is reached or the user stops."""
 
+import shutil
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
-from torch import nn
 
 from kmr import artifact
-from kmr.core import KMRError, NotApplicable
+from kmr.core import KMRError
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
-from sweeps.interrupt import Interrupts, Stopped
-from sweeps.problem import Problem
+from sweeps.interrupt import Interrupts
 from sweeps.progress import SweepProgress
-from sweeps.propose import Screened
+from sweeps.proposals import Asker
 from sweeps.results import identifier
-from sweeps.sampling import anchors, seed_after
-from sweeps.space import distributions, to_sequence
-from sweeps.study import Record, abandon, claim, finish, record_of, records, tell_point
+from sweeps.stopping import Stopping
+from sweeps.study import Record, abandon, claim, finish, is_asked, put_back, record_of, records, tell_point
 from sweeps.tracking import Tracker
-from sweeps.trial import Evaluation, Point, evaluate, rebuild
+from sweeps.trial import Evaluation, Point, rebuild
+from sweeps.work import STAGING, Ended, Job, Measured, Told, one_line, save_artifact
+from sweeps.workers import Executor
 
 MOST_EQUAL_FAILURES = 5
 """After this many trials in a row that fail alike, the cause is not in the trials."""
+_GAVE_NOTHING = ("failed", "infeasible")
+
+
+@dataclass
+class _UnderWay:
+    """A trial that was handed out: Optuna's, what makes its vector that of another, and what it has measured so far."""
+
+    trial: optuna.Trial
+    key: Hashable
+    started: float
+    points: list[Point] = field(default_factory=list)
 
 
 class Sweep:
@@ -40,46 +51,50 @@ class Sweep:
 
     def __init__(self, experiment: Experiment, study: optuna.Study, folder: Path, tracker: Tracker | None) -> None:
         self._experiment, self._study, self._folder, self._tracker = experiment, study, folder, tracker
-        self._distributions = distributions(experiment.space)
+        self._objectives = [meter.name for meter in experiment.objectives]
         self._known: dict[Hashable, tuple[int, list[Point]]] = {}
+        self._told: set[int] = set()
+        self._under_way: dict[int, _UnderWay] = {}
+        self._counts: dict[str, int] = {}
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self.asker = Asker(experiment, study)
         self.front = Front(experiment)
         self.records: list[Record] = []
         self.unsaved: dict[str, str] = {}
         """Points that measure well but could not be saved, and why: what cannot be shipped is not on a front."""
+        self._stopping = Stopping(experiment.config)
         for record in records(study):
             self._remember(record)
-        self._rebuild_front()
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
-            if experiment.config.anchors and not _is_sequence(study.sampler):
-                _, *alone = anchors(experiment.space, levels=experiment.config.anchors) or [{}]
-                for vector in alone:
-                    study.enqueue_trial(vector, skip_if_exists=True)
-        if not experiment.searches_policy and not _is_sequence(study.sampler):
-            study.sampler = self._without_duplicates(study.sampler)
+            self.asker.enqueue_anchors()
 
     @property
     def finished(self) -> int:
         """Trials that count towards the total: all that ended by themselves."""
-        return sum(record.state != "interrupted" for record in self.records)
+        return len(self.records) - self._counts.get("interrupted", 0)
 
-    def run(self, trials: int, progress: SweepProgress, interrupts: Interrupts) -> None:
-        """Run until this many trials are finished in all.
+    def run(self, trials: int, executor: Executor, progress: SweepProgress, interrupts: Interrupts) -> str | None:
+        """Run until this many trials are finished in all; return why it ended earlier, if it did.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM; the trial in progress is closed and tried again when the study is resumed.
+            Stopped: Ctrl-C or SIGTERM; the trials in progress are closed and tried again when the study is resumed.
             SweepError: too many trials in a row failed alike; what finished is kept.
         """
-        while self.finished < trials and not self._exhausted():
-            record = self._one_trial(interrupts)
-            if record.state in ("failed", "infeasible"):
-                progress.say(f"trial {record.number} {record.state}: {record.error}")
-            failed = sum(r.state in ("failed", "infeasible") for r in self.records)
-            served = sum(r.served_from is not None for r in self.records)
-            progress.finished(self.front.hypervolume, len(self.front.members), served, failed)
-            if self._tracker is not None:
-                self._tracker.log_trial(record, self.front.hypervolume, self._name(record))
-            self._give_up_on_equal_failures()
+        why = None
+        try:
+            while True:
+                while executor.free and why is None and self.finished + len(self._under_way) < trials:
+                    self._take_in_others()
+                    why = self._stopping.reason or self._start_one(executor, progress)
+                if not self._under_way:
+                    return why
+                with interrupts.allowed():
+                    executor.work(lambda told: self._on(told, progress))
+                self._give_up_on_equal_failures()
+        finally:
+            executor.close()
+            self._close_all()
 
     def point(self, name: str) -> Point:
         """Return a measured point by its id."""
@@ -92,12 +107,14 @@ class Sweep:
         for name in self._front_without_artifact():
             point = self.point(name)
             try:
-                self._save(name, point, rebuild(self._experiment, point.moves))
+                model = rebuild(self._experiment, point.moves)
+                save_artifact(self._experiment, artifact_path(self._folder, name), point, model)
             except Exception as error:  # one model that cannot be saved must not cost the report of all others
-                self.unsaved[name] = f"{type(error).__name__}: {_one_line(error)}"
+                self.unsaved[name] = f"{type(error).__name__}: {one_line(error)}"
                 self._rebuild_front()
         stray = {path.name for path in artifact_path(self._folder, "").glob("*") if self._is_ours(path)}
         drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
+        shutil.rmtree(self._folder / STAGING, ignore_errors=True)
 
     def _front_without_artifact(self) -> Iterator[str]:
         """Yield the members to save, one after the other, while the front may change."""
@@ -124,125 +141,129 @@ class Sweep:
     def _rebuild_front(self) -> None:
         self.front = Front(self._experiment)
         for record in self.records:
-            for point in record.points if record.served_from is None else ():
-                name = identifier(record.number, point.step)
-                if name not in self.unsaved:
-                    self.front.add(name, point)
+            self._add_to_front(record)
 
-    def _one_trial(self, interrupts: Interrupts) -> Record:
+    def _add_to_front(self, record: Record) -> None:
+        for point in record.points if record.served_from is None else ():
+            name = identifier(record.number, point.step)
+            if name not in self.unsaved and name not in self.front.members:
+                self.front.add(name, point)
+
+    def _start_one(self, executor: Executor, progress: SweepProgress) -> str | None:
+        """Hand out one more trial, or serve it from a known one; return why there is none, if there is none."""
         started = time.perf_counter()
-        trial = self._study.ask(self._distributions)
-        claim(trial)
-        number = len(self.records)
-        measured: list[Point] = []
+        trial = self.asker.ask()
+        if trial is None:
+            return self.asker.exhausted
+        key = self.asker.key(trial.params)
+        number = claim(self._study, trial)
+        self._under_way[number] = _UnderWay(trial, key, started)
+        known = self._known.get(key)
+        if known is None:
+            executor.submit(Job(number, dict(trial.params), self.front.values))
+            return None
+        served_from, points = known
+        evaluation = Evaluation([Point.of(0, self._experiment.base), *points], [], "success", 0.0, 0.0)
+        finish(self._study, trial, self._experiment, evaluation, served_from)
+        self._close(number, progress)
+        return None
 
-        def on_point(point: Point, model: nn.Module) -> None:
-            measured.append(point)
-            self._offer(identifier(number, point.step), point, model)
+    def _on(self, told: Told, progress: SweepProgress) -> None:
+        match told:
+            case Measured():
+                key = self.asker.key_of(told.point.moves)
+                self._under_way[told.number].points.append(replace(told.point, key=str(key)))
+                self._offer(told)
+            case Ended(number, "lost", _, error):
+                under_way = self._under_way.pop(number)
+                again = put_back(self._study, under_way.trial, error or "", under_way.points, told.seconds)
+                progress.say(f"trial {number} was lost, {error}; " + ("it is tried again" if again else "given up"))
+                self._remember(self._record(under_way.trial))
+            case Ended(number, state, evaluation, error):
+                under_way = self._under_way[number]
+                if evaluation is not None:
+                    evaluation = replace(evaluation, points=[evaluation.points[0], *under_way.points])
+                    finish(self._study, under_way.trial, self._experiment, evaluation, None)
+                else:
+                    abandon(self._study, under_way.trial, state, error or "", under_way.points, told.seconds)
+                record = self._close(number, progress)
+                if record.state in _GAVE_NOTHING:
+                    progress.say(f"trial {record.number} {record.state}: {record.error}")
 
-        def close(state: str, error: str) -> None:
-            abandon(self._study, trial, state, error, measured, time.perf_counter() - started)
-
-        try:
-            with interrupts.allowed():
-                evaluation, served_from = self._evaluation(trial.params, on_point)
-            finish(self._study, trial, self._experiment, evaluation, served_from)
-        except Stopped:
-            close("interrupted", "stopped before it was finished")
-            self._study.enqueue_trial(trial.params)
-            self._remember(record_of(self._study.get_trials(deepcopy=False)[trial.number], number))
-            raise
-        except NotApplicable as error:
-            close("infeasible", str(error))
-        except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
-            close("failed", f"{type(error).__name__}: {_one_line(error)}")
-        record = record_of(self._study.get_trials(deepcopy=False)[trial.number], number)
+    def _close(self, number: int, progress: SweepProgress) -> Record:
+        under_way = self._under_way.pop(number)
+        record = self._record(under_way.trial)
         self._tell_intermediates(record)
         self._remember(record)
+        failed = sum(self._counts.get(state, 0) for state in _GAVE_NOTHING)
+        progress.finished(self.front.hypervolume, len(self.front.members), self._counts.get("served", 0), failed)
+        if self._tracker is not None:
+            self._tracker.log_trial(record, self.front.hypervolume, self._name(record))
         return record
 
-    def _evaluation(self, params: Mapping[str, Any], on_point: Any) -> tuple[Evaluation, int | None]:
-        known = self._known.get(self._key(params))
-        if known is None:
-            return evaluate(self._experiment, params, on_point), None
-        number, points = known
-        return Evaluation([Point.of(0, self._experiment.base), *points], [], "success", 0.0, 0.0), number
+    def _close_all(self) -> None:
+        """Close what was under way when the run was stopped, and put it first in the next."""
+        for number in sorted(self._under_way):
+            under_way = self._under_way.pop(number)
+            seconds = time.perf_counter() - under_way.started
+            why = "stopped before it was finished"
+            put_back(self._study, under_way.trial, why, under_way.points, seconds, count=False)
+            self._remember(self._record(under_way.trial))
 
-    def _offer(self, name: str, point: Point, model: nn.Module) -> None:
-        if not self.front.would_join(point):
-            return
-        try:
-            self._save(name, point, model)
-        except KMRError as error:
-            self.unsaved[name] = str(error)
-            return
-        drop_artifacts(self._folder, self.front.add(name, point))
+    def _record(self, trial: optuna.Trial) -> Record:
+        return record_of(self._study.get_trials(deepcopy=False)[trial.number])
 
-    def _save(self, name: str, point: Point, model: nn.Module) -> None:
-        artifact.save(
-            artifact_path(self._folder, name),
-            model,
-            base=self._experiment.model,
-            builder=self._experiment.builder,
-            sequence=point.moves,
-            readings=point.to_readings(),
-            extra={"study": self._experiment.config.name, "point": name},
-        )
+    def _offer(self, told: Measured) -> None:
+        name = identifier(told.number, told.point.step)
+        if told.problem is not None:
+            self.unsaved[name] = told.problem
+        elif self.front.would_join(told.point) and told.staged is not None:
+            place = artifact_path(self._folder, name)
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            told.staged.rename(place)
+            drop_artifacts(self._folder, self.front.add(name, told.point))
+        elif told.staged is not None:
+            shutil.rmtree(told.staged, ignore_errors=True)
 
     def _tell_intermediates(self, record: Record) -> None:
         if self._experiment.searches_policy or record.served_from is not None:
             return
-        complete = record.state == "complete"
-        for point in record.points[:-1] if complete else record.points:
-            if point.moves not in self._known:
+        for point in record.points[:-1] if record.state == "complete" else record.points:
+            if self.asker.key_of(point.moves) not in self._known:
                 tell_point(self._study, self._experiment, point, record.number)
 
     def _remember(self, record: Record) -> None:
         self.records.append(record)
-        if record.served_from is not None:
-            return
-        if self._experiment.searches_policy:
-            if record.state == "complete":
-                self._known.setdefault(self._key(record.params), (record.number, list(record.points)))
-            return
-        for count, point in enumerate(record.points, start=1):
-            self._known.setdefault(point.moves, (record.number, list(record.points[:count])))
+        self._told.add(record.optuna_number)
+        for kind in ("served" if record.served_from is not None else "", record.state):
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+        if record.served_from is None:
+            self._add_to_front(record)
+            if not self._experiment.searches_policy:
+                for count, point in enumerate(record.points, start=1):
+                    self.asker.remember(point)
+                    self._known.setdefault(self.asker.key_of(point.moves), (record.number, list(record.points[:count])))
+            elif record.state == "complete":
+                self._known.setdefault(self.asker.key(record.params), (record.number, list(record.points)))
+        self._stopping.finished(record, self.front.hypervolume)
 
-    def _key(self, params: Mapping[str, Any]) -> Hashable:
-        if self._experiment.searches_policy:
-            return tuple(sorted(params.items()))
-        return to_sequence(self._experiment.instantiation, params)
+    def _take_in_others(self) -> None:
+        """Learn what other drivers of the same study have finished since."""
+        if self._experiment.config.storage is None:
+            return
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
+                self._remember(record_of(trial))
 
     def _name(self, record: Record) -> str:
         settings = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
                              for name, value in record.params.items())  # fmt: skip
         return f"{record.number}: {settings}"[:200]
 
-    def _without_duplicates(self, sampler: optuna.samplers.BaseSampler) -> Screened:
-        """Wrap a sampler so that it proposes no vector that leads to a model already made."""
-        objectives = {meter.name: meter.direction for meter in self._experiment.objectives}
-        problem = Problem(self._experiment.space, objectives, canonical=self._key)
-        return Screened(sampler, problem, seed_after(self._experiment.config.seed, len(self.records)))
-
-    def _exhausted(self) -> bool:
-        sampler = self._study.sampler
-        if isinstance(sampler, Screened):
-            return sampler.exhausted
-        return isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study)
-
     def _give_up_on_equal_failures(self) -> None:
         last = self.records[-MOST_EQUAL_FAILURES:]
-        errors = {record.error for record in last if record.state in ("failed", "infeasible")}
-        alike = len(errors) == 1 and all(record.state in ("failed", "infeasible") for record in last)
+        errors = {record.error for record in last if record.state in _GAVE_NOTHING}
+        alike = len(errors) == 1 and all(record.state in _GAVE_NOTHING for record in last)
         if len(last) == MOST_EQUAL_FAILURES and alike:
             raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the sweep stops: {errors.pop()}")
-
-
-def _is_sequence(sampler: optuna.samplers.BaseSampler) -> bool:
-    """Tell whether a sampler goes through a fixed sequence, in which nothing else has a place."""
-    return isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    return text if len(text) <= 400 else text[:397] + "…"

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,19 @@ from torch import nn
 
 from kmr.artifact import Builder
 from kmr.cache import PrefixCache, Store, describe
-from kmr.core import Direction, Instantiation, KMRError, Meter, Quality, Readings, Rule, Step, measure, measure_base
+from kmr.core import (
+    Cost,
+    Direction,
+    Instantiation,
+    KMRError,
+    Meter,
+    Quality,
+    Readings,
+    Rule,
+    Step,
+    measure,
+    measure_base,
+)
 from kmr.data import Data, as_data, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
@@ -127,6 +139,39 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     )
 
 
+def at_fidelity(experiment: Experiment, share: float) -> Experiment:
+    """Return the experiment with a share of its fine-tuning steps, and its objectives read on that share of the data.
+
+    Args:
+        experiment: at full fidelity.
+        share: in (0, 1); at least one step and 32 samples are left.
+
+    Raises:
+        SweepError: the fine-tuning has no number of steps to share out.
+    """
+    if "steps" not in {entry.name for entry in fields(experiment.finetune)}:
+        raise SweepError("halving needs a fine-tuning with a number of steps, as kmr.finetune.FineTune has")
+    validation = experiment.data.validation
+    few = Predictions.of(validation.subset(max(32, round(share * len(validation)))))
+    finetune = replace(experiment.finetune, steps=max(1, round(share * experiment.finetune.total_steps)))
+    objectives = tuple(
+        replace(meter, data=few) if isinstance(getattr(meter, "data", None), Predictions) else meter  # type: ignore[call-arg]
+        for meter in experiment.objectives
+    )
+    return replace(
+        experiment,
+        instantiation=replace(
+            experiment.instantiation,
+            costs=tuple(meter for meter in objectives if isinstance(meter, Cost)),
+            qualities=tuple(meter for meter in objectives if isinstance(meter, Quality)),
+        ),
+        objectives=objectives,
+        finetune=finetune,
+        known_base=None,
+        prefixes=_prefixes(experiment.config, experiment.model, finetune),
+    )
+
+
 _IDENTITY = (
     "model", "weights", "train", "data", "batch_size", "rules", "meters", "finetune", "space", "policy", "policy_space",
     "policy_max_moves", "on_no_progress", "objectives", "budget", "seed",
@@ -140,6 +185,8 @@ def _check_numbers(config: Config) -> None:
             raise SweepError(f"budget.{name} must be a finite number, not {limit}")
     if config.threads is not None and not 1 <= config.threads <= 1024:
         raise SweepError(f"threads must be between 1 and 1024, not {config.threads}")
+    if not 1 <= config.workers <= 1024:
+        raise SweepError(f"workers must be between 1 and 1024, not {config.workers}")
     if config.policy_max_moves < 1:
         raise SweepError(f"policy_max_moves must be at least 1, not {config.policy_max_moves}")
     if config.on_no_progress not in ("break", "next"):

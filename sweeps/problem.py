@@ -24,11 +24,11 @@ class Problem:
     Args:
         space: the domain of each knob.
         objectives: the direction of each objective, in the study's order.
-        limits: the largest value of a meter to minimise, the smallest of one to maximise; a meter that is no objective
-            is one to minimise.
+        limits: the largest value of a meter to minimise, the smallest of one to maximise.
         canonical: equal for vectors that lead to the same model.
         static_costs: reads the meters that are exact before anything is trained, by name; the same names every time.
             Called for every candidate that is thought about, so milliseconds count; a vector is asked about once.
+        directions: of meters that are no objectives; one that is not here either is to minimise.
     """
 
     space: Space
@@ -36,12 +36,13 @@ class Problem:
     limits: Mapping[str, float] = field(default_factory=dict)
     canonical: Canonical = as_given
     static_costs: StaticCosts | None = None
+    directions: Mapping[str, Direction] = field(default_factory=dict)
 
     def violations(self, readings: Mapping[str, float]) -> dict[str, float]:
         """Return value − limit for every limit, sorted by name; ≤ 0 is feasible, and 0 stands for one not read yet."""
         return {
             name: 0.0 if name not in readings
-            else limit - readings[name] if self.objectives.get(name) == "maximize"
+            else limit - readings[name] if self.objectives.get(name, self.directions.get(name)) == "maximize"
             else readings[name] - limit
             for name, limit in sorted(self.limits.items())
         }  # fmt: skip

@@ -9,6 +9,7 @@ infeasible, with the values of their constraints, so that the inner sampler lear
 
 import itertools
 import math
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from analysis.front import non_dominated
 from kmr.core import Choice, Domain, FloatRange, IntRange
+from sweeps.bounds import Bound
 from sweeps.errors import SweepError
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Params, Problem
@@ -50,11 +52,19 @@ class Screened(optuna.samplers.BaseSampler):
         seed: of mutations and random candidates.
         screening: how candidates are compared; None takes the inner sampler's draw, or a one-knob mutation in its place
             where it has been trained or, too often in a row, is infeasible.
+        patience: seconds of looking for a substitute after which there is taken to be none.
     """
 
     def __init__(
-        self, inner: optuna.samplers.BaseSampler, problem: Problem, seed: int, screening: Screening | None = None
+        self,
+        inner: optuna.samplers.BaseSampler,
+        problem: Problem,
+        seed: int,
+        screening: Screening | None = None,
+        patience: float = math.inf,
     ) -> None:
+        self._patience = patience
+        self.inner = inner
         self._inner, self._problem, self._screening = inner, problem, screening
         self._rng = np.random.default_rng(seed)
         self._distributions = distributions(problem.space)
@@ -176,9 +186,12 @@ class Screened(optuna.samplers.BaseSampler):
                 return drawn
         self._infeasible_in_a_row = 0
         self.replaced = True
+        started = time.monotonic()
         for candidate in self._substitutes(drawn, done):
             if self._fits(candidate, seen):
                 return candidate
+            if time.monotonic() - started > self._patience:
+                break
         self.exhausted = True
         return drawn
 
@@ -228,13 +241,27 @@ class Proposer:
         problem: what is searched.
         seed: of mutations and random candidates.
         screening: as in `Screened`.
+        wrap: whether the sampler is wrapped at all; one that goes through a fixed sequence should not be.
+        bound: shuts out vectors that finished trials leave no hope.
+        patience: as in `Screened`.
     """
 
-    def __init__(self, study: Study, problem: Problem, seed: int, screening: Screening | None = None) -> None:
-        self._study, self._problem = study, problem
+    def __init__(
+        self,
+        study: Study,
+        problem: Problem,
+        seed: int,
+        screening: Screening | None = None,
+        *,
+        wrap: bool = True,
+        bound: Bound | None = None,
+        patience: float = math.inf,
+    ) -> None:
+        self._study, self._problem, self._bound = study, problem, bound
         self._distributions = distributions(problem.space)
-        self._sampler = Screened(study.sampler, problem, seed, screening)
-        study.sampler = self._sampler
+        self._sampler = Screened(study.sampler, problem, seed, screening, patience)
+        if wrap:
+            study.sampler = self._sampler
 
     def ask(self) -> Proposal | None:
         """Return the next trial, running, or None where nothing is left to try.
@@ -258,15 +285,24 @@ class Proposer:
             static = sampler.costs(trial.params)
             if (trouble := sampler.trouble(trial.params)) is not None:
                 trial.set_user_attr(PROPOSAL, {**how, "screened": f"static costs: {trouble}"})
-                self._study.tell(trial, state=TrialState.FAIL)
+                _tell(self._study, trial, TrialState.FAIL)
                 continue
-            if self._problem.is_feasible(static):
+            reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
+            if reason is None:
                 trial.set_user_attr(PROPOSAL, how)
                 return Proposal(trial, static, self._twin(trial))
             for name, value in self._problem.violations(static).items():
                 trial.set_constraint(name, value)
-            trial.set_user_attr(PROPOSAL, {**how, "screened": "infeasible"})
-            self._study.tell(trial, state=TrialState.PRUNED)
+            trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
+            _tell(self._study, trial, TrialState.PRUNED)
+
+    def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
+        if self._bound is None:
+            return None
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = [(t.params, t.values) for t in complete if t.params.keys() == self._problem.space.keys()]
+        why = self._bound.hopeless(trial.params, static, done)
+        return None if why is None else f"bound: {why}"
 
     def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
         key = self._problem.canonical(trial.params)
@@ -274,6 +310,15 @@ class Proposer:
             if other.params.keys() == self._problem.space.keys() and self._sampler.key_of(other) == key:
                 return other
         return None
+
+
+def _tell(study: Study, trial: optuna.Trial, state: TrialState) -> None:
+    try:
+        study.tell(trial, state=state)
+    except RuntimeError as error:
+        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
+        if "Study.stop" not in str(error):
+            raise
 
 
 def _size(space: Space) -> float:

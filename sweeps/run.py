@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from kmr.core import KMRError
-from sweeps.config import Config
+from sweeps.config import Config, threads_of
 from sweeps.errors import SweepError
 from sweeps.listing import list_experiments
 
@@ -87,14 +87,16 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
 
     from sweeps.driver import Sweep
     from sweeps.experiment import build_experiment
+    from sweeps.fidelity import fidelities_of
     from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.interrupt import Interrupts, Stopped
     from sweeps.progress import SweepProgress
     from sweeps.study import open_study, reclaim, run_folder, with_base
+    from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads_of(config))
     started = time.monotonic()
     folder = run_folder(config.output_dir, config.name)
     lock = FileLock(folder / ".lock")
@@ -103,7 +105,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     except Timeout as error:
         raise SweepError(f"another sweep is running in {folder}: wait for it, or choose another name=…") from error
     with held, Interrupts() as interrupts:
-        code, problem = 0, None
+        code, problem, why = 0, None, None
         try:
             with interrupts.allowed():
                 experiment = build_experiment(config, plain)
@@ -124,12 +126,18 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
         _greet(console, experiment, sweep, folder)
         with SweepProgress(console, sweep.finished, config.trials) as progress:
             try:
-                sweep.run(config.trials, progress, interrupts)
+                fidelities = fidelities_of(experiment, folder)
+                executor: Executor = InProcess(experiment, folder, fidelities)
+                if config.workers > 1:
+                    executor = LocalProcesses(experiment, folder, config.workers)
+                why = sweep.run(config.trials, executor, progress, interrupts)
             except Stopped as stop:
                 code = stop.exit_code
                 progress.say("stopping: writing the report of what is there")
             except SweepError as error:
                 problem = error
+        if why is not None:
+            console.print(f"ended after {sweep.finished} trials: {why}", highlight=False, soft_wrap=True)
         command, resume = commands(argv, config.trials)
         written = write_results(
             experiment, study, sweep, tracker, folder,
@@ -203,6 +211,8 @@ def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
         for meter in experiment.objectives
     )
     console.print(f"base model: {base}", highlight=False, soft_wrap=True)
+    if experiment.config.policy is None:
+        console.print(sweep.asker.description, markup=False, highlight=False, soft_wrap=True)
     knobs = "; ".join(f"{name} {domain}" for name, domain in experiment.space.items())
     console.print(f"searching {knobs}", markup=False, highlight=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import warnings
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
@@ -20,6 +21,9 @@ MANY_TRIALS = 1000
 """From here on TPE, whose cost grows with every trial, gives way to evolution."""
 FEW_TRIALS, FEW_KNOBS = 150, 8
 """Up to here a Gaussian process is affordable, some tenths of a second for each proposal."""
+
+
+_REASONS: "WeakKeyDictionary[optuna.samplers.BaseSampler, str]" = WeakKeyDictionary()
 
 
 class Pick(NamedTuple):
@@ -52,7 +56,20 @@ def pick_sampler(space: Space, trials: int, seed: int, conditional: bool = False
     else:
         pick = Pick(_tpe(seed=seed), "independent TPE: the space is continuous")
     logger.info("sampler: %s", pick.reason)
+    _REASONS[pick.sampler] = pick.reason
     return pick
+
+
+def by_space(space: Space, trials: int, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that suits the space: what `conf/sampler/auto.yaml` names."""
+    return pick_sampler(space, trials, seed).sampler
+
+
+def describe_sampler(sampler: optuna.samplers.BaseSampler) -> str:
+    """Name a sampler for the user."""
+    inner = getattr(sampler, "inner", sampler)
+    reason = _REASONS.get(inner)
+    return f"{type(inner).__name__} ({reason})" if reason else type(inner).__name__
 
 
 def seed_after(seed: int, trials: int) -> int:

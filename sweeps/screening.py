@@ -41,6 +41,8 @@ class Screening:
         climbs: times that the best four candidates are joined by their own mutations.
         startup: finished trials before the surrogate has a say.
         explore: every so manyth proposal is the inner sampler's own; 0 never.
+        shortlist: where static costs take long to read, how many candidates have them read: those that look best with
+            costs that are guessed as well; None reads them all.
     """
 
     mutants: int = 300
@@ -49,6 +51,7 @@ class Screening:
     climbs: int = 2
     startup: int = 10
     explore: int = 3
+    shortlist: int | None = None
 
 
 class Screen:
@@ -90,7 +93,10 @@ class Screen:
         on_front = non_dominated(observed, ["minimize"] * len(signs))
         front = observed[on_front]
         members = [vector for (vector, _, _), is_on in zip(done, on_front, strict=True) if is_on]
-        candidates = fitting(self._pool(drawn, members))
+        pool = self._pool(drawn, members)
+        if self._settings.shortlist is not None:
+            pool = self._shortlist(pool, learned, observed, front, signs)
+        candidates = fitting(pool)
         if not candidates:
             return None
         guess = self._guesser(learned, signs)
@@ -111,12 +117,36 @@ class Screen:
             return [(-g, t, *v) for g, t, v in zip(gains.tolist(), ties.tolist(), vectors, strict=True)]
 
         best = sorted(ranked(candidates), key=_score)[:4]
-        for _ in range(self._settings.climbs):
+        for _ in range(self._settings.climbs if self._settings.shortlist is None else 0):
             near = fitting([m for _, _, vector, _ in best for m in mutations(self._space, vector, self._rng)])
             if not near:
                 break
             best = sorted([*best, *ranked(near)], key=_score)[:4]
         return best[0][2]
+
+    def _shortlist(
+        self, pool: list[Vector], learned: Sequence[tuple[Vector, Array, Readings]], observed: Array, front: Array,
+        signs: Array,
+    ) -> list[Vector]:  # fmt: skip
+        """Return the vectors of a pool, and of what climbs from it, that look best with every objective guessed."""
+        guess = self._guesser([(vector, values, {}) for vector, values, _ in learned], signs)
+        far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
+        reference = far + _MARGIN * np.maximum(far - front.min(axis=0), 1e-12)
+        seen = {tuple((name, vector[name]) for name in self._space) for vector, _, _ in learned}
+        best: list[tuple[float, Vector]] = []
+        for climb in range(self._settings.climbs + 1):
+            if climb:
+                pool = [m for _, vector in best[:4] for m in mutations(self._space, vector, self._rng)]
+            fresh = []
+            for vector in pool:
+                ordered = tuple((name, vector[name]) for name in self._space)
+                if ordered not in seen:
+                    seen.add(ordered)
+                    fresh.append(vector)
+            if fresh:
+                gains = expected_gain(guess([(vector, {}) for vector in fresh]), _WEIGHTS, front, reference)
+                best = sorted([*best, *zip((-gains).tolist(), fresh, strict=True)], key=lambda entry: entry[0])
+        return [vector for _, vector in best[: self._settings.shortlist]]
 
     def _pool(self, drawn: Vector, members: Sequence[Mapping[str, Value]]) -> list[Vector]:
         settings, rng = self._settings, self._rng

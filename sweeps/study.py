@@ -8,6 +8,7 @@ trial they come from.
 import json
 import os
 import platform
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from kmr.core import Seconds, Step, Value
 from sweeps.build import part
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.propose import PROPOSAL
 from sweeps.sampling import seed_after
 from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
@@ -32,8 +34,12 @@ _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
 _IDENTITY = "kmr:identity"
 _OWNER = "kmr:owner"
+_NUMBER = "kmr:number"
+_ATTEMPTS = "kmr:attempts"
 _LEASE = 24 * 3600
-"""Seconds after which a trial of another host, or of a process id used again, is taken for dead."""
+"""Seconds after which a trial of another host is taken for dead."""
+MOST_ATTEMPTS = 3
+"""How often a trial is tried whose process dies."""
 _GRACE = 10
 """Seconds in which a trial that names no owner may be one just asked for."""
 _ID = "kmr:id"
@@ -42,7 +48,11 @@ _BASE = "kmr:base"
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial as the study keeps it; `state` is complete, failed, infeasible or interrupted."""
+    """A finished trial as the study keeps it; `state` is complete, pruned, failed, infeasible or interrupted.
+
+    Its number is its place among the trials that were asked for, so that it is the same for every driver of the study;
+    `optuna_number` also counts the intermediate models.
+    """
 
     number: int
     params: Mapping[str, Value]
@@ -54,6 +64,7 @@ class Record:
     seconds: float = 0.0
     overhead: float = 0.0
     served_from: int | None = None
+    optuna_number: int = -1
 
     @property
     def final(self) -> Point | None:
@@ -135,7 +146,8 @@ def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.
     seed = seed_after(experiment.config.seed, trials_so_far)
     trusted = experiment.config.trusted_modules
     config = experiment.plain["sampler"]
-    live = {"seed": seed, "search_space": grid(experiment.space)}
+    live = {"seed": seed, "search_space": grid(experiment.space), "space": experiment.space}
+    live["trials"] = experiment.config.trials
     if trials_so_far and str(config.get("_target_", "")).endswith(("QMCSampler", "GridSampler")):
         live["seed"] = experiment.config.seed  # these continue one fixed sequence
     sampler = part("sampler", config, trusted, **live)
@@ -170,7 +182,7 @@ def abandon(
     """Close a trial that gave no result; what it measured before is kept."""
     trial.set_user_attr(_POINTS, [asdict(point) for point in points])
     trial.set_user_attr(_OUTCOME, {"state": state, "error": error, "finished": now(), "seconds": seconds})
-    _tell(study, trial, state=TrialState.FAIL)
+    _tell(study, trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, **how: Any) -> None:
@@ -199,9 +211,55 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
     return True
 
 
-def claim(trial: optuna.Trial) -> None:
-    """Say who runs a trial, so that another run can tell whether it is still alive."""
-    trial.set_user_attr(_OWNER, {"host": platform.node(), "pid": os.getpid()})
+def claim(study: optuna.Study, trial: optuna.Trial) -> int:
+    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
+    before = study.get_trials(deepcopy=False)[: trial.number]
+    number = sum(_PARENT not in other.user_attrs for other in before)
+    trial.set_user_attr(_NUMBER, number)
+    owner = {"host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid()), "expires": time.time() + _LEASE}
+    trial.set_user_attr(_OWNER, owner)
+    return number
+
+
+def put_back(
+    study: optuna.Study,
+    trial: optuna.Trial | FrozenTrial,
+    error: str,
+    points: Sequence[Point] = (),
+    seconds: float = 0.0,
+    *,
+    count: bool = True,
+) -> bool:
+    """Close a trial that did not get to its end, and put its vector first in the queue.
+
+    Args:
+        study: of the trial.
+        trial: running.
+        error: what happened to it.
+        points: what it had measured.
+        seconds: it ran.
+        count: whether this is an attempt that went wrong; after `MOST_ATTEMPTS` of those the trial has failed.
+
+    Returns:
+        Whether it is tried again.
+    """
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    attempts = int(frozen.user_attrs.get(_ATTEMPTS, 0)) + count
+    again = attempts < MOST_ATTEMPTS
+    outcome = {
+        "state": "interrupted" if again else "failed",
+        "error": error if again else f"given up after {attempts} attempts: {error}",
+        "finished": now(),
+        "seconds": seconds,
+    }
+    storage, identity = study._storage, frozen._trial_id
+    if points:
+        storage.set_trial_user_attr(identity, _POINTS, [asdict(point) for point in points])
+    storage.set_trial_user_attr(identity, _OUTCOME, outcome)
+    study.tell(trial.number, state=TrialState.FAIL)
+    if again and frozen.params:
+        study.enqueue_trial(frozen.params, user_attrs={_ATTEMPTS: attempts})
+    return again
 
 
 def reclaim(study: optuna.Study, alone: bool) -> int:
@@ -214,22 +272,18 @@ def reclaim(study: optuna.Study, alone: bool) -> int:
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     stale = [trial for trial in running if alone or not _may_be_alive(trial)]
     for trial in stale:
-        study._storage.set_trial_user_attr(
-            trial._trial_id, _OUTCOME, {"state": "interrupted", "error": "the run ended before it", "finished": now()}
-        )
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params, skip_if_exists=False)
+        put_back(study, trial, "the run ended before it")
     return len(stale)
 
 
 def _may_be_alive(trial: FrozenTrial) -> bool:
     owner = trial.user_attrs.get(_OWNER)
-    age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
     if owner is None:
+        age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
         return age < _GRACE
     if owner["host"] != platform.node():
-        return age < _LEASE
+        return time.time() < float(owner.get("expires", 0.0))
+    # On this machine the process itself is asked, so that a clock that jumps ends no lease.
     if owner["pid"] == os.getpid():
         return False
     try:
@@ -238,22 +292,55 @@ def _may_be_alive(trial: FrozenTrial) -> bool:
         return False
     except PermissionError:
         pass
-    return age < _LEASE
+    return owner.get("born") in (None, _born(owner["pid"]))
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process began, in the system's own count, which tells it from a later one of the same id."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def is_asked(trial: FrozenTrial) -> bool:
+    """Tell whether a trial was asked for and tried: no intermediate model, and not turned down before its training."""
+    turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened") is not None and _OUTCOME not in trial.user_attrs
+    return _PARENT not in trial.user_attrs and not turned_down
+
+
+def turned_down(study: optuna.Study) -> dict[str, int]:
+    """Count the vectors that were told to the sampler without training, by reason."""
+    counts: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        how = trial.user_attrs.get(PROPOSAL, {})
+        if (reason := how.get("screened")) not in (None, "exhausted") and _OUTCOME not in trial.user_attrs:
+            kind = str(reason).split(":")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+        if how.get("rejected"):
+            counts["candidates"] = counts.get("candidates", 0) + int(how["rejected"])
+    return counts
 
 
 def records(study: optuna.Study) -> list[Record]:
     """Read the finished trials of a study, in order, without the intermediate models told as trials."""
-    asked = (trial for trial in study.get_trials(deepcopy=False) if _PARENT not in trial.user_attrs)
-    finished = (trial for trial in asked if trial.state.is_finished())
-    return [record_of(trial, number) for number, trial in enumerate(finished)]
+    number, found = 0, []
+    for trial in study.get_trials(deepcopy=False):
+        if _PARENT in trial.user_attrs:
+            continue
+        if trial.state.is_finished() and is_asked(trial):
+            found.append(record_of(trial, number))
+        number += 1
+    return found
 
 
-def record_of(trial: FrozenTrial, number: int) -> Record:
-    """Read one finished trial; its number counts the trials that were asked for, without the intermediate models."""
+def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
+    """Read one finished trial; `number` is for a trial that does not keep its own."""
     outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
     points = tuple(Point(**point) for point in trial.user_attrs.get(_POINTS, ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
-    return Record(number=number, params=dict(trial.params), points=points, **outcome)
+    own = int(trial.user_attrs.get(_NUMBER, -1 if number is None else number))
+    return Record(number=own, params=dict(trial.params), points=points, optuna_number=trial.number, **outcome)
 
 
 def now() -> str:

@@ -25,13 +25,17 @@ from sweeps.space import to_sequence
 
 @dataclass(frozen=True)
 class Point:
-    """One measured model, as the study keeps it: plain values that JSON carries."""
+    """One measured model, as the study keeps it: plain values that JSON carries.
+
+    `key` is equal for sequences that lead to the same model (`sweeps.statics`); empty where it is not known.
+    """
 
     step: int
     sequence: list[list[Any]]
     readings: dict[str, list[float | None]]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    key: str = ""
 
     @classmethod
     def of(cls, index: int, step: Step) -> "Point":

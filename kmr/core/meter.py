@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import torch
 from torch import nn
@@ -43,6 +43,8 @@ class Meter(ABC):
     name: str
     unit: str = field(init=False)
     direction: Direction = field(init=False)
+    static: ClassVar[bool] = False
+    """Whether structure and bits alone decide the reading, so that it is known before anything is fine-tuned."""
 
     @property
     def view(self) -> View:

@@ -26,6 +26,8 @@ class Rule(ABC):
     seed: int = 0
     version: ClassVar[int] = 1
     """Raised whenever the same (M, k, v) would give another model than before."""
+    trains: ClassVar[bool] = False
+    """Whether `apply` takes long, as training does: then nothing is asked of it before its trial has its turn."""
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class MACs(Cost):
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)
+    static: ClassVar[bool] = True
     name: str = "macs"
     unit: str = field(init=False, default="MAC")
 
@@ -92,6 +93,7 @@ class EffectiveMACs(Cost):
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)
+    static: ClassVar[bool] = True
     name: str = "effective_macs"
     unit: str = field(init=False, default="MAC (theoretical)")
 

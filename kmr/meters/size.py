@@ -1,6 +1,7 @@
 """How large a model is: parameters, those that are not zero, and bytes as they are really stored."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 
@@ -17,6 +18,7 @@ class Parameters(Cost):
     Buffers, and with them scales, zero points and masks, are not parameters.
     """
 
+    static: ClassVar[bool] = True
     name: str = "parameters"
     unit: str = field(init=False, default="parameters")
 
@@ -31,6 +33,7 @@ class NonzeroParameters(Cost):
     A value that merely is 0 counts: the next optimizer step moves it, so no cost is saved for good.
     """
 
+    static: ClassVar[bool] = True
     name: str = "nonzero_parameters"
     unit: str = field(init=False, default="parameters")
 
@@ -50,6 +53,7 @@ class WeightBytes(Cost):
     describes a changed architecture (`kmr.artifact`) does not count.
     """
 
+    static: ClassVar[bool] = True
     name: str = "weight_bytes"
     unit: str = field(init=False, default="B")
 

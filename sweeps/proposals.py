@@ -1,0 +1,115 @@
+"""What a sweep of KMR trials is asked for: its vectors made canonical, their static costs, and the sampler by space."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import optuna
+
+from kmr.core import TransformationSequence, Value
+from sweeps.bounds import Bound
+from sweeps.errors import SweepError
+from sweeps.experiment import Experiment
+from sweeps.problem import Problem
+from sweeps.propose import Proposer
+from sweeps.sampling import anchors, describe_sampler, screening_pays, seed_after
+from sweeps.screening import Screening
+from sweeps.statics import Statics
+from sweeps.trial import Point
+
+PATIENCE = 120.0
+"""Seconds of looking for a vector that is new and feasible, after which there is taken to be none."""
+
+
+class Asker:
+    """Asks the study of an experiment for trials that are worth training.
+
+    Args:
+        experiment: what is searched.
+        study: Optuna's; its sampler is the configured one.
+
+    Raises:
+        SweepError: the settings of the screening are wrong.
+    """
+
+    def __init__(self, experiment: Experiment, study: optuna.Study) -> None:
+        self._experiment, self._study = experiment, study
+        self._statics = None if experiment.searches_policy else Statics(experiment)
+        self.fixed = isinstance(study.sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
+        """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
+        config = experiment.config
+        meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
+        self._problem = Problem(
+            experiment.space,
+            {meter.name: meter.direction for meter in experiment.objectives},
+            dict(config.budget),
+            canonical=self.key,
+            static_costs=self._statics.costs if self._statics is not None and self._statics.names else None,
+            directions={meter.name: meter.direction for meter in meters},
+        )
+        trials = len(study.get_trials(deepcopy=False))
+        screening = _screening(experiment, self._problem, self.fixed)
+        bound = None if config.bound_margin is None else Bound(self._problem, config.bound_margin)
+        parts = [f"sampler {describe_sampler(study.sampler)}", "screening " + ("on" if screening else "off")]
+        parts += [f"known before training: {', '.join(self._statics.names) or 'nothing'}"] if self._statics else []
+        parts += [] if bound is None else [f"bound margin {config.bound_margin:g}"]
+        self.description = "; ".join(parts)
+        """How vectors are proposed, for the user."""
+        self._proposer = Proposer(
+            study,
+            self._problem,
+            seed_after(config.seed, trials),
+            screening,
+            wrap=not self.fixed and not experiment.searches_policy,
+            bound=bound,
+            patience=PATIENCE,
+        )
+
+    @property
+    def exhausted(self) -> str:
+        """Why `ask` gave nothing."""
+        return "no vector is left that is new and within the limits"
+
+    def ask(self) -> optuna.Trial | None:
+        """Return the next trial to train, running, or None where nothing is left.
+
+        Raises:
+            SweepError: no vector was found whose costs can be read.
+        """
+        sampler = self._study.sampler
+        if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
+            return None
+        proposal = self._proposer.ask()
+        return None if proposal is None else proposal.trial
+
+    def enqueue_anchors(self) -> None:
+        """Put each technique alone, at a few strengths, first in a new study."""
+        levels = self._experiment.config.anchors
+        if levels and not self.fixed:
+            _, *alone = anchors(self._experiment.space, levels=levels) or [{}]
+            for vector in alone:
+                self._study.enqueue_trial(vector, skip_if_exists=True)
+
+    def key(self, params: Mapping[str, Value]) -> Hashable:
+        """Return what is equal for vectors that lead to the same model."""
+        return tuple(sorted(params.items())) if self._statics is None else self._statics.key(params)
+
+    def key_of(self, sequence: TransformationSequence) -> Hashable:
+        """Return what is equal for sequences that lead to the same model."""
+        return str(sequence) if self._statics is None else self._statics.key_of(sequence)
+
+    def remember(self, point: Point) -> None:
+        """Take the key of a point that an earlier run measured."""
+        if self._statics is not None and point.key:
+            self._statics.remember(point.moves, point.key)
+
+
+def _screening(experiment: Experiment, problem: Problem, fixed: bool) -> Screening | None:
+    given: Any = experiment.plain.get("screening")
+    if given is False or given is None or fixed or experiment.searches_policy:
+        return None
+    if given is True:
+        return Screening(shortlist=8) if screening_pays(problem) else None
+    try:
+        return Screening(**{"shortlist": 8, **given})
+    except TypeError as error:
+        raise SweepError(f"screening: {error}") from error

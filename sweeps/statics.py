@@ -1,0 +1,141 @@
+"""What is known of a knob vector before anything is trained: its costs, and which other vectors give the same model.
+
+The moves are made on the base model without fine-tuning, and the meters that structure and bits decide are read. They
+read the same after fine-tuning, but for a mask that weights at zero may join, which lowers a cost further. Beginnings
+that vectors share are made once and kept while memory lasts.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from kmr.cache import fingerprint
+from kmr.core import Instantiation, KMRError, Move, NotApplicable, TransformationSequence, apply_move, measure
+from sweeps.experiment import Experiment
+from sweeps.problem import Params
+from sweeps.space import to_sequence
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model as a sequence leaves it without training, what tells it from others, and what it costs."""
+
+    model: nn.Module
+    digest: str
+    size: int
+
+
+class Statics:
+    """Reads vectors of one experiment; every answer is kept.
+
+    Args:
+        experiment: whose rules and static meters there are.
+        most_bytes: of the models kept for vectors that begin alike.
+    """
+
+    def __init__(self, experiment: Experiment, most_bytes: int = 400_000_000) -> None:
+        self._instantiation = experiment.instantiation
+        meters = tuple(meter for meter in experiment.instantiation.costs if meter.static)
+        self._meters = Instantiation("static", (), meters, ())
+        self._base = _made(experiment.model)
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._kept: OrderedDict[TransformationSequence, _Made] = OrderedDict()
+        self._keys: dict[TransformationSequence, Hashable] = {}
+        self._costs: dict[Hashable, dict[str, float]] = {}
+        self._refused: dict[TransformationSequence, str] = {}
+        self._read, self._spent = 0, 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The meters that can be read before training."""
+        return tuple(meter.name for meter in self._meters.costs)
+
+    @property
+    def seconds(self) -> float:
+        """The mean time that a vector not seen before took."""
+        return self._spent / self._read if self._read else 0.0
+
+    def costs(self, params: Params) -> Mapping[str, float]:
+        """Return the static readings by name; none where a rule would have to train first.
+
+        Raises:
+            NotApplicable: a rule cannot transform the model at these values.
+        """
+        sequence = to_sequence(self._instantiation, params)
+        key = self.key_of(sequence)
+        if sequence in self._refused:
+            raise NotApplicable(self._refused[sequence])
+        if key not in self._costs:
+            if self._trains(sequence) or not self._meters.costs:
+                return {}
+            started = time.perf_counter()
+            readings = measure(self._reach(sequence).model, self._meters.costs)
+            self._costs[key] = {name: reading.value for name, reading in readings.items()}
+            self._spent += time.perf_counter() - started
+        return self._costs[key]
+
+    def key(self, params: Params) -> Hashable:
+        """Return what is equal for vectors that lead to the same model."""
+        return self.key_of(to_sequence(self._instantiation, params))
+
+    def key_of(self, sequence: TransformationSequence) -> Hashable:
+        """Return what is equal for sequences that lead to the same model.
+
+        Two sequences are the same where, without training, they leave the same structure, bits and values: a ratio that
+        removes no further channel, a rank that rounds to the same, a stage that changes nothing.
+        """
+        if sequence not in self._keys:
+            started = time.perf_counter()
+            self._keys[sequence] = self._find_key(sequence)
+            self._read, self._spent = self._read + 1, self._spent + time.perf_counter() - started
+        return self._keys[sequence]
+
+    def remember(self, sequence: TransformationSequence, key: Hashable) -> None:
+        """Take the key of a sequence from an earlier run, so that its model need not be made again."""
+        self._keys.setdefault(sequence, key)
+
+    def _find_key(self, sequence: TransformationSequence) -> Hashable:
+        if self._trains(sequence):
+            return str(sequence)
+        try:
+            return self._reach(sequence).digest
+        except NotApplicable as error:
+            self._refused[sequence] = str(error)
+        except KMRError:  # the trial itself will say what is wrong
+            pass
+        return str(sequence)
+
+    def _trains(self, sequence: TransformationSequence) -> bool:
+        return any(self._instantiation.rule_of(move.knob).trains for move in sequence)
+
+    def _reach(self, sequence: TransformationSequence) -> _Made:
+        moves = tuple(sequence)
+        length = len(moves)
+        while length and TransformationSequence(moves[:length]) not in self._kept:
+            length -= 1
+        beginning = TransformationSequence(moves[:length])
+        made = self._base
+        if length:
+            self._kept.move_to_end(beginning)
+            made = self._kept[beginning]
+        for end in range(length, len(moves)):
+            made = self._take(TransformationSequence(moves[: end + 1]), made, moves[end])
+        return made
+
+    def _take(self, sequence: TransformationSequence, here: _Made, move: Move) -> _Made:
+        made = _made(apply_move(here.model, self._instantiation, move)[0])
+        if made.digest == here.digest:
+            made = here  # the stage changed nothing: one model is enough
+        self._kept[sequence] = made
+        self._bytes += made.size
+        while self._bytes > self._most_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].size
+        return made
+
+
+def _made(model: nn.Module) -> _Made:
+    tensors = [*model.parameters(), *model.buffers()]
+    return _Made(model, fingerprint(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))

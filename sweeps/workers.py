@@ -1,0 +1,209 @@
+"""Who does the trials: this process, or several local ones. A cluster is a third `Executor`."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from sweeps.errors import SweepError
+from sweeps.experiment import Experiment
+from sweeps.fidelity import Fidelities
+from sweeps.work import Ended, Job, Tell, Told, perform
+
+
+class Executor(Protocol):
+    """Does jobs, one or several at a time, and tells of each model they measure and of how they end."""
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it would start at once."""
+
+    def submit(self, job: Job) -> None:
+        """Take a job; `free` is at least 1."""
+
+    def work(self, tell: Tell) -> None:
+        """Wait until something has happened to a submitted job, and tell it; may do the job meanwhile."""
+
+    def close(self) -> None:
+        """Give up what is under way and let go of everything."""
+
+
+class InProcess:
+    """Does one job at a time, in this process.
+
+    Args:
+        experiment: what is searched.
+        folder: the study's.
+        fidelities: as in `perform`.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
+        self._experiment, self._folder, self._fidelities = experiment, folder, fidelities
+        self._job: Job | None = None
+
+    @property
+    def free(self) -> int:
+        return int(self._job is None)
+
+    def submit(self, job: Job) -> None:
+        self._job = job
+
+    def work(self, tell: Tell) -> None:
+        assert self._job is not None
+        ended = perform(self._experiment, self._job, self._folder, tell, self._fidelities)
+        self._job = None
+        tell(ended)
+
+    def close(self) -> None:
+        self._job = None
+
+
+class LocalProcesses:
+    """Does a job in each of several processes, which build the experiment for themselves and live for many jobs.
+
+    A process that dies loses its job, which is told as `lost`, and another takes its place. Signals are the parent's
+    business; workers end when it does.
+
+    Args:
+        experiment: what is searched.
+        folder: the study's.
+        count: of processes.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, count: int) -> None:
+        self._experiment, self._folder = experiment, folder
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [self._start() for _ in range(count)]
+
+    @property
+    def free(self) -> int:
+        return sum(worker.job is None for worker in self._workers)
+
+    def submit(self, job: Job) -> None:
+        worker = next(worker for worker in self._workers if worker.job is None)
+        worker.job, worker.started = job, time.perf_counter()
+        with contextlib.suppress(OSError):  # it is dead, which `work` will see
+            worker.pipe.send(job)
+
+    def work(self, tell: Tell) -> None:
+        ready = wait([*(w.pipe for w in self._workers), *(w.process.sentinel for w in self._workers)], timeout=1.0)
+        for index, worker in enumerate(self._workers):
+            if worker.pipe in ready or worker.process.sentinel in ready:
+                for told in worker.messages():
+                    if isinstance(told, Ended):
+                        worker.job = None
+                    tell(told)
+                if not worker.process.is_alive() and not worker.pipe.poll():
+                    self._replace(index, tell)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers = []
+
+    def _replace(self, index: int, tell: Tell) -> None:
+        dead = self._workers[index]
+        dead.process.join()
+        dead.pipe.close()
+        if not dead.was_ready:
+            raise SweepError(f"a worker process could not start: {dead.trouble or _exit(dead.process)}")
+        self._workers[index] = self._start()
+        if dead.job is not None:
+            tell(Ended(dead.job.number, "lost", None, f"its process {_exit(dead.process)}", dead.seconds))
+
+    def _start(self) -> "_Worker":
+        here, there = self._context.Pipe()
+        experiment = self._experiment
+        recipe = {
+            "plain": dict(experiment.plain),
+            "base": experiment.base,
+            "weights": experiment.identity["weights_digest"],
+            "folder": str(self._folder),
+        }
+        process = self._context.Process(target=_serve, args=(there, recipe), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+
+class _Worker:
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self.process, self.pipe = process, pipe
+        self.job: Job | None = None
+        self.started = 0.0
+        self.was_ready = False
+        self.trouble = ""
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def messages(self) -> Iterator[Told]:
+        """Yield what the process has sent."""
+        try:
+            while self.pipe.poll():
+                sent = self.pipe.recv()
+                if sent == "ready":
+                    self.was_ready = True
+                elif isinstance(sent, str):
+                    self.trouble = sent
+                else:
+                    yield sent
+        except (EOFError, OSError):
+            return
+
+
+def _serve(pipe: Connection, recipe: Mapping[str, Any]) -> None:
+    """Do jobs until the pipe ends: the body of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        import torch
+        from omegaconf import OmegaConf
+
+        from sweeps.config import Config, threads_of
+        from sweeps.experiment import build_experiment
+        from sweeps.fidelity import fidelities_of
+
+        plain = recipe["plain"]
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain)))
+        torch.set_num_threads(threads_of(config))
+        experiment = replace(build_experiment(config, plain), known_base=recipe["base"])
+        if experiment.identity["weights_digest"] != recipe["weights"]:
+            raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
+        folder = Path(recipe["folder"])
+        fidelities = fidelities_of(experiment, folder)
+        pipe.send("ready")
+    except BaseException as error:
+        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        raise SystemExit(1) from error
+    try:
+        while True:
+            pipe.send(perform(experiment, pipe.recv(), folder, pipe.send, fidelities))
+    except (EOFError, OSError):
+        return
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: nobody would hear of what it does."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _exit(process: BaseProcess) -> str:
+    code = process.exitcode
+    if code is not None and code < 0:
+        return f"was killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    return f"ended with exit code {code}"
