@@ -81,7 +81,7 @@ class Config:
     on_no_progress: str = "next"
     sampler: Any = None
     anchors: int = 3
-    screening: Any = None
+    screening: Any = True
     bound_margin: float | None = None
     halving: Any = None
     workers: int = 1

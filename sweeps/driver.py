@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -47,9 +48,17 @@ class Sweep:
         study: where it is kept.
         folder: of the study; front members are saved under it as soon as they are measured.
         tracker: writes to MLflow; None writes nothing.
+        asker: proposes the trials; one with all it can do by default.
     """
 
-    def __init__(self, experiment: Experiment, study: optuna.Study, folder: Path, tracker: Tracker | None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        study: optuna.Study,
+        folder: Path,
+        tracker: Tracker | None,
+        asker: Asker | None = None,
+    ) -> None:
         self._experiment, self._study, self._folder, self._tracker = experiment, study, folder, tracker
         self._objectives = [meter.name for meter in experiment.objectives]
         self._known: dict[Hashable, tuple[int, list[Point]]] = {}
@@ -57,7 +66,7 @@ class Sweep:
         self._under_way: dict[int, _UnderWay] = {}
         self._counts: dict[str, int] = {}
         shutil.rmtree(folder / STAGING, ignore_errors=True)
-        self.asker = Asker(experiment, study)
+        self.asker = asker or Asker(experiment, study)
         self.front = Front(experiment)
         self.records: list[Record] = []
         self.unsaved: dict[str, str] = {}
@@ -89,8 +98,13 @@ class Sweep:
                     why = self._stopping.reason or self._start_one(executor, progress)
                 if not self._under_way:
                     return why
-                with interrupts.allowed():
-                    executor.work(lambda told: self._on(told, progress))
+                ended: list[Ended] = []
+                try:
+                    with interrupts.allowed():
+                        executor.work(partial(self._take, ended))
+                finally:  # outside of it, so that no signal leaves a trial half told
+                    for each in ended:
+                        self._end(each, progress)
                 self._give_up_on_equal_failures()
         finally:
             executor.close()
@@ -168,15 +182,19 @@ class Sweep:
         self._close(number, progress)
         return None
 
-    def _on(self, told: Told, progress: SweepProgress) -> None:
-        match told:
-            case Measured():
-                key = self.asker.key_of(told.point.moves)
-                self._under_way[told.number].points.append(replace(told.point, key=str(key)))
-                self._offer(told)
+    def _take(self, ended: list[Ended], told: Told) -> None:
+        if isinstance(told, Ended):
+            ended.append(told)
+            return
+        key = self.asker.key_of(told.point.moves)
+        self._under_way[told.number].points.append(replace(told.point, key=str(key)))
+        self._offer(told)
+
+    def _end(self, ended: Ended, progress: SweepProgress) -> None:
+        match ended:
             case Ended(number, "lost", _, error):
                 under_way = self._under_way.pop(number)
-                again = put_back(self._study, under_way.trial, error or "", under_way.points, told.seconds)
+                again = put_back(self._study, under_way.trial, error or "", under_way.points, ended.seconds)
                 progress.say(f"trial {number} was lost, {error}; " + ("it is tried again" if again else "given up"))
                 self._remember(self._record(under_way.trial))
             case Ended(number, state, evaluation, error):
@@ -185,7 +203,7 @@ class Sweep:
                     evaluation = replace(evaluation, points=[evaluation.points[0], *under_way.points])
                     finish(self._study, under_way.trial, self._experiment, evaluation, None)
                 else:
-                    abandon(self._study, under_way.trial, state, error or "", under_way.points, told.seconds)
+                    abandon(self._study, under_way.trial, state, error or "", under_way.points, ended.seconds)
                 record = self._close(number, progress)
                 if record.state in _GAVE_NOTHING:
                     progress.say(f"trial {record.number} {record.state}: {record.error}")

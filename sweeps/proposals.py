@@ -16,7 +16,7 @@ from sweeps.screening import Screening
 from sweeps.statics import Statics
 from sweeps.trial import Point
 
-PATIENCE = 120.0
+PATIENCE = 30.0
 """Seconds of looking for a vector that is new and feasible, after which there is taken to be none."""
 
 
@@ -26,13 +26,17 @@ class Asker:
     Args:
         experiment: what is searched.
         study: Optuna's; its sampler is the configured one.
+        statics: whether costs are read before training.
+        canonical: whether vectors of the same model are told apart from new ones, so that none is trained twice.
 
     Raises:
         SweepError: the settings of the screening are wrong.
     """
 
-    def __init__(self, experiment: Experiment, study: optuna.Study) -> None:
-        self._experiment, self._study = experiment, study
+    def __init__(
+        self, experiment: Experiment, study: optuna.Study, *, statics: bool = True, canonical: bool = True
+    ) -> None:
+        self._experiment, self._study, self._canonical = experiment, study, canonical
         self._statics = None if experiment.searches_policy else Statics(experiment)
         self.fixed = isinstance(study.sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
         """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
@@ -43,7 +47,7 @@ class Asker:
             {meter.name: meter.direction for meter in experiment.objectives},
             dict(config.budget),
             canonical=self.key,
-            static_costs=self._statics.costs if self._statics is not None and self._statics.names else None,
+            static_costs=self._statics.costs if statics and self._statics and self._statics.names else None,
             directions={meter.name: meter.direction for meter in meters},
         )
         trials = len(study.get_trials(deepcopy=False))
@@ -67,7 +71,11 @@ class Asker:
     @property
     def exhausted(self) -> str:
         """Why `ask` gave nothing."""
-        return "no vector is left that is new and within the limits"
+        least = {name: self._statics.least(name) for name in self._experiment.config.budget} if self._statics else {}
+        limits = self._experiment.config.budget
+        known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
+        seen = f"; the least found is {', '.join(known)}" if known else ""
+        return f"no vector of the space is left that is new and within the budget{seen}"
 
     def ask(self) -> optuna.Trial | None:
         """Return the next trial to train, running, or None where nothing is left.
@@ -91,10 +99,14 @@ class Asker:
 
     def key(self, params: Mapping[str, Value]) -> Hashable:
         """Return what is equal for vectors that lead to the same model."""
+        if not self._canonical:
+            return object()
         return tuple(sorted(params.items())) if self._statics is None else self._statics.key(params)
 
     def key_of(self, sequence: TransformationSequence) -> Hashable:
         """Return what is equal for sequences that lead to the same model."""
+        if not self._canonical:
+            return object()
         return str(sequence) if self._statics is None else self._statics.key_of(sequence)
 
     def remember(self, point: Point) -> None:

@@ -155,7 +155,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
     _farewell(console, written.report, tracker, command if code else resume, bool(code), time.monotonic() - started)
     if problem is None and not code and all(record.state != "complete" for record in sweep.records):
-        problem = SweepError("no trial succeeded; the report says why each failed")
+        nothing = "no trial succeeded; the report says why each failed"
+        problem = SweepError(why if why is not None and not sweep.records else nothing)
     if problem is not None:
         raise problem
     return code

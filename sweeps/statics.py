@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from kmr.cache import fingerprint
-from kmr.core import Instantiation, KMRError, Move, NotApplicable, TransformationSequence, apply_move, measure
+from kmr.core import Instantiation, Move, TransformationSequence, apply_move, measure
 from sweeps.experiment import Experiment
 from sweeps.problem import Params
 from sweeps.space import to_sequence
@@ -38,19 +38,20 @@ class Statics:
 
     def __init__(self, experiment: Experiment, most_bytes: int = 400_000_000) -> None:
         self._instantiation = experiment.instantiation
-        meters = tuple(meter for meter in experiment.instantiation.costs if meter.static)
+        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.budget)
+        meters = tuple(m for m in experiment.instantiation.costs if m.static and m.name in wanted)
         self._meters = Instantiation("static", (), meters, ())
         self._base = _made(experiment.model)
         self._most_bytes, self._bytes = most_bytes, 0
         self._kept: OrderedDict[TransformationSequence, _Made] = OrderedDict()
         self._keys: dict[TransformationSequence, Hashable] = {}
         self._costs: dict[Hashable, dict[str, float]] = {}
-        self._refused: dict[TransformationSequence, str] = {}
+        self._broken: set[Hashable] = set()
         self._read, self._spent = 0, 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The meters that can be read before training."""
+        """The objectives and limited meters that can be read before training."""
         return tuple(meter.name for meter in self._meters.costs)
 
     @property
@@ -59,17 +60,11 @@ class Statics:
         return self._spent / self._read if self._read else 0.0
 
     def costs(self, params: Params) -> Mapping[str, float]:
-        """Return the static readings by name; none where a rule would have to train first.
-
-        Raises:
-            NotApplicable: a rule cannot transform the model at these values.
-        """
+        """Return the static readings by name; none where a rule would have to train first, or cannot be applied."""
         sequence = to_sequence(self._instantiation, params)
         key = self.key_of(sequence)
-        if sequence in self._refused:
-            raise NotApplicable(self._refused[sequence])
         if key not in self._costs:
-            if self._trains(sequence) or not self._meters.costs:
+            if key in self._broken or self._trains(sequence) or not self._meters.costs:
                 return {}
             started = time.perf_counter()
             readings = measure(self._reach(sequence).model, self._meters.costs)
@@ -93,6 +88,11 @@ class Statics:
             self._read, self._spent = self._read + 1, self._spent + time.perf_counter() - started
         return self._keys[sequence]
 
+    def least(self, name: str) -> float | None:
+        """Return the smallest reading of a meter so far, or None."""
+        seen = [costs[name] for costs in self._costs.values() if name in costs]
+        return min(seen) if seen else None
+
     def remember(self, sequence: TransformationSequence, key: Hashable) -> None:
         """Take the key of a sequence from an earlier run, so that its model need not be made again."""
         self._keys.setdefault(sequence, key)
@@ -102,11 +102,9 @@ class Statics:
             return str(sequence)
         try:
             return self._reach(sequence).digest
-        except NotApplicable as error:
-            self._refused[sequence] = str(error)
-        except KMRError:  # the trial itself will say what is wrong
-            pass
-        return str(sequence)
+        except Exception:  # a rule may raise anything: the trial itself will say what is wrong
+            self._broken.add(str(sequence))
+            return str(sequence)
 
     def _trains(self, sequence: TransformationSequence) -> bool:
         return any(self._instantiation.rule_of(move.knob).trains for move in sequence)

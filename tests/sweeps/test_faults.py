@@ -176,9 +176,11 @@ def test_a_damaged_cache_of_the_base_model_is_trained_again(tmp_path, capsys) ->
 
 
 def test_a_budget_that_nothing_meets_is_said(tmp_path) -> None:
-    code, printed = sweep(tmp_path, "trials=1", "+budget.weight_bytes=10")
-    assert code == 0
+    bits_alone = ("space.structured.ratio=null", "space.lowrank.keep=null")
+    code, printed = sweep(tmp_path, "trials=1", "+budget.weight_bytes=10", *bits_alone)
+    assert code == 2
     assert "no model on the front meets the budget (weight_bytes 10)" in printed
+    assert "within the budget; the least found is weight_bytes" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,337 @@
+"""What a front costs: training seconds of Optuna with a hand-written objective, and of ours, on the same real models.
+
+The space, the model, its data, the fine-tuning after each move and the meters are one and the same experiment's. The
+baseline is a loop that anyone would write: Optuna's default sampler, ask, make the model, tell what was measured. Ours
+is the driver of `python -m sweeps.run`. Every step of every side is really taken, once, and its seconds kept; where
+another side or seed takes the same step it is charged the same seconds, so that all sides are compared on the same
+clock. Recalling a model is charged what it takes here, measured first.
+
+How good a front is, is its hypervolume; the best known is that of all models any side made. A side that does not get
+to a share of it in its trials is charged what it spent, which flatters it (marked ≥). Each part of ours is switched
+off in turn (halving, off by default, is switched on).
+
+Bar: ours needs at most a fifth of the baseline's training seconds to 95 % of the best known hypervolume, in the mean
+over seeds and tasks.
+
+    python -m benchmarks.search_cost            # digits and CIFAR-10/ResNet-20 (KMR_DATA names the data folder)
+    python -m benchmarks.search_cost --quick    # digits, two seeds
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from analysis.hypervolume import normalised
+from kmr.cache import PrefixCache, Store, describe
+from kmr.core import Instantiation, Move, Step, TransformationSequence
+from sweeps.config import Config
+from sweeps.driver import Sweep
+from sweeps.experiment import Experiment, build_experiment
+from sweeps.fidelity import Fidelities, Settings
+from sweeps.front import corners
+from sweeps.interrupt import Interrupts
+from sweeps.progress import SweepProgress
+from sweeps.proposals import Asker
+from sweeps.space import distributions, to_sequence
+from sweeps.study import make_sampler
+from sweeps.trial import Point, evaluate
+from sweeps.work import Ended, Job, Measured, Tell
+
+BAR = 5.0
+SHARES = (0.95, 0.99)
+
+
+class Recorded:
+    """Takes every step once and keeps it; a `Prefixes` for any number of runs, each of which says what it has made."""
+
+    def __init__(self) -> None:
+        self.steps: dict[tuple[Move, ...], tuple[nn.Module, Step]] = {}
+
+    def reach(
+        self, base: nn.Module, instantiation: Instantiation, steps: Sequence[Step], move: Move, take: Any
+    ) -> tuple[nn.Module, Step]:
+        """Return the model and step of a move after these."""
+        key = (*(step.move for step in steps if step.move is not None), move)
+        if key not in self.steps:
+            self.steps[key] = take()
+        return self.steps[key]
+
+    def seconds(self, moves: tuple[Move, ...]) -> float:
+        """Return what the last of these moves took when it was really made."""
+        spent = self.steps[moves][1].seconds
+        return spent.rule + spent.finetune + spent.meter
+
+
+@dataclass
+class Task:
+    """An experiment whose trials are recorded, and the values (cost, quality) of every model made in it."""
+
+    name: str
+    experiment: Experiment
+    recorded: Recorded
+    recall: float
+    made: list[list[float]] = field(default_factory=list)
+
+    def hypervolume(self, values: Sequence[Sequence[float]]) -> float:
+        """Return the share of the box that feasible points dominate; the base model counts."""
+        names = [meter.name for meter in self.experiment.objectives]
+        limits = self.experiment.config.budget
+        inside = [v for v in values if all(v[names.index(name)] <= limit for name, limit in limits.items())]
+        reference, ideal = ([place[name] for name in names] for place in corners(self.experiment))
+        return normalised(np.array(inside or [reference]), reference, ideal, self.experiment.directions)
+
+
+@dataclass
+class Course:
+    """What one run of one side spent and had: (training seconds so far, values) for each model, in order."""
+
+    spent: float = 0.0
+    points: list[tuple[float, list[float]]] = field(default_factory=list)
+    trained: int = 0
+    thought: float = 0.0
+
+    def until(self, task: Task, target: float) -> tuple[float, bool]:
+        """Return the seconds at which the hypervolume reached a target, and whether it did."""
+        had: list[list[float]] = []
+        for spent, values in self.points:
+            had.append(values)
+            if task.hypervolume(had) >= target:
+                return spent, True
+        return self.spent, False
+
+
+class Charging:
+    """An executor of recorded steps that charges a course for what its run has not made before."""
+
+    def __init__(self, task: Task, course: Course, cache: bool, halving: Path | None) -> None:
+        self._task, self._course, self._cache = task, course, cache
+        self._had: set[tuple[Move, ...]] = set()
+        self._job: Job | None = None
+        self._halving = None
+        self.worked = 0.0
+        if halving is not None:
+            self._halving = Fidelities(Settings(), task.experiment, halving)
+
+    @property
+    def free(self) -> int:
+        """One job at a time."""
+        return int(self._job is None)
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+        self._job = job
+
+    def work(self, tell: Tell) -> None:
+        """Do it."""
+        job, self._job = self._job, None
+        assert job is not None
+        began = time.perf_counter()
+        try:
+            self._do(job, tell)
+        finally:
+            self.worked += time.perf_counter() - began
+
+    def _do(self, job: Job, tell: Tell) -> None:
+        task, course = self._task, self._course
+        if self._halving is not None:
+            started = time.perf_counter()
+            try:
+                self._halving.check(task.experiment, job.number, job.params)
+            except Exception as halted:
+                course.spent += time.perf_counter() - started
+                tell(Ended(job.number, "pruned", None, str(halted)))
+                return
+            course.spent += time.perf_counter() - started
+        names = [meter.name for meter in task.experiment.objectives]
+
+        def on_point(point: Point, model: nn.Module) -> None:
+            moves = point.moves.moves
+            fresh = not self._cache or moves not in self._had
+            course.spent += task.recorded.seconds(moves) if fresh else task.recall
+            self._had.add(moves)
+            course.points.append((course.spent, point.values(names)))
+            tell(Measured(job.number, point))
+
+        course.trained += 1
+        tell(Ended(job.number, "complete", evaluate(task.experiment, job.params, on_point)))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def experiment_of(name: str, folder: Path, overrides: Sequence[str]) -> Experiment:
+    """Build an experiment of `conf`."""
+    with initialize_config_module("conf", version_base="1.3"):
+        raw = compose("config", overrides=[f"+exp={name}", f"output_dir={folder}", *overrides])
+    plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+    return build_experiment(cast(Config, OmegaConf.to_object(raw)), plain)
+
+
+def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str]) -> Task:
+    """Make a task; a limit named in the overrides is a share of the base model's cost."""
+    experiment = experiment_of(exp, folder, overrides)
+    first = next(iter(experiment.space.items()))
+    sequence = TransformationSequence((Move(first[0], 0.3),))
+    recipe = {"finetune": describe(experiment.finetune, without=("progress",))}
+    cache = PrefixCache(Store(folder / "recall", 10**9), experiment.model, recipe)
+    params = {move.knob: move.value for move in sequence}
+    evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
+    started = time.perf_counter()
+    evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
+    recall = time.perf_counter() - started
+    recorded = Recorded()
+    experiment = replace(experiment, prefixes=cast(Any, recorded))
+    share = experiment.config.budget.get("weight_bytes")
+    if share is not None:
+        limit = share * experiment.base.costs["weight_bytes"].value
+        experiment = replace(experiment, config=replace(experiment.config, budget={"weight_bytes": limit}))
+    return Task(name, experiment, recorded, recall)
+
+
+def bare(task: Task, seed: int, trials: int) -> Course:
+    """Run Optuna as it comes on a hand-written objective."""
+    course, experiment = Course(), task.experiment
+    names = [meter.name for meter in experiment.objectives]
+    study = optuna.create_study(directions=experiment.directions, sampler=optuna.samplers.TPESampler(seed=seed))
+    given = distributions(experiment.space)
+    for _ in range(trials):
+        started = time.perf_counter()
+        trial = study.ask(given)
+        course.thought += time.perf_counter() - started
+        moves = to_sequence(experiment.instantiation, trial.params).moves
+        final = evaluate(experiment, trial.params, lambda point, model: None).points[-1].values(names)
+        course.spent += sum(task.recorded.seconds(moves[: end + 1]) for end in range(len(moves)))
+        course.points.append((course.spent, final))
+        course.trained += 1
+        study.tell(trial, final)
+    return course
+
+
+def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Course:
+    """Run the driver, with one of its parts off, or halving on."""
+    course = Course()
+    plain = {**task.experiment.plain, "screening": off != "screening", "seed": seed}
+    config = replace(task.experiment.config, seed=seed, anchors=0 if off == "anchors" else 3)
+    experiment = replace(task.experiment, plain=plain, config=config)
+    study = optuna.create_study(directions=experiment.directions)
+    study.sampler = make_sampler(experiment, 0)
+    home = Path(tempfile.mkdtemp(dir=folder))
+    asker = Asker(experiment, study, statics=off != "prefilter", canonical=off != "dedup")
+    sweep = Sweep(experiment, study, home, None, asker)
+    rungs = home if off == "halving" else None
+    executor = Charging(replace(task, experiment=experiment), course, off != "cache", rungs)
+    with SweepProgress(Console(file=open(os.devnull, "w")), 0, trials) as progress:
+        started = time.perf_counter()
+        sweep.run(trials, executor, progress, Interrupts())
+        course.thought = time.perf_counter() - started - executor.worked
+    return course
+
+
+SIDES = ("Optuna default", "ours", "− screening", "− prefilter", "− dedup", "− cache", "− anchors", "+ halving")
+_OFF: Mapping[str, str] = {
+    "ours": "", "− screening": "screening", "− prefilter": "prefilter", "− dedup": "dedup", "− cache": "cache",
+    "− anchors": "anchors", "+ halving": "halving",
+}  # fmt: skip
+
+
+def main() -> int:
+    """Print a table for each task and the JSON line; return 1 below the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="digits alone, two seeds, fewer trials")
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--tasks", default=None, help="comma-separated")
+    parser.add_argument("--sides", default=",".join(SIDES))
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("sweeps").setLevel(logging.WARNING)
+    torch.set_num_threads(1)
+    seeds = arguments.seeds or (2 if quick else 10)
+    sides = arguments.sides.split(",")
+    console = Console(width=150)
+    figures: dict[str, Any] = {"benchmark": "search_cost", "quick": quick, "seeds": seeds, "threads": 1, "tasks": {}}
+    ratios = []
+    with tempfile.TemporaryDirectory() as home:
+        for name, exp, overrides, trials, more in _tasks(quick):
+            if arguments.tasks and name not in arguments.tasks.split(","):
+                continue
+            task = task_of(name, exp, Path(home), overrides)
+            courses: dict[str, list[Course]] = {side: [] for side in sides}
+            for seed in range(seeds):
+                for side in sides:
+                    if side == SIDES[0]:
+                        course = bare(task, seed, more)
+                    else:
+                        course = ours(task, seed, trials, Path(home), _OFF[side])
+                    courses[side].append(course)
+                    did = f"{course.trained} trainings, {course.spent:.0f} s"
+                    print(f"{name} seed {seed} {side}: {did}", file=sys.stderr)
+            ratios.append(_report(console, task, courses, figures["tasks"]))
+    figures["ratio_95"] = round(float(np.mean(ratios)), 2) if ratios else None
+    figures["bar"] = BAR
+    figures["passed"] = bool(ratios) and figures["ratio_95"] >= BAR
+    print(json.dumps(figures))
+    return 0 if figures["passed"] else 1
+
+
+def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
+    digits = ["threads=1", *(["train.epochs=4", "finetune.epochs=0.5"] if quick else [])]
+    trials, more = (24, 60) if quick else (64, 200)
+    tasks = [
+        ("digits", "quickstart", digits, trials, more),
+        ("digits, 10 % of the bytes", "quickstart", [*digits, "budget.weight_bytes=0.1"], trials, more),
+    ]
+    if not quick:
+        small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.5"]
+        tasks.append(("cifar10", "cifar10_resnet20", small, 32, 64))
+    return tasks
+
+
+def _report(console: Console, task: Task, courses: Mapping[str, list[Course]], figures: dict[str, Any]) -> float:
+    everything = [values for runs in courses.values() for course in runs for _, values in course.points]
+    best = task.hypervolume(everything)
+    table = Table(title=f"{task.name}: training seconds to a share of the best known hypervolume ({best:.4f})")
+    for column in ("side", "to 95 %", "to 99 %", "reached 95 / 99 %", "trainings", "seconds in all", "harness s"):
+        table.add_column(column, justify="left" if column == "side" else "right")
+    means: dict[str, float] = {}
+    figures[task.name] = {"best": round(best, 5), "recall_ms": round(1000 * task.recall, 1), "sides": {}}
+    for side, runs in courses.items():
+        cells, reached = [], []
+        for share in SHARES:
+            found = [course.until(task, share * best) for course in runs]
+            seconds = np.array([spent for spent, _ in found])
+            hits = sum(hit for _, hit in found)
+            reached.append(hits)
+            half = 1.96 * seconds.std(ddof=1) / len(seconds) ** 0.5 if len(seconds) > 1 else float("nan")
+            cells.append(f"{'≥ ' if hits < len(runs) else ''}{seconds.mean():.1f} ± {half:.1f}")
+            means.setdefault(side, float(seconds.mean()))
+            entry = figures[task.name]["sides"].setdefault(side, {})
+            entry[f"to_{share:.2f}"] = [round(float(seconds.mean()), 2), round(float(half), 2), hits]
+        table.add_row(
+            side, *cells, f"{reached[0]}/{len(runs)} · {reached[1]}/{len(runs)}",
+            f"{np.mean([c.trained for c in runs]):.0f}", f"{np.mean([c.spent for c in runs]):.0f}",
+            f"{np.mean([c.thought for c in runs]):.1f}",
+        )  # fmt: skip
+    console.print(table)
+    return means.get(SIDES[0], 0.0) / means["ours"] if "ours" in means else float("nan")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""An experiment whose trials take no time: rules that scale a linear layer, a cost and a quality that add it up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from kmr.artifact import Builder
+from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Rule
+from kmr.data import as_data
+from kmr.finetune import FineTune
+from sweeps.config import Config
+from sweeps.experiment import Experiment
+from sweeps.space import search_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halve(Rule):
+    """Multiplies every parameter by 1 − v/2."""
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        return (Knob(f"{self.name}.by", FloatRange(0.0, 1.0, neutral=0.0)),)
+
+    def apply(self, model, knob, value):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1 - float(value) / 2)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Halve):
+    """The same, with v rounded to whole halves."""
+
+    def apply(self, model, knob, value):
+        return super().apply(model, knob, round(2 * float(value) - 0.2) / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total(Cost):
+    """Σ|w|."""
+
+    static: ClassVar[bool] = True
+    unit: str = field(init=False, default="1")
+
+    def read(self, seen: nn.Module) -> Reading:
+        return Reading(float(sum(p.abs().sum() for p in seen.parameters())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Quality):
+    """The mean of |w|: rises with the cost, so that every trial may join the front."""
+
+    unit: str = field(init=False, default="1")
+
+    def read(self, seen: nn.Module) -> Reading:
+        return Reading(float(torch.cat([p.abs().flatten() for p in seen.parameters()]).mean()))
+
+
+def tiny_experiment(
+    rules: tuple[Rule, ...] = (Halve(name="first"), Halve(name="second")),
+    costs: tuple[Cost, ...] = (Total(name="total"),),
+    qualities: tuple[Quality, ...] = (Mean(name="mean"),),
+    space: Mapping[str, Any] | None = None,
+    plain: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> Experiment:
+    """Make the experiment; `config` goes to `Config`."""
+    x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.long)
+    data = as_data({"train": (x, y), "validation": (x, y), "test": (x, y)}, 8)
+    instantiation = Instantiation("tiny", rules, costs, qualities)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Linear(4, 2)
+    return Experiment(
+        config=Config(**{"name": "tiny", "trials": 8, "objectives": [costs[0].name, qualities[0].name], **config}),
+        plain={"sampler": {"_target_": "optuna.samplers.RandomSampler"}, **(plain or {})},
+        model=model,
+        data=data,
+        instantiation=instantiation,
+        space=search_space(instantiation, space or {}),
+        objectives=(costs[0], qualities[0]),
+        test_qualities=qualities,
+        finetune=FineTune(data=data.train, steps=0),
+        builder=Builder("torch.nn.Linear", {"in_features": 4, "out_features": 2}),
+        identity={},
+    )
