@@ -57,6 +57,7 @@ class Config:
     name: str = "default"
     output_dir: str = "runs"
     storage: str | None = None
+    reuse: str | None = None
     seed: int = 0
     trials: int = 60
     threads: int | None = None

@@ -85,13 +85,15 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     import optuna
     import torch
 
+    from sweeps.digest import digest
     from sweeps.driver import Sweep
     from sweeps.experiment import build_experiment
     from sweeps.fidelity import fidelities_of
     from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.interrupt import Interrupts, Stopped
     from sweeps.progress import SweepProgress
-    from sweeps.study import open_study, reclaim, run_folder, with_base
+    from sweeps.reuse import take_over
+    from sweeps.study import open_study, reclaim, run_folder, turned_down, with_base
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -110,6 +112,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             with interrupts.allowed():
                 experiment = build_experiment(config, plain)
                 study = open_study(experiment, folder)
+                taken = take_over(study, experiment, folder)
                 experiment = with_base(study, experiment)
                 test_point(experiment, study, folder, "base")
         except Stopped as stop:
@@ -118,6 +121,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
         except SweepError:
             _forget_if_empty(folder)
             raise
+        if taken is not None:
+            console.print(f"{taken[0]} of {taken[1]} trials of {config.reuse} are taken over", highlight=False)
         if stale := reclaim(study, alone=config.storage is None):
             console.print(f"{stale} trial(s) of a run that died are tried again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
@@ -149,7 +154,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
                 f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
                 highlight=False,
             )
-        for message in written.messages:
+        accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
+        for message in (*accounts, *digest(sweep.records), *written.messages):
             console.print(message, markup=False, highlight=False, soft_wrap=True)
         if tracker is not None:
             tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")

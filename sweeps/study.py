@@ -32,7 +32,7 @@ from sweeps.trial import Evaluation, Point
 _POINTS = "kmr:points"
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
-_IDENTITY = "kmr:identity"
+IDENTITY = "kmr:identity"
 _OWNER = "kmr:owner"
 _NUMBER = "kmr:number"
 _ATTEMPTS = "kmr:attempts"
@@ -43,7 +43,7 @@ MOST_ATTEMPTS = 3
 _GRACE = 10
 """Seconds in which a trial that names no owner may be one just asked for."""
 _ID = "kmr:id"
-_BASE = "kmr:base"
+BASE = "kmr:base"
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,21 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
         )
     except ValueError as error:
         raise SweepError(f"study {config.name} has other objectives: choose another name=… ({error})") from error
-    known = study.user_attrs.get(_IDENTITY)
-    if known is None or _BASE not in study.user_attrs:  # nothing has been measured in it yet
-        study.set_user_attr(_IDENTITY, dict(experiment.identity))
-    elif changes := list(_differences(known, experiment.identity)):
+    known = study.user_attrs.get(IDENTITY)
+    if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
+        study.set_user_attr(IDENTITY, dict(experiment.identity))
+    elif changes := list(differences(known, experiment.identity)):
         if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
             raise SweepError(
                 f"study {config.name} was made from a base model with other weights: model._target_ gives others each "
                 "time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
             )
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        alone = all(change.startswith("space") for change in changes)
+        reuse = f" reuse={config.name} (it takes over the trials that fit)" if alone else ""
         raise SweepError(
-            f"study {config.name} was made with another config: {shown}. Start a new study with name=…, or go back"
+            f"study {config.name} was made with another config: {shown}. "
+            f"Start a new study with name=…{reuse}, or go back"
         )
     study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
     return study
@@ -127,9 +130,9 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
 
 def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
     """Measure the base model and keep its readings with the study, or take those of an earlier start."""
-    known = study.user_attrs.get(_BASE)
+    known = study.user_attrs.get(BASE)
     if known is None:
-        study.set_user_attr(_BASE, asdict(Point.of(0, experiment.base)))
+        study.set_user_attr(BASE, asdict(Point.of(0, experiment.base)))
         return experiment
     point = Point(**known)
     readings = point.to_readings()
@@ -171,7 +174,7 @@ def finish(
         "served_from": served_from,
     }
     trial.set_user_attr(_OUTCOME, outcome)
-    for name, value in _constraints(experiment, final).items():
+    for name, value in constraints(experiment, final).items():
         trial.set_constraint(name, value)
     _tell(study, trial, values=final.values([meter.name for meter in experiment.objectives]))
 
@@ -205,7 +208,7 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
             params=params,
             distributions=distributions(experiment.space),
             user_attrs={_PARENT: of_trial},
-            constraints=_constraints(experiment, point) or None,
+            constraints=constraints(experiment, point) or None,
         )
     )
     return True
@@ -348,20 +351,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _constraints(experiment: Experiment, point: Point) -> dict[str, float]:
+def constraints(experiment: Experiment, point: Point) -> dict[str, float]:
     """Return value − limit for each budgeted meter, sorted by name as the GP sampler needs; ≤ 0 is feasible."""
     directions = {m.name: m.direction for m in (*experiment.instantiation.costs, *experiment.instantiation.qualities)}
-    constraints = {}
+    found = {}
     for name, limit in sorted(experiment.config.budget.items()):
         value = float(point.readings[name][0] or 0.0)
-        constraints[name] = value - limit if directions[name] == "minimize" else limit - value
-    return constraints
+        found[name] = value - limit if directions[name] == "minimize" else limit - value
+    return found
 
 
-def _differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
+def differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield, for every entry of two nested configs that is not the same, which it is and both values."""
     if isinstance(known, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*known, *now)):
-            yield from _differences(known.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+            yield from differences(known.get(key), now.get(key), f"{path}.{key}" if path else str(key))
     elif known != now:
         yield f"{path or 'config'} was {_short(known)}, is {_short(now)}"
 

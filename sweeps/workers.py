@@ -97,11 +97,12 @@ class LocalProcesses:
         ready = wait([*(w.pipe for w in self._workers), *(w.process.sentinel for w in self._workers)], timeout=1.0)
         for index, worker in enumerate(self._workers):
             if worker.pipe in ready or worker.process.sentinel in ready:
+                dead = not worker.process.is_alive()  # asked first: what it sent before it died is still in the pipe
                 for told in worker.messages():
                     if isinstance(told, Ended):
                         worker.job = None
                     tell(told)
-                if not worker.process.is_alive() and not worker.pipe.poll():
+                if dead:
                     self._replace(index, tell)
 
     def close(self) -> None:

@@ -91,6 +91,22 @@ def test_the_message_for_a_changed_space_shows_both_values(finished, capsys) -> 
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_changed_space_is_a_new_study_that_takes_over_what_fits(finished, capsys) -> None:
+    code, printed = sweep(finished, "name=wider", "reuse=small", "space.structured.ratio.high=0.9", "trials=7")
+    assert code == 0, printed
+    known, wider = table(finished), table(finished, "wider")
+    sequences = set(known[known["last"] & (known["state"] == "complete")]["sequence"])
+    assert f"{len(sequences) - 1} of {len(sequences) - 1} trials of small are taken over" in printed, "but the base"
+    assert sequences <= set(wider["sequence"])
+    assert wider[wider["last"]]["trial"].nunique() == 8
+    code, printed = sweep(finished, "name=narrow", "reuse=small", "space.structured.ratio.high=0.1", "trials=1")
+    assert code == 0, printed
+    assert " trials of small are taken over" in printed
+    code, _ = sweep(finished, "name=other", "reuse=small", "seed=7")
+    assert code == 2
+    assert "more than its space differs: seed was 0, is 7" in capsys.readouterr().err
+
+
 def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
     code, _ = sweep(tmp_path, "trials=2")
     assert code == 0
