@@ -289,7 +289,8 @@ class Proposer:
                 continue
             reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
             if reason is None:
-                trial.set_user_attr(PROPOSAL, how)
+                if any(how.values()):  # an attribute is a write to the disk
+                    trial.set_user_attr(PROPOSAL, how)
                 return Proposal(trial, static, self._twin(trial))
             for name, value in self._problem.violations(static).items():
                 trial.set_constraint(name, value)

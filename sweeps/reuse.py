@@ -9,7 +9,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.space import distributions, to_params, to_sequence
 from sweeps.storage import open_storage
-from sweeps.study import BASE, IDENTITY, constraints, differences, is_asked, record_of
+from sweeps.study import BASE, IDENTITY, OWNER, constraints, differences, is_asked, record_of
 
 
 def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tuple[int, int] | None:
@@ -49,7 +49,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
                 values=trial.values,
                 params=params,
                 distributions=distributions(experiment.space),
-                user_attrs={**trial.user_attrs, "kmr:number": taken, "kmr:reused": f"{name}:{trial.number}"},
+                user_attrs={**trial.user_attrs, OWNER: {"number": taken, "study": name}},
                 constraints=constraints(experiment, final) or None,
             )
         )

@@ -29,12 +29,10 @@ from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
 from sweeps.trial import Evaluation, Point
 
-_POINTS = "kmr:points"
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
 IDENTITY = "kmr:identity"
-_OWNER = "kmr:owner"
-_NUMBER = "kmr:number"
+OWNER = "kmr:owner"
 _ATTEMPTS = "kmr:attempts"
 _LEASE = 24 * 3600
 """Seconds after which a trial of another host is taken for dead."""
@@ -164,9 +162,9 @@ def finish(
 ) -> None:
     """Tell a finished trial, with its budget as constraints and its points as attributes."""
     final = evaluation.points[-1]
-    trial.set_user_attr(_POINTS, [asdict(point) for point in evaluation.points[1:]])
     outcome = {
         "state": "complete",
+        "points": [asdict(point) for point in evaluation.points[1:]],
         "notes": evaluation.notes,
         "finished": now(),
         "seconds": evaluation.seconds,
@@ -183,8 +181,8 @@ def abandon(
     study: optuna.Study, trial: optuna.Trial, state: str, error: str, points: Sequence[Point], seconds: float
 ) -> None:
     """Close a trial that gave no result; what it measured before is kept."""
-    trial.set_user_attr(_POINTS, [asdict(point) for point in points])
-    trial.set_user_attr(_OUTCOME, {"state": state, "error": error, "finished": now(), "seconds": seconds})
+    outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds}
+    trial.set_user_attr(_OUTCOME, {**outcome, "points": [asdict(point) for point in points]})
     _tell(study, trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
 
@@ -218,9 +216,14 @@ def claim(study: optuna.Study, trial: optuna.Trial) -> int:
     """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
     before = study.get_trials(deepcopy=False)[: trial.number]
     number = sum(_PARENT not in other.user_attrs for other in before)
-    trial.set_user_attr(_NUMBER, number)
-    owner = {"host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid()), "expires": time.time() + _LEASE}
-    trial.set_user_attr(_OWNER, owner)
+    owner = {
+        "number": number,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+        "expires": time.time() + _LEASE,
+    }
+    trial.set_user_attr(OWNER, owner)
     return number
 
 
@@ -254,11 +257,9 @@ def put_back(
         "error": error if again else f"given up after {attempts} attempts: {error}",
         "finished": now(),
         "seconds": seconds,
+        "points": [asdict(point) for point in points],
     }
-    storage, identity = study._storage, frozen._trial_id
-    if points:
-        storage.set_trial_user_attr(identity, _POINTS, [asdict(point) for point in points])
-    storage.set_trial_user_attr(identity, _OUTCOME, outcome)
+    study._storage.set_trial_user_attr(frozen._trial_id, _OUTCOME, outcome)
     study.tell(trial.number, state=TrialState.FAIL)
     if again and frozen.params:
         study.enqueue_trial(frozen.params, user_attrs={_ATTEMPTS: attempts})
@@ -280,7 +281,7 @@ def reclaim(study: optuna.Study, alone: bool) -> int:
 
 
 def _may_be_alive(trial: FrozenTrial) -> bool:
-    owner = trial.user_attrs.get(_OWNER)
+    owner = trial.user_attrs.get(OWNER)
     if owner is None:
         age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
         return age < _GRACE
@@ -340,9 +341,9 @@ def records(study: optuna.Study) -> list[Record]:
 def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
     """Read one finished trial; `number` is for a trial that does not keep its own."""
     outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
-    points = tuple(Point(**point) for point in trial.user_attrs.get(_POINTS, ()))
+    points = tuple(Point(**point) for point in outcome.pop("points", ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
-    own = int(trial.user_attrs.get(_NUMBER, -1 if number is None else number))
+    own = int(trial.user_attrs.get(OWNER, {}).get("number", -1 if number is None else number))
     return Record(number=own, params=dict(trial.params), points=points, optuna_number=trial.number, **outcome)
 
 

@@ -15,7 +15,10 @@ def isolated_rng(seed: int) -> Iterator[None]:
     numpy_random = _numpy_random()
     numpy_state = None if numpy_random is None else numpy_random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # the same on the CPU, without the walk over the stack that devices to come would want
+            torch.default_generator.manual_seed(seed)
         random.seed(seed)
         if numpy_random is not None:
             numpy_random.seed(seed % 2**32)

@@ -91,6 +91,20 @@ def test_the_message_for_a_changed_space_shows_both_values(finished, capsys) -> 
     assert len(error.strip().splitlines()) == 1
 
 
+def test_halving_stops_trials_early_and_measures_the_front_in_full(tmp_path) -> None:
+    rungs = "+halving={fidelities: [0.3, 1.0], reduction: 4, grace: 2, z: 0}"
+    code, printed = sweep(tmp_path, "trials=10", rungs.replace("+", ""), "finetune.epochs=2")
+    assert code == 0, printed
+    frame = table(tmp_path)
+    stopped = frame[frame["state"] == "pruned"]
+    assert len(stopped) >= 1
+    assert stopped["error"].str.contains("stopped at 30% of the fine-tuning: place").all()
+    assert "stopped at a low fidelity" in printed
+    cheap = [json.loads(line) for line in (tmp_path / "small" / "rungs.jsonl").read_text().splitlines() if line]
+    assert {record["fidelity"] for record in cheap} == {0.3}
+    assert not set(frame[frame["artifact"].notna()]["trial"]) & set(stopped["trial"])
+
+
 def test_a_changed_space_is_a_new_study_that_takes_over_what_fits(finished, capsys) -> None:
     code, printed = sweep(finished, "name=wider", "reuse=small", "space.structured.ratio.high=0.9", "trials=7")
     assert code == 0, printed
@@ -202,7 +216,7 @@ def test_sqlite_by_url_holds_the_same_study(tmp_path) -> None:
     assert code == 0
     assert "2 finished before" in printed
     study = optuna.load_study(study_name="small", storage=url)
-    assert len([trial for trial in study.trials if "kmr:points" in trial.user_attrs]) == 3
+    assert len([trial for trial in study.trials if "kmr:outcome" in trial.user_attrs]) == 3
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -213,7 +227,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 def wait_for_trials(folder: Path, count: int) -> None:
     journal = folder / "small" / "journal.log"
     for _ in range(600):
-        if journal.exists() and journal.read_text().count("kmr:points") >= count:
+        if journal.exists() and journal.read_text().count("kmr:outcome") >= count:
             return
         time.sleep(0.1)
     raise AssertionError("the sweep did not get going")

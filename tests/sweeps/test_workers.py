@@ -64,7 +64,7 @@ def wait_until(condition, process: subprocess.Popen[str], seconds: float = 240.0
 
 def told(folder: Path) -> int:
     journal = folder / "small" / "journal.log"
-    return journal.read_text().count("kmr:points") if journal.exists() else 0
+    return journal.read_text().count("kmr:outcome") if journal.exists() else 0
 
 
 def test_two_processes_measure_what_one_does(calm, tmp_path) -> None:
