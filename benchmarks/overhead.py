@@ -162,7 +162,7 @@ def bare(folder: Path, trials: int) -> float:
     parent = client.create_run(where).info.run_id
     space = distributions(experiment.space)
     start, worked = time.perf_counter(), 0.0
-    for number in range(trials):
+    for _ in range(trials):
         trial = study.ask(space)
         began = time.perf_counter()
         models = _evaluate(experiment.model.weight, list(trial.params.values()))  # type: ignore[arg-type]
