@@ -14,6 +14,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts, Stopped
+from sweeps.mlflow_runs import run_name
 from sweeps.problem import Problem
 from sweeps.progress import SweepProgress
 from sweeps.propose import Screened
@@ -78,7 +79,7 @@ class Sweep:
             served = sum(r.served_from is not None for r in self.records)
             progress.finished(self.front.hypervolume, len(self.front.members), served, failed)
             if self._tracker is not None:
-                self._tracker.log_trial(record, self.front.hypervolume, self._name(record))
+                self._tracker.log_trial(record, self.front.hypervolume, run_name(record), self.front.members)
             self._give_up_on_equal_failures()
 
     def point(self, name: str) -> Point:
@@ -212,11 +213,6 @@ class Sweep:
         if self._experiment.searches_policy:
             return tuple(sorted(params.items()))
         return to_sequence(self._experiment.instantiation, params)
-
-    def _name(self, record: Record) -> str:
-        settings = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                             for name, value in record.params.items())  # fmt: skip
-        return f"{record.number}: {settings}"[:200]
 
     def _without_duplicates(self, sampler: optuna.samplers.BaseSampler) -> Screened:
         """Wrap a sampler so that it proposes no vector that leads to a model already made."""
