@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pick:
-    """A point that meets the limits; `p_limits` is the probability that it does in truth, `p_front` see `uncertainty`."""
+    """A point that meets the limits: with which probability in truth, and with which it is on the front."""
 
     point: str
     technique: str

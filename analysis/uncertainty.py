@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from analysis.front import Floats, as_costs, non_dominated
+from analysis.front import Floats, Mask, as_costs, non_dominated
 from analysis.table import StudyTable
 
 COLUMN = "p_front"
@@ -17,7 +19,7 @@ _FAR = 5.0
 def probability_non_dominated(
     values: Floats,
     stderrs: Floats,
-    directions: list[str] | tuple[str, ...],
+    directions: Sequence[str],
     *,
     draws: int = 1000,
     seed: int = 0,
@@ -75,9 +77,7 @@ def front_probability(table: StudyTable, replicates: Floats | None = None) -> Fl
     return probability_non_dominated(values, stderrs, table.directions, replicates=replicates)
 
 
-def _as_costs(
-    replicates: Floats | None, shape: tuple[int, ...], directions: list[str] | tuple[str, ...]
-) -> Floats | None:
+def _as_costs(replicates: Floats | None, shape: tuple[int, ...], directions: Sequence[str]) -> Floats | None:
     if replicates is None or not len(replicates):
         return None
     replicates = np.asarray(replicates, dtype=np.float64)
@@ -86,14 +86,14 @@ def _as_costs(
     return as_costs(replicates.reshape(-1, shape[1]), directions).reshape(replicates.shape)
 
 
-def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> Mask:
     """Mark the rows whose best imaginable values no other row's worst imaginable values dominate."""
-    finite = np.isfinite(costs).all(axis=1)
+    finite = np.asarray(np.isfinite(costs).all(axis=1), dtype=np.bool_)
     best, worst = costs - _FAR * errors, costs + _FAR * errors
     if replicates is not None:
         best = np.fmin(best, np.fmin.reduce(replicates))
         worst = np.fmax(worst, np.fmax.reduce(replicates))
-    chance = finite.copy()
+    chance = np.array(finite)
     rows = np.flatnonzero(finite)
     corners = worst[rows][non_dominated(worst[rows], ["minimize"] * costs.shape[1])] if len(rows) else worst[:0]
     for row in rows:

@@ -64,10 +64,11 @@ class StudyCard:
     def of(cls, experiment: Experiment, command: str = "", resume: str = "") -> "StudyCard":
         """Make the card of an experiment whose base model has been measured."""
         instantiation, data = experiment.instantiation, experiment.data
+        meters = (*instantiation.costs, *instantiation.qualities)
         splits = {"training": data.train, "validation": data.validation, "test": data.test}
         return cls(
             plain=json.loads(json.dumps(experiment.plain, default=str)),
-            meters=tuple(MeterCard(m.name, m.unit, m.direction) for m in (*instantiation.costs, *instantiation.qualities)),
+            meters=tuple(MeterCard(meter.name, meter.unit, meter.direction) for meter in meters),
             techniques={knob.name: instantiation.rule_of(knob.name).name for knob in instantiation.knobs},
             base_point=Point.of(0, experiment.base),
             datasets=tuple(
@@ -94,7 +95,7 @@ class StudyCard:
         kept = study.user_attrs.get(_CARD)
         if kept is None:
             raise SweepError(
-                f"study {study.study_name} does not say what it is about: it is older than this version, or no sweep's. "
+                f"study {study.study_name} does not say what it is about: it is older than this version. "
                 "Run the sweep's command once more, which finishes at once when the trials are done"
             )
         if kept.get("format") != FORMAT:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
 from kmr import artifact
 from kmr.core import Reading, Readings
@@ -88,12 +89,20 @@ def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: 
 
 
 def print_front(console: Console, published: Published, state: State) -> None:
-    """Print the front: what was done, what it costs, validation and held-out quality with standard errors.
+    """Print the front, and whether nothing on it meets the study's budget."""
+    card, points = state.card, state.points
+    console.print(front_table(state, published.table, published.front))
+    if card.config.budget and not any(card.within_budget(points[name]) for name in published.front):
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.budget.items())
+        console.print(f"no model on the front meets the budget ({limits})", style="yellow", highlight=False)
+
+
+def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Table:
+    """Show the front: what was done, what it costs, validation and held-out quality with standard errors.
 
     The last column is the probability that no other model is better in all objectives.
     """
-    card, table = state.card, published.table
-    points, members = state.points, published.front
+    card, points = state.card, state.points
     qualities = [meter.name for meter in card.qualities]
     shown = Table(title=f"Front of {card.config.name}: {len(members)} points", title_justify="left")
     shown.add_column("point")
@@ -115,10 +124,7 @@ def print_front(console: Console, published: Published, state: State) -> None:
         cells += [_tested(state.tested.get(name, {}).get(quality)) for quality in tests]
         cells.append(f"{chances.get(name, float('nan')):.2f}")
         shown.add_row(*cells)
-    console.print(shown)
-    if card.config.budget and not any(card.within_budget(points[name]) for name in members):
-        limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.budget.items())
-        console.print(f"no model on the front meets the budget ({limits})", style="yellow", highlight=False)
+    return shown
 
 
 def _tested(reading: Reading | None) -> str:

@@ -185,7 +185,7 @@ def _signature(inputs: Any, output: torch.Tensor) -> Any:
         return TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:]), name)
 
     if isinstance(inputs, torch.Tensor):
-        specs = [spec(inputs)]
+        specs: list[Any] = [spec(inputs)]
     else:
         named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
         specs = [spec(tensor, str(name)) for name, tensor in named]

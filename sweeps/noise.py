@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -150,8 +150,8 @@ def other_seed(experiment: Experiment, point: Point, extra: int, meters: Sequenc
 def summary(noise: Noise) -> dict[str, float]:
     """Return the columns of the results table that say how noisy a point is.
 
-    `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are of the
-    readings with other seeds, with `seeds` of them.
+    `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are of
+    the `seeds` readings with other seeds.
     """
     row = {f"bootstrap_stderr/{name}": _sd(values) for name, values in noise.resamples.items() if len(values) > 1}
     for name, values in noise.seeds.items():
@@ -198,8 +198,9 @@ def _model(experiment: Experiment, name: str, point: Point, saved: Path) -> nn.M
 
 
 def _reseeded(part: Any, extra: int) -> Any:
-    if dataclasses.is_dataclass(part) and any(entry.name == "seed" and entry.init for entry in dataclasses.fields(part)):
-        return replace(part, seed=part.seed + 1000 * extra)  # type: ignore[type-var, attr-defined]
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    if any(entry.name == "seed" and entry.init for entry in fields):
+        return replace(part, seed=part.seed + 1000 * extra)
     return part
 
 
@@ -209,7 +210,7 @@ def _resampled(meter: Meter, rows: torch.Tensor) -> Meter:
         for entry in dataclasses.fields(meter)
         if entry.init and isinstance(value := getattr(meter, entry.name), Outputs)
     }
-    return replace(meter, **held) if held else meter
+    return replace(meter, **cast(Any, held)) if held else meter
 
 
 def _take(outputs: Outputs, rows: torch.Tensor) -> Outputs:

@@ -26,6 +26,7 @@ from sweeps.sketch import sketch
 if TYPE_CHECKING:
     from sweeps.driver import Sweep
     from sweeps.experiment import Experiment
+    from sweeps.trial import Point
 
 _LEAST_LINES = 22
 """Lines a terminal must have for the plot to be drawn."""
@@ -33,7 +34,7 @@ _LEAST_LINES = 22
 
 @dataclass(frozen=True)
 class Seen:
-    """What the live view shows beside the counts: the points, the front among them, recalled moves, failures by cause."""
+    """What the live view shows beside the counts: all points, the front, recalled moves, failures by cause."""
 
     labels: tuple[str, str] = ("", "")
     cloud: tuple[tuple[float, float], ...] = ()
@@ -47,8 +48,9 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
     """Return what looks at a sweep for the live view; a study of three or more objectives shows its first two."""
     first, second, *_ = experiment.objectives
 
-    def values(point: object) -> tuple[float, float]:
-        return tuple(getattr(point, "values")([first.name, second.name]))  # type: ignore[return-value]  # noqa: B009
+    def values(point: "Point") -> tuple[float, float]:
+        x, y = point.values([first.name, second.name])
+        return x, y
 
     def look() -> Seen:
         points = [point for record in sweep.records if record.served_from is None for point in record.points]
@@ -166,7 +168,5 @@ class SweepProgress:
         self._said = time.monotonic()
         done = max(1, self._done - self._at_start)
         left = (self._said - self._started) / done * max(0, self._target - self._done)
-        self._console.print(
-            " · ".join(filter(None, (f"{self._done}/{self._target} trials", self._text, self._pace, f"{left:.0f} s left"))),
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        facts = (f"{self._done}/{self._target} trials", self._text, self._pace, f"{left:.0f} s left")
+        self._console.print(" · ".join(filter(None, facts)), highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ class State:
 
     @property
     def points(self) -> dict[str, Point]:
-        """The measured models by their ids, the base model first; those of trials served from earlier ones are those."""
+        """The measured models by their ids, the base model first; a trial served from an earlier one has none."""
         found = {"base": self.card.base_point}
         for record in self.records:
             if record.served_from is None:
@@ -219,7 +219,9 @@ def publish(
     place = tracker.place if tracker is not None else None
     shown = {**asdict(place), "ui": place.ui, "link": place.link} if place else None
     on_front = {name: state.tested.get(name, {}) for name in front.members}
-    frame = results.frame(state.card, state.records, on_front, tracker.run_ids if tracker else {}, folder, state.unsaved)
+    frame = results.frame(
+        state.card, state.records, on_front, tracker.run_ids if tracker else {}, folder, state.unsaved
+    )
     meta = results.meta(
         state.card, state.records, state.tested.get("base", {}), created=state.created, place=without_passwords(shown)
     )
@@ -235,9 +237,7 @@ def publish(
     return Published(report.html, report.messages, table, front.members)
 
 
-def _track(
-    tracker: Tracker, state: State, front: Front, table: analysis.table.StudyTable, example: Any
-) -> None:
+def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.StudyTable, example: Any) -> None:
     folder, points = table.folder, state.points
     answers = [answer.sentence for answer in recommend(table)]
     metrics = {
@@ -292,7 +292,7 @@ def _note(state: State, front: Front, answers: Sequence[str], folder: Path) -> s
             "The interactive report is `report/report.html` under Artifacts.",
             "\n".join(lines),
             said,
-            f"Load a point: `kmr.load(\"{folder / 'front'}/<point>\")`",
+            f'Load a point: `kmr.load("{folder / "front"}/<point>")`',
             f"Run again: `{state.card.command}`" if state.card.command else "",
         )
         if part

@@ -76,7 +76,7 @@ def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str,
                 replicates[:, rows[name], column] = values
     columns = [summary(noise[str(point)]) if str(point) in noise else {} for point in frame["point"]]
     added = pd.DataFrame(columns, index=frame.index)
-    return frame.assign(p_front=front_probability(table, replicates), **{name: added[name] for name in added})
+    return frame.assign(p_front=front_probability(table, replicates), **{str(name): added[name] for name in added})
 
 
 def _row(

@@ -175,6 +175,7 @@ def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Conso
 
     if not config.tracking.enabled:
         return None
+
     def say(message: str) -> None:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 

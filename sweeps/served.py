@@ -27,7 +27,7 @@ class ServedModel:
             case _:
                 inputs = torch.as_tensor(np.asarray(data))
         with torch.no_grad():
-            return forward(self.model, inputs).cpu().numpy()  # type: ignore[no-any-return]
+            return forward(self.model, inputs).cpu().numpy()
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> ServedModel:

@@ -17,17 +17,21 @@ def sketch(
 ) -> list[str]:
     """Draw points (x, y) as lines of text: the cloud as dots, the front as `●`, with the ends of both axes.
 
+    The axes reach a little beyond the front on each side, so that what is far from it does not press it flat.
+
     Args:
-        cloud: all points; those that are not finite are left out.
+        cloud: all points; those that are not finite, or far from the front, are left out.
         front: the points to show on top of it.
         width: of the drawing, in letters without the axis.
         height: of the drawing, in lines without the axis.
         labels: the names of the axes.
     """
     points = [point for point in (*cloud, *front) if all(map(math.isfinite, point))]
-    if not points:
+    ends = [point for point in front if all(map(math.isfinite, point))] or points
+    if not ends:
         return ["no point yet"]
-    (left, right), (low, high) = (_range([point[axis] for point in points]) for axis in (0, 1))
+    (left, right), (low, high) = (_range([p[axis] for p in ends], [p[axis] for p in points]) for axis in (0, 1))
+    points = [(x, y) for x, y in points if left <= x <= right and low <= y <= high]
     letters = [[0] * width for _ in range(height)]
     marks: set[tuple[int, int]] = set()
     for x, y in points:
@@ -38,23 +42,23 @@ def sketch(
         if math.isfinite(x) and math.isfinite(y):
             column = round((x - left) / (right - left) * (2 * width - 1)) // 2
             marks.add((round((high - y) / (high - low) * (4 * height - 1)) // 4, column))
-    ends = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
-    margin = max(map(len, ends))
+    marks_of_y = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
+    margin = max(map(len, marks_of_y))
     lines = []
     for row, line in enumerate(letters):
         drawn = "".join(
             "●" if (row, column) in marks else chr(0x2800 + dots) if dots else " " for column, dots in enumerate(line)
         )
-        lines.append(f"{ends[row]:>{margin}} ┤{drawn.rstrip()}")
+        lines.append(f"{marks_of_y[row]:>{margin}} ┤{drawn.rstrip()}")
     start, end = f"{left:.4g}", f"{right:.4g}"
     lines.append(f"{'':>{margin}} └{'─' * width}")
     lines.append(f"{'':>{margin}}  {start}{labels[0].center(width - len(start) - len(end))}{end}")
     return [f"{'':>{margin}} {labels[1]}", *lines] if labels[1] else lines
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if low == high:
-        room = abs(low) * 0.1 or 1.0
-        return low - room, high + room
-    return low, high
+def _range(front: Sequence[float], everything: Sequence[float]) -> tuple[float, float]:
+    low, high = min(front), max(front)
+    room = 0.25 * (high - low) if high > low else 0.25 * abs(low) or 1.0
+    # Not further than there is anything to show, unless that leaves no width at all.
+    first, last = max(low - room, min(everything)), min(high + room, max(everything))
+    return (first, last) if last > first else (low - room, high + room)

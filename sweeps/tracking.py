@@ -27,7 +27,7 @@ _PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished trial as MLflow shows it, and where the study stood after it; `on_front` None leaves the tags alone."""
+    """A finished trial as MLflow shows it, and how the study stood then; `on_front` None leaves tags alone."""
 
     record: Record
     name: str
@@ -158,7 +158,7 @@ class Tracker:
         on_front: Collection[str],
         tested: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """Write closing metrics and tags on the parent, mark the trials on the front, and add test readings by point."""
+        """Write closing metrics and tags on the parent, mark the trials on the front, add test readings by point."""
         self._queue.put(lambda: self._log_final(metrics, tags, on_front, tested or {}))
 
     def log_models(self, members: Sequence[FrontModel], example: Any) -> None:
@@ -262,7 +262,8 @@ class Tracker:
         with contextlib.suppress(ImportError):
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(runs.parent, resume_logging=True, tracking_uri=self._uri)
+            monitor: Any = SystemMetricsMonitor
+            self._monitor = monitor(runs.parent, resume_logging=True, tracking_uri=self._uri)
             self._monitor.start()
 
     def _stop_monitor(self) -> None:
