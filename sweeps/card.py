@@ -80,10 +80,13 @@ class StudyCard:
         )  # fmt: skip
 
     def keep(self, study: optuna.Study) -> None:
-        """Write the card into the study, unless it is there."""
+        """Write the card into the study, unless it is there, and name its objectives for other tools."""
         plain = {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
         if study.user_attrs.get(_CARD) != plain:
             study.set_user_attr(_CARD, plain)
+        names = [meter.name for meter in self.objectives]
+        if study.metric_names != names:
+            study.set_metric_names(names)
 
     @classmethod
     def read(cls, study: optuna.Study) -> "StudyCard":

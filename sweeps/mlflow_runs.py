@@ -26,6 +26,8 @@ TRIAL_TAG = "kmr.trial"
 PARENT_TAG = "mlflow.parentRunId"
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"}
 """How a run ended, by the state of its trial; any other state is a failure."""
+_LAYOUT = "workflowType=machine_learning"
+"""Without it, MLflow 3 opens its pages in the layout for language models."""
 _SERVER = "http://127.0.0.1:5000"
 
 
@@ -45,8 +47,16 @@ class Place:
     @property
     def link(self) -> str:
         """The page of the experiment in the layout for training runs."""
-        root = self.uri.rstrip("/") if self.uri.startswith("http") else _SERVER
-        return f"{root}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+        return f"{self._root}/#/experiments/{self.experiment_id}/runs?{_LAYOUT}"
+
+    @property
+    def study_link(self) -> str:
+        """The page of the study's own run, in the same layout."""
+        return f"{self._root}/#/experiments/{self.experiment_id}/runs/{self.run_id}?{_LAYOUT}"
+
+    @property
+    def _root(self) -> str:
+        return self.uri.rstrip("/") if self.uri.startswith("http") else _SERVER
 
 
 class StudyRuns:

@@ -217,7 +217,7 @@ def publish(
     if tracker is not None:
         tracker.flush()
     place = tracker.place if tracker is not None else None
-    shown = {**asdict(place), "ui": place.ui, "link": place.link} if place else None
+    shown = {**asdict(place), "ui": place.ui, "link": place.link, "study_link": place.study_link} if place else None
     on_front = {name: state.tested.get(name, {}) for name in front.members}
     frame = results.frame(
         state.card, state.records, on_front, tracker.run_ids if tracker else {}, folder, state.unsaved
@@ -242,7 +242,6 @@ def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.S
     answers = [answer.sentence for answer in recommend(table)]
     metrics = {
         "hypervolume_final": front.hypervolume,
-        "front_size": float(len(front.members)),
         "trials_finished": float(len(state.records)),
         "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
         "seconds_training": sum(record.seconds for record in state.records),

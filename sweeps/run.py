@@ -206,6 +206,7 @@ def _farewell(console: Console, report: Path, tracker: Any, resume: str, stopped
     if tracker is not None and tracker.place is not None:
         line("MLflow", tracker.place.ui)
         line("", f"then open {tracker.place.link}")
+        line("", f"the study {tracker.place.study_link}")
     line("resume" if stopped else "extend", resume)
     console.print(f"done in {seconds:.0f} s", highlight=False)
 

@@ -83,6 +83,7 @@ def sync(
             assert tracker.place is not None
             say(f"MLflow  {len(tracker.run_ids)} trials, {tracker.place.ui}")
             say(f"        then open {tracker.place.link}")
+            say(f"        the study {tracker.place.study_link}")
         else:
             published = publish(opened.state, folder, None, images=images)
         for message in published.messages:
