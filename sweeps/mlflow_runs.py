@@ -70,7 +70,7 @@ class StudyRuns:
     """
 
     def __init__(self, uri: str, experiment: str, study_id: str, artifacts: str | None = None) -> None:
-        self.client = _client(uri)
+        self.client = connect(uri)
         self._study_id = study_id
         known = self.client.get_experiment_by_name(experiment)
         experiment_id = (
@@ -222,7 +222,8 @@ def run_name(record: Record) -> str:
     return f"{record.number}: {', '.join(settings)}"[:200]
 
 
-def _client(uri: str) -> Any:
+def connect(uri: str) -> Any:
+    """Return a client of the server or database at a URI, set up so that it neither chatters nor waits for long."""
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
