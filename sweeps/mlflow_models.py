@@ -150,11 +150,11 @@ def write_model(
 def _write_exported(
     folder: Path, model: torch.nn.Module, inputs: list[torch.Tensor], output: torch.Tensor, run_id: Any, model_id: Any
 ) -> None:
-    import mlflow.pytorch
-    from mlflow.models import Model
-
     arrays = [tensor.numpy() for tensor in inputs]
     with _quiet():
+        import mlflow.pytorch
+        from mlflow.models import Model
+
         mlflow.pytorch.save_model(
             model,
             str(folder),
@@ -167,12 +167,13 @@ def _write_exported(
 
 
 def _write_served(folder: Path, inputs: Any, output: torch.Tensor, run_id: Any, model_id: Any) -> None:
-    import mlflow.pyfunc
-    from mlflow.models import Model
+    with _quiet():
+        import mlflow.pyfunc
+        from mlflow.models import Model
 
     folder.mkdir(parents=True)
     model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id, signature=_signature(inputs, output))
-    mlflow.pyfunc.add_to_model(model, loader_module="sweeps.served", data="kmr")
+    mlflow.pyfunc.add_to_model(model, loader_module="sweeps.served", data="kmr", model_config={"trusted_modules": []})
     (folder / "requirements.txt").write_text("\n".join(_requirements("kmr-sweeps", "torch", "mlflow")) + "\n")
     model.save(str(folder / "MLmodel"))
 

@@ -68,7 +68,7 @@ def sync(
     with held:
         card = opened.card
         if mlflow:
-            _set_aside_if_moved(card, folder, say)
+            set_aside_if_moved(card, folder, say)
             failures: list[str] = []
             said = len(opened.state.records)
             done = said >= card.config.trials
@@ -91,7 +91,7 @@ def sync(
         say(f"report  {published.report}")
 
 
-def _set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
+def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
     """Begin the folder's own MLflow anew where it was made in another place, to which its artifacts would go."""
     database = folder / "mlflow.db"
     if card.config.tracking.uri is not None or not database.is_file():

@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from analysis.table import load
-from sweeps.sync import main
+from sweeps.reading import open_run
+from sweeps.sync import main, set_aside_if_moved
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -55,12 +56,16 @@ def test_tables_and_runs_come_back_and_twice_is_as_once(copied) -> None:
 
 
 def test_a_database_made_for_another_folder_is_set_aside(copied, tmp_path) -> None:
-    assert told(str(copied), "--no-models")[0] == 0
+    client = MlflowClient(tracking_uri=f"sqlite:///{copied / 'mlflow.db'}")
+    client.create_experiment("small", artifact_location=(copied / "mlartifacts").as_uri())
+    card, said = open_run(copied).card, []
+    set_aside_if_moved(card, copied, said.append)
+    assert said == []
     moved = copied.rename(tmp_path / "moved")
-    code, text = told(str(moved), "--no-models")
-    assert code == 0
-    assert "set aside as mlflow.moved" in text
-    assert set(runs(moved)) == {"study", "0", "1", "2", "3"}
+    set_aside_if_moved(card, moved, said.append)
+    assert "set aside as mlflow.moved" in said[0]
+    assert (moved / "mlflow.moved").is_file()
+    assert not (moved / "mlflow.db").exists()
 
 
 def test_without_mlflow_only_the_tables_are_written(copied) -> None:
