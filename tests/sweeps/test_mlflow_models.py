@@ -25,7 +25,9 @@ INPUTS = torch.arange(20.0).reshape(5, 4)
 def member(folder: Path, model: nn.Module | None = None, builder: Builder = SMALL, point: str = "0.1") -> FrontModel:
     model = builder.build() if model is None else model
     artifact.save(folder / point, model.eval(), builder=builder)
-    return FrontModel(point, folder / point, {"weight_bytes": 40.0, "test/accuracy": 0.9}, "bits=8", ("test_mlflow_models",))
+    return FrontModel(
+        point, folder / point, {"weight_bytes": 40.0, "test/accuracy": 0.9}, "bits=8", ("test_mlflow_models",)
+    )
 
 
 class ByName(nn.Module):

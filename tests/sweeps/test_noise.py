@@ -155,5 +155,3 @@ def made(experiment, value: float) -> Point:
     run = run_sequence(experiment.model, experiment.instantiation, move.moves, base=experiment.base)
     point = Point.of(1, run.trace.accepted[-1])
     return Point(1, point.sequence, {**point.readings, "neg_mse": [point.readings["neg_mse"][0], 0.01]}, {})
-
-

@@ -19,7 +19,9 @@ def test_one_point_its_interval_the_runner_up_and_the_command(ran) -> None:
     code, text = told(str(ran), "weight_bytes<=5000")
     points = open_run(ran).state.points
     names = [name for name, point in points.items() if point.readings["weight_bytes"][0] <= 5000]
-    best = max(names, key=lambda name: (points[name].readings["accuracy"][0], -points[name].readings["weight_bytes"][0]))
+    best = max(
+        names, key=lambda name: (points[name].readings["accuracy"][0], -points[name].readings["weight_bytes"][0])
+    )
     assert code == 0
     assert f"take         {best}  " in text
     assert "95 % interval" in text

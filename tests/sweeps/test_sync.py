@@ -27,10 +27,7 @@ def runs(folder: Path) -> dict[str, tuple[str, str | None, dict[str, float]]]:
     found = client.search_runs([experiment.experiment_id])
     rows = [(run.data.tags.get("kmr.trial", "study"), run) for run in found]
     assert len(dict(rows)) == len(rows), "no trial is there twice"
-    return {
-        trial: (run.info.status, run.data.tags.get("pareto"), {k: v for k, v in run.data.metrics.items()})
-        for trial, run in rows
-    }
+    return {trial: (run.info.status, run.data.tags.get("pareto"), dict(run.data.metrics)) for trial, run in rows}
 
 
 def test_tables_and_runs_come_back_and_twice_is_as_once(copied) -> None:
