@@ -233,7 +233,8 @@ def connect(uri: str) -> Any:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", message=".*SOCKS support")
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor"):
+    chatter = ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3")
+    for name in chatter:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
