@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from analysis.front import Floats, Mask, as_costs, non_dominated
 from analysis.table import StudyTable
+
+Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 COLUMN = "p_front"
 """The column of the results table that holds the probability, empty for rows without a model."""
@@ -55,13 +58,13 @@ def probability_non_dominated(
         return found
     random = np.random.default_rng(seed)
     counts = np.zeros(len(rows))
-    down = ["minimize"] * costs.shape[1]
+    winners = _winners(costs[rows], errors[rows], None if repeated is None else repeated[:, rows])
     for draw in range(draws):
         drawn = random.normal(costs[rows], errors[rows])
         if repeated is not None:
             once = repeated[draw % len(repeated)][rows]
             drawn = np.where(np.isnan(once), drawn, once)
-        counts += non_dominated(drawn, down)
+        counts[winners(drawn)] += 1
     found[rows] = counts / draws
     return found
 
@@ -100,3 +103,26 @@ def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> M
         beaten = (corners <= best[row]).all(axis=1) & (corners < best[row]).any(axis=1)
         chance[row] = not beaten.any()
     return chance
+
+
+def _winners(costs: Floats, errors: Floats, replicates: Floats | None) -> Callable[[Floats], Indices]:
+    """Return what finds the non-dominated rows of a draw; where one of two columns is exact it is sorted only once."""
+    noisy = errors.any(axis=0)
+    if replicates is not None:
+        noisy |= ~np.isnan(replicates).all(axis=(0, 1))
+    if costs.shape[1] != 2 or noisy.all():
+        down = ["minimize"] * costs.shape[1]
+        return lambda drawn: np.flatnonzero(non_dominated(drawn, down))
+    exact = int(np.argmin(noisy))
+    order = np.argsort(costs[:, exact], kind="stable")
+    values, starts, group = np.unique(costs[order, exact], return_index=True, return_inverse=True)
+
+    def winners(drawn: Floats) -> Indices:
+        other = drawn[order, 1 - exact]
+        best = np.minimum.reduceat(other, starts)
+        before = np.concatenate(([np.inf], np.minimum.accumulate(best)[: len(values) - 1]))
+        ahead = np.flatnonzero((other == best[group]) & (best < before)[group])
+        # Of rows that are alike only the first counts.
+        return np.asarray(order[ahead[np.unique(group[ahead], return_index=True)[1]]])
+
+    return winners

@@ -66,6 +66,11 @@ class Front:
         """The ids of the points on the front."""
         return tuple(self._members)
 
+    @property
+    def values(self) -> tuple[tuple[float, ...], ...]:
+        """The objectives' values of the points on the front."""
+        return tuple(map(tuple, self._members.values()))
+
     def would_join(self, point: Point) -> bool:
         """Tell whether a point would be on the front."""
         return "" in self._with("", point)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from sweeps.experiment import Experiment
     from sweeps.trial import Point
 
+_SHOWN = 500
+"""The last trials are what the plot shows."""
+_LOOK_EVERY = 1.0
+"""Seconds between looks at the sweep."""
 _LEAST_LINES = 22
 """Lines a terminal must have for the plot to be drawn."""
 
@@ -53,7 +57,8 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         return x, y
 
     def look() -> Seen:
-        points = [point for record in sweep.records if record.served_from is None for point in record.points]
+        records = [record for record in sweep.records[-_SHOWN:] if record.served_from is None]
+        points = [point for record in records for point in record.points]
         kept = experiment.prefixes.statistics() if experiment.prefixes is not None else None
         causes = Counter(
             (record.error or record.state).splitlines()[0] for record in sweep.records
@@ -61,8 +66,8 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         )  # fmt: skip
         return Seen(
             (first.name, second.name),
-            tuple(map(values, points[-2000:])),
-            tuple(values(sweep.point(name)) for name in sweep.front.members),
+            tuple(map(values, points)),
+            tuple((first, second) for first, second, *_ in sweep.front.values),
             kept.hits if kept else 0,
             kept.hits + kept.misses if kept else 0,
             tuple(causes.most_common(3)),
@@ -92,6 +97,7 @@ class SweepProgress:
     ) -> None:
         self._console, self._done, self._target, self._look, self._every = console, done, target, look, every
         self._started = self._said = time.monotonic()
+        self._look_again = 0.0
         self._at_start = done
         self._text = ""
         self._shown = True
@@ -135,8 +141,9 @@ class SweepProgress:
             if time.monotonic() - self._said >= self._every:
                 self._line()
             return
-        if self._look is not None:
+        if self._look is not None and (self._done == self._target or time.monotonic() >= self._look_again):
             self._seen = self._look()
+            self._look_again = time.monotonic() + _LOOK_EVERY
         self._bar.update(self._task, completed=self._done)
 
     def say(self, message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from analysis.front import non_dominated
 from analysis.table import StudyTable
 from analysis.uncertainty import front_probability, probability_non_dominated
 
@@ -101,3 +102,22 @@ def test_a_table_has_none_for_what_is_not_complete(table: StudyTable) -> None:
     assert np.isnan(found[~complete]).all()
     assert ((found[complete] >= 0) & (found[complete] <= 1)).all()
     assert found[complete].max() > 0.9
+
+
+def test_an_exact_column_sorted_once_counts_as_every_draw_sorted_anew(monkeypatch) -> None:
+    random = np.random.default_rng(5)
+    values = np.column_stack([random.integers(0, 12, 60), random.uniform(0.8, 0.9, 60)]).astype(float)
+    values[7] = values[3]
+    stderrs = np.column_stack([np.zeros(60), random.uniform(0.0, 0.02, 60)])
+    stderrs[[3, 7]] = 0.0
+    for flip in (slice(None), slice(None, None, -1)):
+        directions = COST_QUALITY[flip]
+        fast = probability_non_dominated(values[:, flip], stderrs[:, flip], directions)
+        with monkeypatch.context() as slowly:
+            slowly.setattr("analysis.uncertainty._winners", _sorted_anew)
+            slow = probability_non_dominated(values[:, flip], stderrs[:, flip], directions)
+        assert fast.tolist() == slow.tolist()
+
+
+def _sorted_anew(costs, errors, replicates):
+    return lambda drawn: np.flatnonzero(non_dominated(drawn, ["minimize", "minimize"]))
