@@ -9,11 +9,16 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class Tracking:
-    """Where MLflow writes: `uri` is any tracking URI; by default a sqlite file in the study's folder."""
+    """Where MLflow writes: `uri` is any tracking URI; by default a sqlite file in the study's folder.
+
+    `models` logs the front as models that MLflow loads and registers; `system_metrics` the machine's load.
+    """
 
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
+    models: bool = True
+    system_metrics: bool = True
 
 
 @dataclass
@@ -21,6 +26,21 @@ class Report:
     """What is written at the end; images need a Chrome or Chromium."""
 
     images: bool = True
+
+
+@dataclass
+class Noise:
+    """The last stage: how sure the front is.
+
+    The front is read again on `resamples` bootstrap samples of the validation data, and so are the points that are on
+    it with a probability of at least `near`, made again for that. `seeds` times each front member is also made with
+    another seed. No model is begun that would not be done within `seconds` in all; 0 leaves the stage out.
+    """
+
+    seconds: float = 10.0
+    resamples: int = 100
+    near: float = 0.05
+    seeds: int = 0
 
 
 @dataclass
@@ -88,6 +108,7 @@ class Config:
     workers: int = 1
     stop: Stop = field(default_factory=Stop)
 
+    noise: Noise = field(default_factory=Noise)
     cache: Cache = field(default_factory=Cache)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)

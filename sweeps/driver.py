@@ -15,6 +15,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts
+from sweeps.mlflow_runs import run_name
 from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker
 from sweeps.results import identifier
@@ -216,7 +217,7 @@ class Sweep:
         failed = sum(self._counts.get(state, 0) for state in _GAVE_NOTHING)
         progress.finished(self.front.hypervolume, len(self.front.members), self._counts.get("served", 0), failed)
         if self._tracker is not None:
-            self._tracker.log_trial(record, self.front.hypervolume, self._name(record))
+            self._tracker.log_trial(record, self.front.hypervolume, run_name(record), self.front.members)
         return record
 
     def _close_all(self) -> None:
@@ -273,11 +274,6 @@ class Sweep:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
                 self._remember(record_of(trial))
-
-    def _name(self, record: Record) -> str:
-        settings = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                             for name, value in record.params.items())  # fmt: skip
-        return f"{record.number}: {settings}"[:200]
 
     def _give_up_on_equal_failures(self) -> None:
         last = self.records[-MOST_EQUAL_FAILURES:]

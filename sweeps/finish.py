@@ -1,8 +1,8 @@
-"""The end of a run: front members saved and tested once each; table, report and MLflow brought up to date."""
+"""The end of a run: front members saved, read again for their noise and tested once each; then all views."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,145 +11,120 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import analysis.report
-import analysis.table
+from analysis.table import StudyTable
+from analysis.uncertainty import COLUMN
 from kmr import artifact
 from kmr.core import Reading, Readings
-from sweeps import results
+from sweeps.card import StudyCard, without_passwords
 from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
 from sweeps.front import artifact_path
-from sweeps.study import now
+from sweeps.noise import measure_noise
+from sweeps.publish import Published, State, keep_created, keep_test, keep_unsaved, kept_test, publish, read_state
 from sweeps.tracking import Tracker
-
-_TEST = "kmr:test:"
-_CREATED = "kmr:created"
 
 
 @dataclass(frozen=True)
 class Written:
     """What a finished run leaves for the user."""
 
-    report: Path
+    published: Published
+    state: State
     messages: tuple[str, ...]
-    tested: Mapping[str, Readings]
 
 
 def write_results(
+    card: StudyCard,
     experiment: Experiment,
     study: optuna.Study,
     sweep: Sweep,
     tracker: Tracker | None,
     folder: Path,
     *,
-    command: str,
-    resume: str,
     images: bool,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Written:
-    """Bring everything that is derived from the study up to date: also after Ctrl-C, and safe to repeat."""
+    """Bring everything that is derived from the study up to date: also after Ctrl-C, and safe to repeat.
+
+    Args:
+        card: of the study, as it is to be shown.
+        experiment: what was searched.
+        study: where it is kept.
+        sweep: the run that ends.
+        tracker: started; None writes nothing to MLflow.
+        folder: of the study.
+        images: also draw the report's pictures.
+        stopping: asked before each model of the noise stage, which is left out of a run that was stopped.
+    """
     sweep.save_missing_artifacts()
     problems = [f"{name} is not on the front, it cannot be saved: {why}" for name, why in sweep.unsaved.items()]
-    tested: dict[str, Readings] = {}
+    keep_unsaved(study, sweep.unsaved)
+    keep_created(study)
+    points = read_state(card, study, sweep.records).points
+    usable = {name: point for name, point in points.items() if name not in sweep.unsaved}
+    if not stopping():
+        front = sweep.front.members
+        problems += measure_noise(experiment, study, usable, front, folder, may_go_on=lambda: not stopping())
     for name in sweep.front.members:
         try:
-            tested[name] = test_point(experiment, study, folder, name)
+            test_point(experiment, study, folder, name)
         except Exception as error:  # one model that fails on test data must not cost the report of all others
-            tested[name] = {}
             problems.append(f"{name} could not be read on test data: {type(error).__name__}: {error}")
-    base_test = tested.get("base") or test_point(experiment, study, folder, "base")
-    if tracker is not None:
-        tracker.flush()
-    place = tracker.place if tracker is not None else None
-    frame = results.frame(experiment, sweep.records, tested, tracker.run_ids if tracker else {}, folder, sweep.unsaved)
-    meta = results.meta(
-        experiment,
-        sweep.records,
-        base_test,
-        created=_created(study),
-        command=command,
-        resume=resume,
-        place={**asdict(place), "ui": place.ui, "link": place.link} if place else None,
-    )
-    analysis.table.save(folder, frame, meta)
-    report = analysis.report.write(folder, images=images)
-    if tracker is not None:
-        _track(tracker, sweep, tested, folder, (report.html, *report.files))
-    return Written(report.html, (*problems, *report.messages), tested)
+    card.keep(study)
+    state = read_state(card, study, sweep.records)
+    published = publish(state, folder, tracker, images=images, example=experiment.data.train.first_inputs(8))
+    return Written(published, state, (*problems, *published.messages))
 
 
 def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> Readings:
     """Read the held-out data on the saved artifact, the first time a point is on a final front."""
-    stored = study.user_attrs.get(_TEST + name)
-    if stored is not None:
-        return results.to_readings(stored)
+    known = kept_test(study, name)
+    if known is not None:
+        return known
     saved = artifact_path(folder, name)
     model = artifact.load(saved, base=experiment.model) if saved.is_dir() else experiment.model
     readings = experiment.test(model)
-    study.set_user_attr(_TEST + name, {key: {"value": r.value, "stderr": r.stderr} for key, r in readings.items()})
+    keep_test(study, name, readings)
     return readings
 
 
-def _created(study: optuna.Study) -> str:
-    if _CREATED not in study.user_attrs:
-        study.set_user_attr(_CREATED, now())
-    return str(study.user_attrs[_CREATED])
-
-
-def _track(tracker: Tracker, sweep: Sweep, tested: Mapping[str, Readings], folder: Path, files: Sequence[Path]) -> None:
-    front: dict[int, list[str]] = {}
-    for name in tested:
-        if name != "base":
-            front.setdefault(int(name.split(".")[0]), []).append(name)
-    metrics = {
-        "hypervolume_final": sweep.front.hypervolume,
-        "front_size": float(len(tested)),
-        "trials_finished": float(sweep.finished),
-    }
-    tracker.log_final(metrics, {"front": ", ".join(tested)}, {k: ", ".join(v) for k, v in front.items()})
-    for path in dict.fromkeys(files):
-        tracker.log_files({"report": path})
-    tracker.log_files({"report": folder / analysis.table.RESULTS})
-    tracker.log_files({"": folder / analysis.table.META})
-    tracker.clear("front")
-    for name in tested:
-        tracker.log_files({f"front/{name}": artifact_path(folder, name)})
-
-
-def print_front(console: Console, experiment: Experiment, sweep: Sweep, tested: Mapping[str, Readings]) -> None:
-    """Print the front: what was done, what it costs, validation and held-out quality with standard errors."""
-    objectives = experiment.objectives
-    qualities = [meter.name for meter in experiment.test_qualities]
-    table = Table(title=f"Front of {experiment.config.name}: {len(tested)} points", title_justify="left")
-    table.add_column("point")
-    table.add_column("sequence", overflow="fold")
-    for meter in objectives:
-        table.add_column(
-            meter.name + (" (validation)" if meter.name in qualities else f" [{meter.unit}]"), justify="right"
-        )
-    shown = [meter.name for meter in objectives if meter.name in qualities] or qualities[:1]
-    for name in shown:
-        table.add_column(f"{name} (held-out test)", justify="right", style="bold")
-    first = objectives[0]
-    rows = sorted(tested, key=lambda name: sweep.point(name).readings[first.name][0] or 0.0)
-    for name in rows:
-        point = sweep.point(name)
-        cells: list[Any] = [name, Text(str(point.moves))]
-        cells += [_number(*point.readings[meter.name]) for meter in objectives]
-        cells += [_tested(tested[name].get(quality)) for quality in shown]
-        table.add_row(*cells)
-    console.print(table)
-    budget = experiment.config.budget
-    if budget and not any(_within(experiment, sweep.point(name).to_readings()) for name in rows):
-        limits = ", ".join(f"{name} {limit:g}" for name, limit in budget.items())
+def print_front(console: Console, published: Published, state: State) -> None:
+    """Print the front, and whether nothing on it meets the study's budget."""
+    card, points = state.card, state.points
+    console.print(front_table(state, published.table, published.front))
+    if card.config.budget and not any(card.within_budget(points[name]) for name in published.front):
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.budget.items())
         console.print(f"no model on the front meets the budget ({limits})", style="yellow", highlight=False)
 
 
-def _within(experiment: Experiment, readings: Readings) -> bool:
-    directions = {m.name: m.direction for m in (*experiment.instantiation.costs, *experiment.instantiation.qualities)}
-    return all(
-        readings[name].value <= limit if directions[name] == "minimize" else readings[name].value >= limit
-        for name, limit in experiment.config.budget.items()
-    )
+def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Table:
+    """Show the front: what was done, what it costs, validation and held-out quality with standard errors.
+
+    The last column is the probability that no other model is better in all objectives.
+    """
+    card, points = state.card, state.points
+    qualities = [meter.name for meter in card.qualities]
+    shown = Table(title=f"Front of {card.config.name}: {len(members)} points", title_justify="left")
+    shown.add_column("point")
+    shown.add_column("sequence", overflow="fold")
+    for meter in card.objectives:
+        shown.add_column(
+            meter.name + (" (validation)" if meter.name in qualities else f" [{meter.unit}]"), justify="right"
+        )
+    tests = [meter.name for meter in card.objectives if meter.name in qualities] or qualities[:1]
+    for name in tests:
+        shown.add_column(f"{name} (held-out test)", justify="right", style="bold")
+    shown.add_column("P(front)", justify="right")
+    chances = dict(zip(table.frame["point"], table.column(COLUMN), strict=True))
+    first = card.objectives[0]
+    for name in sorted(members, key=lambda name: points[name].readings[first.name][0] or 0.0):
+        point = points[name]
+        cells: list[Any] = [name, Text(str(point.moves))]
+        cells += [_number(*point.readings[meter.name]) for meter in card.objectives]
+        cells += [_tested(state.tested.get(name, {}).get(quality)) for quality in tests]
+        cells.append(f"{chances.get(name, float('nan')):.2f}")
+        shown.add_row(*cells)
+    return shown
 
 
 def _tested(reading: Reading | None) -> str:
@@ -168,4 +143,5 @@ def commands(argv: Sequence[str], trials: int) -> tuple[str, str]:
     """Return the command that was run, and the one that resumes or extends it to twice the trials."""
     kept = [argument for argument in argv if not argument.lstrip("+").startswith("trials=")]
     start = "python -m sweeps.run"
-    return shlex.join([*start.split(), *argv]), shlex.join([*start.split(), *kept, f"trials={2 * trials}"])
+    run, extend = shlex.join([*start.split(), *argv]), shlex.join([*start.split(), *kept, f"trials={2 * trials}"])
+    return str(without_passwords(run)), str(without_passwords(extend))

@@ -3,16 +3,44 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from analysis.front import non_dominated
 from analysis.hypervolume import normalised
+from kmr.core import Direction, Step
+from sweeps.config import Config
 from sweeps.errors import SweepError
-from sweeps.experiment import Experiment
 from sweeps.trial import Point
 
 FOLDER = "front"
+
+
+class Objective(Protocol):
+    """A meter that is searched over."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+
+class Judged(Protocol):
+    """What points are judged by: an experiment, or the card of a study."""
+
+    @property
+    def objectives(self) -> Sequence[Objective]: ...
+
+    @property
+    def directions(self) -> list[Direction]: ...
+
+    @property
+    def base(self) -> Step: ...
+
+    @property
+    def config(self) -> Config: ...
 
 
 class Front:
@@ -22,7 +50,7 @@ class Front:
         experiment: names the objectives; its base model fixes the corners of the hypervolume.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Judged) -> None:
         self._names = [meter.name for meter in experiment.objectives]
         self._directions = experiment.directions
         self.reference, self.ideal = corners(experiment)
@@ -40,8 +68,8 @@ class Front:
 
     @property
     def values(self) -> tuple[tuple[float, ...], ...]:
-        """The objectives' values of the members, in their order."""
-        return tuple(tuple(values) for values in self._members.values())
+        """The objectives' values of the points on the front."""
+        return tuple(map(tuple, self._members.values()))
 
     def would_join(self, point: Point) -> bool:
         """Tell whether a point would be on the front."""
@@ -68,7 +96,7 @@ class Front:
         return normalised(values, reference, ideal, self._directions)
 
 
-def corners(experiment: Experiment) -> tuple[dict[str, float], dict[str, float]]:
+def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:
     """Return the reference and the ideal point of the hypervolume, by objective.
 
     The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost and half its

@@ -38,6 +38,11 @@ class Interrupts:
     ) -> None:
         self._restore()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a signal has come."""
+        return self._pending is not None
+
     @contextmanager
     def allowed(self) -> Iterator[None]:
         """Let a signal stop the body.

@@ -9,13 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from analysis.table import FORMAT
+from analysis.table import FORMAT, StudyTable
+from analysis.uncertainty import front_probability
 from kmr.core import Reading, Readings, TransformationSequence
-from sweeps.experiment import Experiment
+from sweeps.card import StudyCard, without_passwords
 from sweeps.front import artifact_path, corners
+from sweeps.noise import Noise, summary
 from sweeps.study import Record
 from sweeps.trial import Point
 
@@ -25,14 +28,14 @@ def identifier(trial: int, step: int) -> str:
     return "base" if trial < 0 else f"{trial}.{step}"
 
 
-def technique(experiment: Experiment, sequence: TransformationSequence) -> str:
+def technique(card: StudyCard, sequence: TransformationSequence) -> str:
     """Name the techniques of a sequence, in order of first use."""
-    names = [experiment.instantiation.rule_of(move.knob).name for move in sequence]
+    names = [card.techniques.get(move.knob, move.knob) for move in sequence]
     return " + ".join(dict.fromkeys(names)) or "baseline"
 
 
 def frame(
-    experiment: Experiment,
+    card: StudyCard,
     found: Sequence[Record],
     tested: Mapping[str, Readings],
     run_ids: Mapping[int, str],
@@ -44,14 +47,14 @@ def frame(
     A trial that gave no result has a row that says how it ended. A trial served from an earlier one has none. A model
     that could not be saved is a failure, whatever it measured.
     """
-    base = Record(-1, {}, "complete", (Point.of(0, experiment.base),))
+    base = Record(-1, {}, "complete", (card.base_point,))
     rows = []
     for record in (base, *found):
         if record.served_from is not None:
             continue
         for index, point in enumerate(record.points):
             last = index == len(record.points) - 1
-            row = _row(experiment, record, point, last and record.state == "complete", tested, run_ids, folder)
+            row = _row(card, record, point, last and record.state == "complete", tested, run_ids, folder)
             if row["point"] in unsaved:
                 row |= {"state": "failed", "error": f"cannot be saved: {unsaved[row['point']]}"}
             rows.append(row)
@@ -60,8 +63,24 @@ def frame(
     return pd.DataFrame(rows)
 
 
+def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str, Noise]) -> pd.DataFrame:
+    """Add what the noise stage found, and the probability of each point to be on the front."""
+    table = StudyTable(frame, meta, Path())
+    most = max((len(values) for found in noise.values() for values in found.resamples.values()), default=0)
+    replicates = np.full((most, len(frame), len(table.objectives)), np.nan)
+    rows = {str(point): row for row, point in enumerate(frame["point"])}
+    for name, found in noise.items():
+        for column, meter in enumerate(table.objectives):
+            values = found.resamples.get(meter, [])
+            if name in rows and len(values) == most:
+                replicates[:, rows[name], column] = values
+    columns = [summary(noise[str(point)]) if str(point) in noise else {} for point in frame["point"]]
+    added = pd.DataFrame(columns, index=frame.index)
+    return frame.assign(p_front=front_probability(table, replicates), **{str(name): added[name] for name in added})
+
+
 def _row(
-    experiment: Experiment,
+    card: StudyCard,
     record: Record,
     point: Point,
     last: bool,
@@ -79,7 +98,7 @@ def _row(
         "state": "complete",
         "error": None,
         "notes": "\n".join((*point.notes, *(record.notes if last else ()))),
-        "technique": technique(experiment, point.moves),
+        "technique": technique(card, point.moves),
         "sequence": json.dumps(point.sequence),
         "finished": record.finished,
         "artifact": saved.relative_to(folder).as_posix() if saved.is_dir() else None,
@@ -111,54 +130,51 @@ def _ended(record: Record, run_ids: Mapping[int, str]) -> dict[str, Any]:
 
 
 def meta(
-    experiment: Experiment,
+    card: StudyCard,
     found: Sequence[Record],
     base_test: Readings,
     *,
     created: str,
-    command: str,
-    resume: str,
     place: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Return what the columns mean and how the study was run."""
-    reference, ideal = corners(experiment)
-    instantiation = experiment.instantiation
+    reference, ideal = corners(card)
     states = [record.state for record in found]
     return {
         "format": FORMAT,
-        "study": experiment.config.name,
+        "study": card.config.name,
         "created": created,
-        "seed": experiment.config.seed,
-        "objectives": [{"name": m.name, "direction": m.direction, "unit": m.unit} for m in experiment.objectives],
+        "seed": card.config.seed,
+        "objectives": [{"name": m.name, "direction": m.direction, "unit": m.unit} for m in card.objectives],
         "meters": {
             meter.name: {
                 "unit": meter.unit,
                 "direction": meter.direction,
                 "kind": "cost" if meter.direction == "minimize" else "quality",
             }
-            for meter in (*instantiation.costs, *instantiation.qualities)
+            for meter in card.meters
         },
         "reference": reference,
         "ideal": ideal,
-        "baseline": _plain(experiment.base.readings),
+        "baseline": _plain(card.base.readings),
         "baseline_test": _plain(base_test),
-        "budget": dict(experiment.config.budget),
+        "budget": dict(card.config.budget),
         "trials": {
             "asked": len(found),
             "complete": states.count("complete"),
             "failed": len(states) - states.count("complete"),
             "served": sum(record.served_from is not None for record in found),
-            "target": experiment.config.trials,
+            "target": card.config.trials,
         },
         "seconds": sum(record.seconds for record in found),
         "overhead_seconds": sum(record.overhead for record in found),
-        "command": command,
-        "resume": resume,
+        "command": card.command,
+        "resume": card.resume,
         "mlflow": dict(place) if place else None,
         "versions": versions(),
         "git": git_commit(),
         "environment": environment(),
-        "config": dict(experiment.plain),
+        "config": without_passwords(card.plain),
     }
 
 

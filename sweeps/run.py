@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,13 +86,14 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     import optuna
     import torch
 
+    from sweeps.card import StudyCard
     from sweeps.digest import digest
     from sweeps.driver import Sweep
     from sweeps.experiment import build_experiment
     from sweeps.fidelity import fidelities_of
     from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.interrupt import Interrupts, Stopped
-    from sweeps.progress import SweepProgress
+    from sweeps.progress import SweepProgress, watch
     from sweeps.reuse import take_over
     from sweeps.study import open_study, reclaim, run_folder, turned_down, with_base
     from sweeps.workers import Executor, InProcess, LocalProcesses
@@ -126,40 +128,46 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
         if stale := reclaim(study, alone=config.storage is None):
             console.print(f"{stale} trial(s) of a run that died are tried again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
-        tracker = _tracker(config, plain, experiment, study, folder, console)
-        sweep = Sweep(experiment, study, folder, tracker)
-        _greet(console, experiment, sweep, folder)
-        with SweepProgress(console, sweep.finished, config.trials) as progress:
-            try:
-                fidelities = fidelities_of(experiment, folder)
-                executor: Executor = InProcess(experiment, folder, fidelities)
-                if config.workers > 1:
-                    executor = LocalProcesses(experiment, folder, config.workers)
-                why = sweep.run(config.trials, executor, progress, interrupts)
-            except Stopped as stop:
-                code = stop.exit_code
-                progress.say("stopping: writing the report of what is there")
-            except SweepError as error:
-                problem = error
-        if why is not None:
-            console.print(f"ended after {sweep.finished} trials: {why}", highlight=False, soft_wrap=True)
         command, resume = commands(argv, config.trials)
-        written = write_results(
-            experiment, study, sweep, tracker, folder,
-            command=command, resume=command if code else resume, images=config.report.images and not code,
-        )  # fmt: skip
-        print_front(console, experiment, sweep, written.tested)
-        if experiment.prefixes is not None and (kept := experiment.prefixes.statistics()).hits:
-            console.print(
-                f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
-                highlight=False,
-            )
-        accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
-        for message in (*accounts, *digest(sweep.records), *written.messages):
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
-        if tracker is not None:
-            tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
-    _farewell(console, written.report, tracker, command if code else resume, bool(code), time.monotonic() - started)
+        with ExitStack() as closing:
+            card = StudyCard.of(experiment, command, command)
+            card.keep(study)
+            tracker = _tracker(config, card, study, folder, console)
+            sweep = Sweep(experiment, study, folder, tracker)
+            if tracker is not None:
+                closing.enter_context(tracker)
+            _greet(console, experiment, sweep, folder)
+            with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
+                try:
+                    executor: Executor = InProcess(experiment, folder, fidelities_of(experiment, folder))
+                    if config.workers > 1:
+                        executor = LocalProcesses(experiment, folder, config.workers)
+                    why = sweep.run(config.trials, executor, progress, interrupts)
+                except Stopped as stop:
+                    code = stop.exit_code
+                    progress.say("stopping: writing the report of what is there")
+                except SweepError as error:
+                    problem = error
+            if why is not None:
+                console.print(f"ended after {sweep.finished} trials: {why}", highlight=False, soft_wrap=True)
+            card = StudyCard.of(experiment, command, command if code else resume)
+            written = write_results(
+                card, experiment, study, sweep, tracker, folder,
+                images=config.report.images and not code, stopping=lambda: interrupts.pending,
+            )  # fmt: skip
+            print_front(console, written.published, written.state)
+            if experiment.prefixes is not None and (kept := experiment.prefixes.statistics()).hits:
+                console.print(
+                    f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
+                    highlight=False,
+                )
+            accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
+            for message in (*accounts, *digest(sweep.records), *written.messages):
+                console.print(message, markup=False, highlight=False, soft_wrap=True)
+            if tracker is not None:
+                tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
+    seconds = time.monotonic() - started
+    _farewell(console, written.published.report, tracker, card.resume, bool(code), seconds)
     if problem is None and not code and all(record.state != "complete" for record in sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
         problem = SweepError(why if why is not None and not sweep.records else nothing)
@@ -175,35 +183,17 @@ def _forget_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _tracker(config: Config, plain: dict[str, Any], experiment: Any, study: Any, folder: Path, console: Console) -> Any:
-    from sweeps import results
-    from sweeps.study import study_id
-    from sweeps.tracking import Tracker
+def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Console) -> Any:
+    from sweeps.publish import open_tracker
+    from sweeps.study import records
 
     if not config.tracking.enabled:
         return None
-    tracker = Tracker(
-        config.tracking.uri,
-        config.tracking.experiment or config.name,
-        study_id(study),
-        folder,
-        lambda message: console.print(message, markup=False, highlight=False, soft_wrap=True),
-    )
-    tags = {
-        "kmr.study": config.name,
-        "kmr.folder": str(folder),
-        "mlflow.source.git.commit": results.git_commit() or "none",
-        **{f"version.{name}": value for name, value in results.versions().items()},
-        **{f"machine.{name}": value for name, value in results.environment().items()},
-    }
-    tracker.start(_flat(plain), tags, OmegaConf.to_yaml(OmegaConf.create(plain)))
-    return tracker
 
+    def say(message: str) -> None:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-def _flat(plain: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(plain, dict) and plain:
-        return {k: v for key, value in plain.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {prefix.rstrip(".").replace("@", "/"): str(plain)} if prefix else {}
+    return open_tracker(card, study, folder, say, records=records(study))
 
 
 def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
@@ -232,6 +222,7 @@ def _farewell(console: Console, report: Path, tracker: Any, resume: str, stopped
     if tracker is not None and tracker.place is not None:
         line("MLflow", tracker.place.ui)
         line("", f"then open {tracker.place.link}")
+        line("", f"the study {tracker.place.study_link}")
     line("resume" if stopped else "extend", resume)
     console.print(f"done in {seconds:.0f} s", highlight=False)
 

@@ -1,51 +1,50 @@
-"""MLflow as a view of the study: a parent run for the study, a child run for each trial.
+"""MLflow as a view of the study, written by one background thread.
 
-Everything is written by one background thread, a trial in one batch, so that logging is off the critical path and an
-unreachable server never stops or slows a sweep: the first failure is reported once, and what could not be written is
-still in the study's storage.
+Logging is off the critical path, and a server that cannot be reached never stops or slows a sweep: the failure is said
+once, the thread tries again from time to time and then writes all that is missing, and `python -m sweeps.sync` does the
+same later from the study's storage.
 """
 
-import os
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from sweeps.card import DatasetCard
+from sweeps.mlflow_models import FrontModel, log_front_models
+from sweeps.mlflow_runs import Place, StudyRuns
 from sweeps.study import Record
 
-_STATUS = {"complete": "FINISHED", "failed": "FAILED", "infeasible": "FAILED", "interrupted": "KILLED"}
-_STUDY_TAG = "kmr.study_id"
-_TRIAL_TAG = "kmr.trial"
-_PARENT_TAG = "mlflow.parentRunId"
+_PATIENCE = 120.0
+"""Seconds to wait at the end for what is still to be written."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a study's runs are: what a user needs to open them."""
+class Finished:
+    """A finished trial as MLflow shows it, and how the study stood then; `on_front` None leaves tags alone."""
 
-    uri: str
-    experiment_id: str
-    run_id: str
-
-    @property
-    def ui(self) -> str:
-        """The command that shows the study, or the server's address."""
-        if self.uri.startswith("http"):
-            return self.link
-        return f"mlflow ui --backend-store-uri {self.uri}"
+    record: Record
+    name: str
+    hypervolume: float
+    on_front: Collection[str] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def link(self) -> str:
-        """The page of the experiment in the layout for training runs."""
-        root = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{root}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+    def metrics(self) -> list[tuple[str, float | None, int]]:
+        """The figures to write on the study's run."""
+        size = {} if self.on_front is None else {"front_size": float(len(self.on_front))}
+        figures = {"hypervolume": self.hypervolume, **size, **self.figures}
+        return [(name, value, self.record.number) for name, value in figures.items()]
 
 
 class Tracker:
-    """Writes a study to MLflow from a thread of its own.
+    """Writes a study to MLflow from a thread of its own; used as a context, it closes the study's run however it ends.
 
     Args:
         uri: a tracking URI; None is a sqlite file in `folder`.
@@ -53,180 +52,221 @@ class Tracker:
         study_id: what tells this study's runs from others on the same server, stable over resumes.
         folder: of the study.
         say: prints a message to the user.
+        system_metrics: also write the machine's load while the study runs.
+        figures: further figures of the study after a trial, asked for once for each, in order.
+        retry: seconds after a failure until MLflow is tried again.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, uri: str | None, experiment: str, study_id: str, folder: Path, say: Callable[[str], None]
+        self,
+        uri: str | None,
+        experiment: str,
+        study_id: str,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        system_metrics: bool = False,
+        figures: Callable[[Record], Mapping[str, float]] = lambda record: {},
+        retry: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
         self._artifacts = (folder / "mlartifacts").as_uri() if uri is None else None
-        self._experiment, self._study_id, self._say = experiment, study_id, say
+        self._experiment, self._study_id, self._folder, self._say = experiment, study_id, folder, say
+        self._figures = figures
+        self._system_metrics, self._retry, self._clock = system_metrics, retry, clock
         self._queue: queue.Queue[Callable[[], None] | threading.Event | None] = queue.Queue()
-        self._client: Any = None
-        self._broken: str | None = None
-        self.place: Place | None = None
-        self.run_ids: dict[int, str] = {}
+        self._runs: StudyRuns | None = None
+        self._waiting: deque[Finished] = deque()
+        self._open: Callable[[], None] = lambda: None
+        self._failed_at: float | None = None
+        self._monitor: Any = None
+        self._closed = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def start(self, params: Mapping[str, str], tags: Mapping[str, str], config: str) -> None:
-        """Open the parent run, or the one of an earlier start."""
-        self._queue.put(lambda: self._start(params, tags, config))
+    @property
+    def place(self) -> Place | None:
+        """Where the runs are; None before they are opened, or when they could not be."""
+        return self._runs.place if self._runs is not None else None
 
-    def log_trial(self, record: Record, hypervolume: float, name: str) -> None:
-        """Write a finished trial as a child run, unless it is there, and the hypervolume after it on the parent."""
-        at = int(time.time() * 1000)
-        self._queue.put(lambda: self._log_trial(record, hypervolume, name, at))
+    @property
+    def run_ids(self) -> dict[int, str]:
+        """The id of each trial's run that is written."""
+        return dict(self._runs.run_ids) if self._runs is not None else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._closed:
+            self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def start(
+        self, params: Mapping[str, str], tags: Mapping[str, str], config: str, datasets: Sequence[DatasetCard] = ()
+    ) -> None:
+        """Open the study's run, or the one of an earlier start."""
+
+        def open_runs() -> None:
+            runs = StudyRuns(self._uri, self._experiment, self._study_id, self._artifacts)
+            runs.describe(params, tags, config, datasets)
+            self._runs = runs
+            if self._system_metrics:
+                self._start_monitor(runs)
+
+        self._open = open_runs
+        self._queue.put(open_runs)
+
+    def log_trial(
+        self,
+        record: Record,
+        hypervolume: float,
+        name: str,
+        on_front: Collection[str] | None = None,
+    ) -> None:
+        """Write a finished trial as a child run, unless it is there, and where the study stands after it on the parent.
+
+        Args:
+            record: the trial.
+            hypervolume: of the front after it.
+            name: of its run.
+            on_front: the points on the front after it, which get the tag `pareto`; None leaves the tags alone.
+        """
+        self._waiting.append(Finished(record, name, hypervolume, on_front, self._figures(record)))
+        self._queue.put(self._write_waiting)
+
+    def backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
+        """Write the earlier trials that are not there: what a run without MLflow, or one that died, left out.
+
+        Args:
+            count: how many trials there are; nothing is done when as many are there.
+            trials: returns them.
+        """
+        self._queue.put(lambda: self._backfill(count, trials))
 
     def log_files(self, files: Mapping[str, Path]) -> None:
         """Copy files or folders to the parent run: the artifact path by name, and where each is now."""
-        self._queue.put(lambda: self._log_files(files))
+        self._queue.put(lambda: self._opened.files(files))
 
-    def clear(self, artifact_path: str) -> None:
-        """Remove a folder of the parent run's artifacts, before what is in it now is copied there."""
-        self._queue.put(lambda: self._clear(artifact_path))
+    def log_final(
+        self,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        on_front: Collection[str],
+        tested: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Write closing metrics and tags on the parent, mark the trials on the front, add test readings by point."""
+        self._queue.put(lambda: self._log_final(metrics, tags, on_front, tested or {}))
 
-    def log_final(self, metrics: Mapping[str, float], tags: Mapping[str, str], front: Mapping[int, str]) -> None:
-        """Write closing metrics and tags on the parent, and mark the trials on the front."""
-        self._queue.put(lambda: self._log_final(metrics, tags, front))
+    def log_models(self, members: Sequence[FrontModel], example: Any) -> None:
+        """Log models that MLflow can load and register, unless they are there; `example` is a batch of inputs."""
+        self._queue.put(lambda: log_front_models(self._opened, self._experiment, members, example, self._say))
 
     def close(self, status: str) -> None:
-        """End the parent run with this status and wait until everything is written, at most two minutes."""
-        self._queue.put(lambda: self._client.set_terminated(self._run, status))
+        """End the study's run with this status and wait until everything is written, at most two minutes."""
+        self._closed = True
+        self._queue.put(lambda: self._end(status))
         self._queue.put(None)
-        self._thread.join(timeout=120)
+        self._thread.join(timeout=_PATIENCE)
+        if self._thread.is_alive() or self._failed_at is not None:
+            self._say(f"not everything is in MLflow: python -m sweeps.sync {self._folder} writes the rest")
 
     def flush(self) -> None:
         """Wait until all that was handed over so far is written, at most two minutes."""
         done = threading.Event()
         self._queue.put(done)
-        done.wait(timeout=120)
+        done.wait(timeout=_PATIENCE)
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
             if isinstance(task, threading.Event):
                 task.set()
                 continue
-            if self._broken is not None:
-                continue
             try:
-                task()
+                if self._failed_at is not None:
+                    self._try_again()
+                if self._failed_at is None:
+                    task()
             except Exception as error:
-                self._broken = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                self._say(f"MLflow at {self._uri} failed, the sweep goes on without it: {self._broken}")
+                self._fail(error)
+        with contextlib.suppress(Exception):
+            self._stop_monitor()
 
-    @property
-    def _open(self) -> Place:
-        if self.place is None:
-            raise RuntimeError("the parent run is not open")
-        return self.place
-
-    @property
-    def _run(self) -> str:
-        return self._open.run_id
-
-    def _start(self, params: Mapping[str, str], tags: Mapping[str, str], config: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        import logging
-        import warnings
-
-        warnings.filterwarnings("ignore", message=".*SOCKS support")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
-        from mlflow.entities import Param, RunTag
-
-        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-        known = self._client.get_experiment_by_name(self._experiment)
-        experiment_id = (
-            self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
-            if known is None
-            else known.experiment_id
-        )
-        found = self._search(experiment_id, f"tags.`{_STUDY_TAG}` = '{self._study_id}'")
-        parents = [run for run in found if _PARENT_TAG not in run.data.tags]
-        self.run_ids = {int(run.data.tags[_TRIAL_TAG]): run.info.run_id for run in found if _TRIAL_TAG in run.data.tags}
-        if parents:
-            run = parents[0]
-            self._client.update_run(run.info.run_id, status="RUNNING")
-        else:
-            run = self._client.create_run(experiment_id, tags={_STUDY_TAG: self._study_id}, run_name=self._experiment)
-        self.place = Place(self._uri, experiment_id, run.info.run_id)
-        if not parents:
-            self._client.log_batch(self._run, params=[Param(key, value[:6000]) for key, value in params.items()])
-        self._client.log_batch(self._run, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
-        self._client.log_text(self._run, config, "config.yaml")
-
-    def _search(self, experiment_id: str, query: str) -> list[Any]:
-        found: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_runs([experiment_id], query, max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
-    def _log_trial(self, record: Record, hypervolume: float, name: str, at: int) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        self._client.log_metric(self._run, "hypervolume", hypervolume, timestamp=at, step=record.number)
-        if record.number in self.run_ids:
+    def _try_again(self) -> None:
+        """Open the runs anew when it is time to, and write the trials that waited; files are left to the end."""
+        assert self._failed_at is not None
+        if self._clock() - self._failed_at < self._retry:
             return
-        started = at - int(record.seconds * 1000)
-        tags = {_STUDY_TAG: self._study_id, _TRIAL_TAG: str(record.number), _PARENT_TAG: self._run}
-        run = self._client.create_run(self._open.experiment_id, started, tags, run_name=name)
-        metrics = [
-            Metric(reading, value, at, point.step)
-            for point in record.points
-            for reading, (value, _) in point.readings.items()
-            if value is not None
-        ]
-        metrics.append(Metric("seconds", record.seconds, at, 0))
-        more = {"kmr.state": record.state, "kmr.notes": "; ".join(record.notes), "kmr.error": record.error or ""}
-        if record.final is not None:
-            more["kmr.sequence"] = str(record.final.moves)
-        self._client.log_batch(
-            run.info.run_id,
-            metrics=metrics[-1000:],
-            params=[Param(key, str(value)) for key, value in record.params.items()],
-            tags=[RunTag(key, value[:5000]) for key, value in more.items() if value],
-        )
-        self._client.set_terminated(run.info.run_id, _STATUS[record.state], end_time=at)
-        self.run_ids[record.number] = run.info.run_id
+        self._failed_at = self._clock()
+        with contextlib.suppress(Exception):
+            self._open()
+            self._write_waiting()
+            self._failed_at = None
+            self._say(f"MLflow at {self._uri} is back, and has all trials")
 
-    def _log_files(self, files: Mapping[str, Path]) -> None:
-        for target, path in files.items():
-            if path.is_dir():
-                self._client.log_artifacts(self._run, str(path), target)
-            elif path.exists():
-                self._client.log_artifact(self._run, str(path), target or None)
+    def _fail(self, error: Exception) -> None:
+        if self._failed_at is None:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self._say(f"MLflow at {self._uri} failed, the sweep goes on without it: {why}")
+        self._failed_at = self._clock()
 
-    def _clear(self, artifact_path: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    @property
+    def _opened(self) -> StudyRuns:
+        if self._runs is None:
+            raise RuntimeError("the study's run is not open")
+        return self._runs
 
-        if self._client.list_artifacts(self._run, artifact_path):
-            uri = self._client.get_run(self._run).info.artifact_uri
-            get_artifact_repository(uri, tracking_uri=self._uri).delete_artifacts(artifact_path)  # type: ignore[no-untyped-call]
+    def _write_waiting(self) -> None:
+        runs = self._opened
+        while self._waiting:
+            finished = self._waiting[0]
+            number = finished.record.number
+            if number not in runs.run_ids:
+                runs.trial(finished.record, finished.name)
+                runs.write(runs.parent, finished.metrics)
+            if finished.on_front is not None and len(self._waiting) == 1:
+                runs.mark(finished.on_front)
+            self._waiting.popleft()
 
-    def _log_final(self, metrics: Mapping[str, float], tags: Mapping[str, str], front: Mapping[int, str]) -> None:
-        from mlflow.entities import Metric, RunTag
+    def _backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
+        if len(self._opened.run_ids) < count:
+            self._waiting.extend(trials())
+            self._write_waiting()
 
-        at = int(time.time() * 1000)
-        self._client.log_batch(
-            self._run,
-            metrics=[Metric(key, value, at, 0) for key, value in metrics.items()],
-            tags=[RunTag(key, value[:5000]) for key, value in tags.items()],
-        )
-        marked = self._search(
-            self._open.experiment_id, f"tags.`{_PARENT_TAG}` = '{self._run}' and tags.pareto = 'true'"
-        )
-        now_on_front = {self.run_ids[trial]: points for trial, points in front.items() if trial in self.run_ids}
-        for run in marked:
-            if run.info.run_id not in now_on_front:
-                self._client.delete_tag(run.info.run_id, "pareto")
-        for run_id, points in now_on_front.items():
-            self._client.log_batch(run_id, tags=[RunTag("pareto", "true"), RunTag("pareto.points", points)])
+    def _log_final(
+        self,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        on_front: Collection[str],
+        tested: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        runs = self._opened
+        runs.write(runs.parent, [(name, value, 0) for name, value in metrics.items()], tags=tags)
+        runs.mark(on_front)
+        for point, readings in tested.items():
+            trial, _, step = point.partition(".")
+            run = runs.run_ids.get(int(trial)) if trial.isdigit() else runs.parent if point == "base" else None
+            if run is not None:
+                runs.write(run, [(f"test/{name}", value, int(step or 0)) for name, value in readings.items()])
+
+    def _end(self, status: str) -> None:
+        self._stop_monitor()
+        self._opened.client.set_terminated(self._opened.parent, status)
+
+    def _start_monitor(self, runs: StudyRuns) -> None:
+        """Write the machine's load; MLflow's own monitor needs psutil, without which there is none."""
+        self._stop_monitor()
+        with contextlib.suppress(ImportError):
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor: Any = SystemMetricsMonitor
+            self._monitor = monitor(runs.parent, resume_logging=True, tracking_uri=self._uri)
+            self._monitor.start()
+
+    def _stop_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.finish()

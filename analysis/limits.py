@@ -1,0 +1,91 @@
+"""Limits a user sets on meters, in words: `latency_ms<=5`, `accuracy>=0.98*baseline`, `accuracy>=baseline-0.01`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.front import Floats, Mask
+from analysis.table import StudyTable, TableError
+from analysis.wording import meter_name, quantity
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?%?"
+_LIMIT = re.compile(r"^\s*(?P<meter>[^<>=≤≥]+?)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<bound>[^<>=≤≥]+?)\s*$")
+_BOUND = re.compile(
+    rf"^(?:(?P<plain>{_NUMBER})|(?:(?P<before>{_NUMBER})\s*\*\s*)?baseline(?:\s*\*\s*(?P<after>{_NUMBER}))?"
+    rf"(?:\s*(?P<way>[-+])\s*(?P<by>{_NUMBER}))?)$"
+)
+_HOW = "write <meter><=<number>, <meter>>=0.98*baseline or <meter>>=baseline-0.01"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a meter may read at most (`upper`) or must read at least; `text` is what the user wrote."""
+
+    meter: str
+    upper: bool
+    bound: float
+    text: str
+
+    def slack(self, values: Floats) -> Floats:
+        """Return how far values are inside the limit; negative outside, NaN where unknown."""
+        return np.asarray(self.bound - values if self.upper else values - self.bound, dtype=np.float64)
+
+    def holds(self, values: Floats) -> Mask:
+        """Mark the values inside; the limit itself counts, whatever the last bit says."""
+        near = 1e-12 * max(abs(self.bound), 1e-300)
+        return np.asarray(self.slack(values) >= -near, dtype=np.bool_)
+
+    def probability(self, value: float, stderr: float) -> float:
+        """Return the probability that the meter's true value is inside, its reading taken as normal about it."""
+        slack = float(self.slack(np.array([value]))[0])
+        if not (math.isfinite(stderr) and stderr > 0):
+            return float(slack >= 0)
+        return 0.5 * math.erfc(-slack / stderr / math.sqrt(2))
+
+    def words(self, unit: str) -> str:
+        """Say the limit with its unit."""
+        return f"{meter_name(self.meter)} {'at most' if self.upper else 'at least'} {quantity(self.bound, unit)}"
+
+
+def read_limit(text: str, table: StudyTable) -> Limit:
+    """Read a limit; `baseline` stands for the base model's reading of the same meter.
+
+    Raises TableError: it cannot be read, no meter has that name, or the base model's reading is not known.
+    """
+    found = _LIMIT.match(text)
+    if found is None:
+        raise TableError(f"{text!r} is no limit: {_HOW}")
+    meter = found["meter"].strip()
+    if meter not in table.meters:
+        close = difflib.get_close_matches(meter, table.meters, 1, 0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise TableError(f"no meter is named {meter}{hint}: study {table.study} has {', '.join(table.meters)}")
+    bound = _BOUND.match(found["bound"])
+    if bound is None:
+        raise TableError(f"{found['bound']!r} is no bound: {_HOW}")
+    return Limit(meter, found["sign"] in ("<=", "<", "≤"), _bound(bound, table, meter), text.strip())
+
+
+def _bound(bound: re.Match[str], table: StudyTable, meter: str) -> float:
+    if bound["plain"] is not None:
+        return _number(bound["plain"])
+    baseline = table.baseline(meter)[0]
+    if not math.isfinite(baseline):
+        raise TableError(f"the base model's {meter} is not known, so no limit can be set by it: give a number")
+    if baseline < 0 and (bound["before"] or bound["after"]):
+        raise TableError(
+            f"the base model's {meter} is {baseline:.4g}: a share of a negative number is better than all of it, "
+            f"write {meter}>=baseline-<number>"
+        )
+    scaled = baseline * _number(bound["before"] or "1") * _number(bound["after"] or "1")
+    by = _number(bound["by"] or "0")
+    return scaled - by if bound["way"] == "-" else scaled + by
+
+
+def _number(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

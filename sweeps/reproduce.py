@@ -1,0 +1,94 @@
+"""`python -m sweeps.reproduce runs/<study> <point>`: make a point's model again and compare what it reads."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kmr import artifact
+from kmr.core import KMRError, measure, run_sequence
+from sweeps.card import StudyCard
+from sweeps.errors import SweepError
+from sweeps.experiment import build_experiment
+from sweeps.reading import open_run
+from sweeps.run import wide_console
+from sweeps.trial import Point
+
+_TIMED = ("s", "ms", "us", "J", "mJ")
+"""Units of what no two measurements read alike."""
+
+
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Make the model and compare; return 0, 1 when a reading differs, 2 with one line on stderr for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m sweeps.reproduce", description=__doc__)
+    parser.add_argument("folder", help="run folder, such as runs/<study>")
+    parser.add_argument("point", help="a point of it, such as 12.3")
+    parser.add_argument("--out", metavar="DIR", help="also write the model there, as an artifact")
+    asked = parser.parse_args(arguments)
+    console = console or wide_console()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        opened = open_run(asked.folder)
+        points = opened.state.points
+        if asked.point not in points:
+            there = ", ".join(opened.front.members)
+            raise SweepError(f"there is no point {asked.point} in {asked.folder}; on the front are {there}")
+        same = reproduce(opened.card, points[asked.point], console, Path(asked.out) if asked.out else None)
+    except (SweepError, KMRError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0 if same else 1
+
+
+def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None = None) -> bool:
+    """Make a point's moves from the base model again, without the cache, and print its readings beside the study's.
+
+    Returns whether all are the same, timings aside.
+
+    Raises:
+        SweepError: the config's model, data or weights cannot be made, or are others than the study's.
+    """
+    config = replace(card.config, cache=replace(card.config.cache, enabled=False))
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    experiment = replace(build_experiment(config, card.plain), known_base=card.base)
+    digests = {data.context: data.digest for data in card.datasets}
+    now = {data.context: data.digest for data in StudyCard.of(experiment).datasets}
+    if other := [context for context, digest in digests.items() if now.get(context) != digest]:
+        raise SweepError(f"the {', '.join(other)} data are not those the study was made with")
+    run = run_sequence(
+        experiment.model, experiment.instantiation, point.moves, finetune=experiment.finetune, base=experiment.base
+    )
+    # The base model's readings are the study's own, and a model without moves would only repeat them.
+    meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
+    readings = measure(run.model, meters)
+    known, same = point.to_readings(), True
+    table = Table(title=str(point.moves), title_justify="left")
+    for head in ("meter", "study", "now", ""):
+        table.add_column(head, justify="left" if head in ("meter", "") else "right")
+    for meter in meters:
+        then, here = known[meter.name].value, readings[meter.name].value
+        timed = meter.unit in _TIMED
+        alike = then == here
+        same &= alike or timed
+        table.add_row(meter.name, f"{then:.8g}", f"{here:.8g}", "same" if alike else "a timing" if timed else "differs")
+    console.print(table)
+    if out is not None:
+        artifact.save(
+            out, run.model, base=experiment.model, builder=experiment.builder, sequence=point.moves, readings=readings
+        )
+        console.print(f"written to {out}", markup=False, highlight=False, soft_wrap=True)
+    if not same:
+        console.print(
+            "not the same: another machine, thread count or torch version gives other last digits", style="yellow"
+        )
+    return bool(same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`python -m sweeps.show runs/<study>`: how a study stands, also while it runs."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from analysis.recommend import recommend
+from sweeps.errors import SweepError
+from sweeps.finish import front_table
+from sweeps.mlflow_runs import Place
+from sweeps.reading import Opened, open_run
+from sweeps.run import wide_console
+from sweeps.sketch import sketch
+
+
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Print the study; return 0, or 2 with one line on stderr when the folder cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m sweeps.show", description=__doc__)
+    parser.add_argument("folder", help="run folder, such as runs/<study>")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
+    asked = parser.parse_args(arguments)
+    console = console or wide_console()
+    try:
+        while True:
+            opened = open_run(asked.folder)
+            if asked.watch and console.is_terminal:
+                console.clear()
+            show(opened, console)
+            if not asked.watch:
+                return 0
+            time.sleep(max(0.5, asked.watch))
+    except SweepError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def show(opened: Opened, console: Console) -> None:
+    """Print counts, the front as a sketch and as a table, answers, causes of failure, and where everything is."""
+    state, card = opened.state, opened.card
+    front, found = opened.front, state.records
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    states = Counter(record.state for record in found)
+    counts = [f"{len(found)} of {card.config.trials} trials", *(f"{n} {name}" for name, n in states.items())]
+    served = sum(record.served_from is not None for record in found)
+    counts += [f"{served} repeats"] if served else []
+    counts += [f"{opened.running} under way (or left by a run that died)"] if opened.running else []
+    line(f"{card.config.name}: " + ", ".join(counts), "bold")
+    spent = sum(record.seconds for record in found)
+    line(f"hypervolume {front.hypervolume:.4f}, {len(front.members)} points on the front, {spent:.0f} s of trials")
+    points = state.points
+    first, second, *_ = (meter.name for meter in card.objectives)
+    values = {name: point.values([first, second]) for name, point in points.items()}
+    drawn = sketch(
+        [(x, y) for x, y in values.values()], [(values[name][0], values[name][1]) for name in front.members],
+        labels=(first, second),
+    )  # fmt: skip
+    for text in drawn:
+        line("  " + text)
+    table = opened.table()
+    console.print(front_table(state, table, front.members))
+    for answer in recommend(table):
+        line(f"· {answer.sentence}")
+    causes = Counter(
+        (record.error or record.state).splitlines()[0] for record in found if record.state not in ("complete", "pruned")
+    )
+    for cause, count in causes.most_common(8):
+        console.print(Text(f"{count} × {cause}", style="yellow"), soft_wrap=True)
+    _where(opened, line)
+
+
+def _where(opened: Opened, line: object) -> None:
+    assert callable(line)
+    folder, card = opened.folder, opened.card
+    report = folder / "report.html"
+    if report.is_file():
+        line(f"report  {report}")
+    database = folder / "mlflow.db"
+    if card.config.tracking.uri or database.is_file():
+        line(f"MLflow  {Place(card.config.tracking.uri or f'sqlite:///{database}', '', '').ui}")
+    line(f"choose  python -m sweeps.recommend {folder} '<meter><=<number>'")
+    if card.config.storage is None:
+        line(f"Optuna  optuna-dashboard {folder / 'journal.log'} --host 127.0.0.1")
+    if card.resume:
+        line(f"go on   {card.resume}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
