@@ -1,5 +1,6 @@
 """The Hydra entry: `python -m sweeps.run +exp=quickstart`."""
 
+import logging
 import os
 import sys
 import time
@@ -99,6 +100,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("sweeps.sampling").setLevel(logging.WARNING)  # the greeting says what was chosen
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(threads_of(config))
     started = time.monotonic()
