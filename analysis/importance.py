@@ -42,7 +42,7 @@ def importance(table: StudyTable, meter: str) -> Importance | None:
     rows = rows & ~table.uncompressed.to_numpy(dtype=np.bool_)
     chosen = _thinned(np.flatnonzero(rows))
     codes = {name: _codes(column.iloc[chosen]) for name, column in knob_frame(table).items()}
-    codes = {name: column for name, column in codes.items() if column.min(initial=0.0) != column.max(initial=0.0)}
+    codes = {name: column for name, column in codes.items() if len(set(column.tolist())) > 1}
     target = table.column(f"meter/{meter}")[chosen]
     if len(chosen) < FEWEST or not codes or target.min() == target.max():
         return None
