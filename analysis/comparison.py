@@ -1,4 +1,4 @@
-"""Several studies of the same objectives side by side: groups of runs that differ by seed alone, compared in numbers."""
+"""Several studies of the same objectives, compared in numbers: groups of runs that differ by seed alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.front import Floats, as_costs, front_frame, non_dominated
 from analysis.hypervolume import box, hypervolume
@@ -63,7 +62,9 @@ def _shared_name(names: Sequence[str]) -> str:
         return names[0]
     start = names[0]
     for name in names[1:]:
-        length = next((i for i, (a, b) in enumerate(zip(start, name, strict=False)) if a != b), min(len(start), len(name)))
+        length = next(
+            (i for i, (a, b) in enumerate(zip(start, name, strict=False)) if a != b), min(len(start), len(name))
+        )
         start = start[:length]
     return re.sub(r"[-_.\s]*(seed|s)?[-_.=]*\d*$", "", start, flags=re.IGNORECASE) or names[0]
 
@@ -84,7 +85,7 @@ def check(groups: Groups) -> StudyTable:
 
 
 def corners(groups: Groups) -> tuple[Floats, Floats]:
-    """Return the reference, the worst of the studies' own, and the ideal, the best of theirs; NaN where one has none."""
+    """Return the worst of the studies' reference points and the best of their ideals; NaN where one states none."""
     first = check(groups)
     tables = [table for runs in groups.values() for table in runs]
 
@@ -115,6 +116,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     mean = float(known.mean())
     if len(known) < 2:
         return Interval(mean, float("nan"), float("nan"), 1)
+    from scipy import stats
+
     half = float(stats.t.ppf(0.5 + confidence / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
     return Interval(mean, mean - half, mean + half, len(known))
 

@@ -15,8 +15,10 @@ def hypervolume(values: Floats, reference: Sequence[float] | Floats, directions:
     """Measure the volume dominated by `values` (n, d) and bounded by `reference` (d,), exactly.
 
     In the product of the objectives' units, ≥ 0. Points that are not strictly better than the reference in every
-    objective, or not finite, add nothing. One and two objectives in closed form, three by a sweep of slices in O(n log n)
-    (Beume et al. 2009), more with moocore (Guerreiro and Fonseca 2018; WFG). Raises ValueError when shapes or directions do not fit or the reference is not finite.
+    objective, or not finite, add nothing. One and two objectives in closed form, three by a sweep of slices in
+    O(n log n) (Beume et al. 2009), more with moocore (Guerreiro and Fonseca 2018; WFG).
+    Raises ValueError when shapes or
+    directions do not fit or the reference is not finite.
     """
     corner = _corner(reference, directions)
     costs = as_costs(values, directions)

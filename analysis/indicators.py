@@ -76,7 +76,9 @@ def r2(
     """
     ours = _scaled(_finite(values, directions), directions, ideal, reference)
     _some(ours, "values")
-    best = _scaled(as_costs(np.atleast_2d(np.asarray(ideal, dtype=np.float64)), directions), directions, ideal, reference)
+    best = _scaled(
+        as_costs(np.atleast_2d(np.asarray(ideal, dtype=np.float64)), directions), directions, ideal, reference
+    )
     distances = np.maximum(ours - best, 0.0)
     weights = _weights(len(directions), divisions)
     return float(np.mean([(distances * weight).max(axis=1).min() for weight in weights]))

@@ -145,9 +145,7 @@ def load(folder: str | Path) -> StudyTable:
     return StudyTable(_read_frame(folder / RESULTS), _read_meta(folder / META), folder)
 
 
-def from_frame(
-    frame: pd.DataFrame, objectives: Mapping[str, str], study: str = "study", **meta: Any
-) -> StudyTable:
+def from_frame(frame: pd.DataFrame, objectives: Mapping[str, str], study: str = "study", **meta: Any) -> StudyTable:
     """Make a table of any DataFrame, for the plots and numbers of this package: a row per model.
 
     Args:
@@ -167,7 +165,7 @@ def from_frame(
         if direction not in _DIRECTIONS:
             raise TableError(f"the direction of {name} is minimize or maximize, not {direction!r}")
     rows = range(len(frame))
-    filled = {"point": [str(row) for row in rows], "trial": list(rows), "step": 1, "state": "complete"}
+    filled: dict[str, Any] = {"point": [str(row) for row in rows], "trial": list(rows), "step": 1, "state": "complete"}
     filled |= dict.fromkeys(_OPTIONAL)
     frame = frame.assign(**{name: value for name, value in filled.items() if name not in frame.columns})
     if not frame["point"].is_unique:

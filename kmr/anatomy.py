@@ -51,7 +51,9 @@ def anatomy(base: nn.Module, model: nn.Module) -> list[LayerAnatomy]:
                 width_of=_width(layer),
                 rank=min(widths) if len(widths) > 1 else None,
                 rank_of=min(layer.weight.shape[0], math.prod(layer.weight.shape[1:])),
-                bits=max((w.grid.bits if w.grid is not None else 8 * w.weight.element_size() for w in weights), default=0),
+                bits=max(
+                    (w.grid.bits if w.grid is not None else 8 * w.weight.element_size() for w in weights), default=0
+                ),
                 bits_of=8 * layer.weight.element_size(),
                 kept=entries / layer.weight.numel(),
                 bytes=_below(stored, path),

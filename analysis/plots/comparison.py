@@ -58,7 +58,9 @@ def attainment_surfaces(groups: Groups) -> go.Figure:
 
 def hypervolume_intervals(groups: Groups) -> go.Figure:
     """Draw the mean hypervolume of every group with its 95 % interval, and the runs it is the mean of."""
-    fig = figure("Hypervolume of every group", "bars: 95 % interval of the mean over runs", xaxis=plain_axis("hypervolume"))
+    fig = figure(
+        "Hypervolume of every group", "bars: 95 % interval of the mean over runs", xaxis=plain_axis("hypervolume")
+    )
     found = standings(groups)
     if not any(math.isfinite(entry.hypervolume.mean) for entry in found):
         return say(fig, "The studies state no common reference point, so there is no hypervolume")
@@ -69,7 +71,9 @@ def hypervolume_intervals(groups: Groups) -> go.Figure:
         fig.add_scatter(
             x=[entry.hypervolume.mean],
             y=[escape(label)],
-            error_x={"type": "data", "array": [half], "thickness": 2, "width": 6, "color": mark.colour} if half >= 0 else None,
+            error_x={"type": "data", "array": [half], "thickness": 2, "width": 6, "color": mark.colour}
+            if half >= 0
+            else None,
             mode="markers",
             marker={"color": mark.colour, "symbol": mark.symbol, "size": 12},
             name=escape(label),
@@ -77,7 +81,9 @@ def hypervolume_intervals(groups: Groups) -> go.Figure:
             hovertext=f"{escape(label)}: {entry.hypervolume.mean:.4g} over {plural(entry.hypervolume.runs, 'run')}",
             hoverinfo="text",
         )
-    fig.update_layout(yaxis={"categoryorder": "array", "categoryarray": [escape(label) for label in order], "automargin": True})
+    fig.update_layout(
+        yaxis={"categoryorder": "array", "categoryarray": [escape(label) for label in order], "automargin": True}
+    )
     return fig
 
 
@@ -85,7 +91,12 @@ def growth(groups: Groups) -> go.Figure:
     """Draw the mean hypervolume over the runs of every group against the models measured."""
     first = check(groups)
     reference, ideal = corners(groups)
-    fig = figure("Growth of the fronts", "mean over the runs of a group", xaxis=plain_axis("measured models"), yaxis=plain_axis("hypervolume"))
+    fig = figure(
+        "Growth of the fronts",
+        "mean over the runs of a group",
+        xaxis=plain_axis("measured models"),
+        yaxis=plain_axis("hypervolume"),
+    )
     if not np.isfinite(reference).all():
         return say(fig, "The studies state no common reference point, so there is no hypervolume")
     share = box(reference, ideal, first.directions) if np.isfinite(ideal).all() else 1.0

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from analysis.front import Floats, front_of
 from analysis.importance import knob_frame
 from analysis.plots.groups import grouped
-from analysis.plots.style import MUTED, escape, figure, say
+from analysis.plots.style import MUTED, escape, figure, say, spans_decades
 from analysis.table import StudyTable
 from analysis.wording import meter_name, quantity
 
@@ -45,7 +45,9 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
     places = list(range(len(labels)))
     for place, (low, high) in enumerate(ends):
         for at, text, anchor in ((-0.15, low, "top"), (1.03, high, "bottom")):
-            fig.add_annotation(x=place, y=at, text=text, showarrow=False, yanchor=anchor, font={"size": 10, "color": MUTED})
+            fig.add_annotation(
+                x=place, y=at, text=text, showarrow=False, yanchor=anchor, font={"size": 10, "color": MUTED}
+            )
     fig.update_layout(
         xaxis={"tickvals": places, "ticktext": labels, "showgrid": True, "gridcolor": MUTED, "zeroline": False,
                "side": "bottom", "range": [-0.4, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
@@ -56,7 +58,9 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
     return fig
 
 
-def _axes(table: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Floats, list[str], list[tuple[str, str]]]:
+def _axes(
+    table: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]
+) -> tuple[Floats, list[str], list[tuple[str, str]]]:
     """Return the height of every row on every axis, in [0, 1] or -0.12 where left alone, with labels and ends."""
     heights, labels, ends = [], [], []
     knobs = knob_frame(table)
@@ -71,14 +75,15 @@ def _axes(table: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -> t
         ends.append((low, high))
     for name in table.objectives:
         values = table.column(f"meter/{name}")
-        low, high = float(values[complete].min()), float(values[complete].max())
-        log = low > 0 and high / low > 20
-        scale = np.log if log else np.asarray
-        share = (scale(values) - scale(low)) / ((scale(high) - scale(low)) or 1.0) if high > low else values * 0 + 0.5
+        least, most = float(values[complete].min()), float(values[complete].max())
+        if spans_decades(values[complete]):
+            values = np.log(np.where(values > 0, values, np.nan))
+        bottom, top = values[complete].min(), values[complete].max()
+        share = (values - bottom) / (top - bottom) if top > bottom else values * 0 + 0.5
         best_up = table.direction(name) == "maximize"
         heights.append(np.asarray(share if best_up else 1 - share, dtype=np.float64))
         labels.append(f"<b>{escape(meter_name(name))}</b>")
-        shown = tuple(escape(quantity(value, table.unit(name))) for value in (low, high))
+        shown = tuple(escape(quantity(value, table.unit(name))) for value in (least, most))
         ends.append((shown[0], shown[1]) if best_up else (shown[1], shown[0]))
     return np.column_stack(heights), labels, ends
 
@@ -97,7 +102,12 @@ def _scaled(column: pd.Series[Any], complete: np.ndarray[Any, np.dtype[np.bool_]
 
 
 def _lines(
-    fig: go.Figure, heights: Floats, rows: Sequence[int] | np.ndarray[Any, Any], name: str, line: dict[str, Any], opacity: float
+    fig: go.Figure,
+    heights: Floats,
+    rows: Sequence[int] | np.ndarray[Any, Any],
+    name: str,
+    line: dict[str, Any],
+    opacity: float,
 ) -> None:
     if not len(rows):
         return

@@ -1,7 +1,7 @@
 """Write the report of a run folder again, or, of several, the page that compares them.
 
-    python -m analysis.report runs/<study>
-    python -m analysis.report runs/a runs/b with=runs/c with=runs/d
+python -m analysis.report runs/<study>
+python -m analysis.report runs/a runs/b with=runs/c with=runs/d
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.recommend import recommend
+from analysis.recommend import Answer, recommend
 from analysis.report.comparison import write_comparison
 from analysis.report.document import Report, write
 from analysis.table import TableError, load
@@ -29,13 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-images", action="store_true", help="draw no PNG, SVG and PDF (they need a browser)")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for what is written (default: the run folder; of several, the one they are in)"
+        "--out",
+        metavar="DIR",
+        help="folder for what is written (default: the run folder; of several, the one they are in)",
     )
     asked = parser.parse_args(arguments)
+    no_answers: tuple[Answer, ...] = ()
     try:
         if len(asked.folder) > 1:
             where = asked.out or Path(asked.folder[0].rpartition("=")[2]).parent
-            report, answers = write_comparison(asked.folder, where), ()
+            report, answers = write_comparison(asked.folder, where), no_answers
         else:
             report = write(asked.folder[0], images=not asked.no_images, out=asked.out)
             answers = recommend(load(asked.folder[0]))

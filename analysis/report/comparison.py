@@ -58,7 +58,11 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
     first = check(groups)
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
-    drawn = {"attainment": attainment_surfaces(groups), "volumes": hypervolume_intervals(groups), "growth": growth(groups)}
+    drawn = {
+        "attainment": attainment_surfaces(groups),
+        "volumes": hypervolume_intervals(groups),
+        "growth": growth(groups),
+    }
     html = render(
         "comparison",
         objectives=listing([meter_name(name) for name in first.objectives]),

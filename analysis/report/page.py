@@ -20,7 +20,6 @@ from analysis.recommend import Answer, recommend
 from analysis.table import StudyTable, number
 from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity, sequence
 
-
 FAITHFULNESS = (
     *("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy", "accuracy_degradation_factor"),
 )
@@ -41,8 +40,8 @@ class Member:
     point: str
     technique: str
     sequence: str
-    values: tuple["Cell", ...]
-    test: tuple["Cell", ...]
+    values: tuple[Cell, ...]
+    test: tuple[Cell, ...]
     artifact: str
     run: str
 

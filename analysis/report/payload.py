@@ -23,7 +23,7 @@ from analysis.wording import axis_label, is_bytes, is_plain, meter_name
 
 
 def payload(table: StudyTable) -> dict[str, Any]:
-    """Collect what the script needs; every value is JSON, numbers have six significant digits, unknown ones are null."""
+    """Collect what the script needs as JSON values: numbers of six significant digits, null where unknown."""
     frame, meters = table.frame, table.meters
     technique = [" + ".join(parts(name)) or "baseline" for name in frame["technique"]]
     groups, order = grouped(table)

@@ -165,7 +165,7 @@ class AccuracyDegradationFactor(PredictionQuality):
         logits, targets = _counted(seen)
         profile = self.profile((logits.argmax(dim=1) == targets).double())
         kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
-        return Reading(float((kept + [False]).index(False) - 1))
+        return Reading(float(([*kept, False]).index(False) - 1))
 
     def profile(self, hits: Tensor) -> list[float]:
         """Return the accuracy on the worst of 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""

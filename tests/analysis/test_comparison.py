@@ -83,7 +83,9 @@ def test_labels_make_groups(folders: list[str]) -> None:
 
 
 def test_the_page_and_its_numbers(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"<b>one={folders[0]}", f"<b>one={folders[1]}", f"two={folders[2]}", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main([f"<b>one={folders[0]}", f"<b>one={folders[1]}", f"two={folders[2]}", "--out", str(tmp_path / "out")]) == 0
+    )
     assert "comparison.html" in capsys.readouterr().out
     html = (tmp_path / "out" / "comparison.html").read_text()
     assert "&lt;b&gt;one" in html
@@ -102,7 +104,9 @@ def test_other_objectives_are_refused(make: Callable, folders: list[str], tmp_pa
 
 @pytest.mark.parametrize("shape", ["empty", "three objectives", "no reference"])
 def test_every_shape_draws(make: Callable, tmp_path: Path, shape: str) -> None:
-    objectives = ("weight_bytes", "latency_ms", "accuracy") if shape == "three objectives" else ("weight_bytes", "accuracy")
+    objectives = (
+        ("weight_bytes", "latency_ms", "accuracy") if shape == "three objectives" else ("weight_bytes", "accuracy")
+    )
     frame, meta = make(trials=6, objectives=objectives)
     if shape == "no reference":
         meta = {**meta, "reference": {}}

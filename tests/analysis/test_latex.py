@@ -10,7 +10,10 @@ from analysis.table import StudyTable
 
 
 def test_special_characters() -> None:
-    assert escape_latex(r"a_b & 5% \x {y} ± <z>") == r"a\_b \& 5\% \textbackslash{}x \{y\} $\pm$ \textless{}z\textgreater{}"
+    assert (
+        escape_latex(r"a_b & 5% \x {y} ± <z>")
+        == r"a\_b \& 5\% \textbackslash{}x \{y\} $\pm$ \textless{}z\textgreater{}"
+    )
 
 
 def test_a_row_for_every_member_and_the_baseline(table: StudyTable) -> None:
