@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ class Contribution(NamedTuple):
     members: int
 
 
+@lru_cache(maxsize=4096)
 def parts(technique: object) -> tuple[str, ...]:
     """Split a composition such as `structured + quantize` into its techniques, in order."""
     if not isinstance(technique, str) or technique == "baseline":

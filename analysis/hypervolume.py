@@ -25,10 +25,10 @@ def hypervolume(values: Floats, reference: Sequence[float] | Floats, directions:
     costs = costs[np.isfinite(costs).all(axis=1) & (costs < corner).all(axis=1)]
     if not len(costs):
         return 0.0
-    costs = costs[non_dominated(costs, ["minimize"] * costs.shape[1])]
     if costs.shape[1] == 1:
         return float(corner[0] - costs.min())
     if costs.shape[1] == 2:
+        costs = costs[non_dominated(costs, ["minimize", "minimize"])]
         first, second = costs[np.argsort(costs[:, 0])].T
         tops = np.concatenate(([corner[1]], second[:-1]))
         return float(((corner[0] - first) * (tops - second)).sum())

@@ -14,17 +14,16 @@ from rich.text import Text
 import analysis.report
 import analysis.table
 from kmr import artifact
-from kmr.anatomy import anatomy
 from kmr.core import Reading, Readings
 from sweeps import results
 from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
 from sweeps.front import artifact_path
+from sweeps.layers import keep_layers, with_layers
 from sweeps.study import now
 from sweeps.tracking import Tracker
 
 _TEST = "kmr:test:"
-_LAYERS = "kmr:layers:"
 _CREATED = "kmr:created"
 
 
@@ -58,13 +57,13 @@ def write_results(
         except Exception as error:  # one model that fails on test data must not cost the report of all others
             tested[name] = {}
             problems.append(f"{name} could not be read on test data: {type(error).__name__}: {error}")
-    layers = {name: layers_of(experiment, study, folder, name) for name in tested if name != "base"}
+    keep_layers(study, experiment.model, folder, sweep.front.members)
     base_test = tested.get("base") or test_point(experiment, study, folder, "base")
     if tracker is not None:
         tracker.flush()
     place = tracker.place if tracker is not None else None
     frame = results.frame(experiment, sweep.records, tested, tracker.run_ids if tracker else {}, folder, sweep.unsaved)
-    frame = results.with_layers(frame, layers)
+    frame = with_layers(frame, study)
     meta = results.meta(
         experiment,
         sweep.records,
@@ -91,20 +90,6 @@ def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: 
     readings = experiment.test(model)
     study.set_user_attr(_TEST + name, {key: {"value": r.value, "stderr": r.stderr} for key, r in readings.items()})
     return readings
-
-
-def layers_of(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> list[dict[str, Any]]:
-    """Say what became of each layer in a saved artifact; empty where that cannot be said."""
-    stored = study.user_attrs.get(_LAYERS + name)
-    if stored is not None:
-        return list(stored)
-    try:
-        model = artifact.load(artifact_path(folder, name), base=experiment.model)
-        found = [asdict(layer) for layer in anatomy(experiment.model, model)]
-    except Exception:  # a picture of the layers is not worth the report
-        return []
-    study.set_user_attr(_LAYERS + name, found)
-    return found
 
 
 def _created(study: optuna.Study) -> str:

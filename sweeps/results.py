@@ -60,12 +60,6 @@ def frame(
     return pd.DataFrame(rows)
 
 
-def with_layers(frame: pd.DataFrame, layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """Add the column `layers`: what became of each layer, as JSON, for the points that have it."""
-    written = {name: json.dumps(list(found)) for name, found in layers.items() if found}
-    return frame.assign(layers=frame["point"].map(written))
-
-
 def _row(
     experiment: Experiment,
     record: Record,

@@ -53,7 +53,7 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
                "side": "bottom", "range": [-0.4, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
                "automargin": True},
         yaxis={"visible": False, "range": [-0.3, 1.15]},
-        title={"subtitle": {"text": f"lines: the {int(front.sum()):,} models of the front, dimmed: {len(rest):,} others"}},
+        title={"subtitle": {"text": f"lines: {int(front.sum()):,} models of the front, dimmed: {len(rest):,} others"}},
     )  # fmt: skip
     return fig
 

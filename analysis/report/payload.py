@@ -51,6 +51,7 @@ def payload(table: StudyTable) -> dict[str, Any]:
         "test": _sparse(table, "test", meters),
         "testStderr": _sparse(table, "test_stderr", meters),
         "seconds": numbers(_seconds(table)),
+        "chance": _known(table, "p_front"),
         "error": _texts(frame["error"], 300),
         "notes": _texts(frame["notes"], 600),
         "artifact": _texts(frame["artifact"], 300),
@@ -135,6 +136,13 @@ def _sparse(table: StudyTable, kind: str, meters: Sequence[str]) -> dict[str, An
                 "is": numbers(column)
             }  # fmt: skip
     return found
+
+
+def _known(table: StudyTable, column: str) -> dict[str, Any] | None:
+    """Return a column that a table may lack, as row numbers and values."""
+    values = table.column(column)
+    known = np.flatnonzero(np.isfinite(values))
+    return {"at": known.tolist(), "is": numbers(values[known])} if len(known) else None
 
 
 def _seconds(table: StudyTable) -> Floats:

@@ -47,7 +47,7 @@ def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:
     """Open a page without a network; returns it with the list that its errors go to."""
     place = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "offline": True, **context})
     page, errors = place.new_page(), []
-    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else errors.append(asked.url)
@@ -57,12 +57,34 @@ def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:
     return page, errors
 
 
-@pytest.fixture
-def page(browser: Any, study: StudyTable) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def only_page(browser: Any, study: StudyTable) -> Iterator[tuple[Any, list[str]]]:
     shown, errors = opened(browser, study.folder / "report.html")
+    yield shown, errors
+    shown.context.close()
+
+
+@pytest.fixture
+def page(only_page: tuple[Any, list[str]]) -> Any:
+    """The report as it opens: one page for all tests, put back before each."""
+    shown, errors = only_page
+    shown.evaluate(RESET)
+    shown.mouse.move(1, 1)
     yield shown
     assert errors == []
-    shown.context.close()
+    errors.clear()
+
+
+RESET = """() => {
+    const change = (id, value) => {
+        const select = document.getElementById(id);
+        if (select.value !== value) { select.value = value; select.dispatchEvent(new Event('change')); }
+    };
+    change('axis-z', ''); change('axis-x', 'weight_bytes'); change('axis-y', 'accuracy');
+    document.querySelector('#budget .reset').click();
+    document.querySelector('#card .close')?.click();
+    window.scrollTo(0, 0);
+}"""
 
 
 def trace(page: Any, name: str) -> dict[str, Any]:
@@ -78,8 +100,7 @@ def place_of(page: Any, row: str) -> tuple[float, float]:
     at = page.evaluate(
         """name => {
             const plot = document.getElementById('explorer'), row = kmr.data.point.indexOf(name);
-            const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-            const [x, y] = [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
+            const {xaxis: x, yaxis: y} = plot._fullLayout, box = plot.getBoundingClientRect();
             const value = (key) => kmr.data.value[document.getElementById('axis-' + key).value][row];
             return [box.x + x._offset + x.d2p(value('x')), box.y + y._offset + y.d2p(value('y'))];
         }""",
@@ -127,7 +148,7 @@ def test_hover_and_click_pin_a_card(page: Any, study: StudyTable) -> None:
 def test_the_command_sets_every_knob(page: Any, study: StudyTable) -> None:
     only = study.frame[(study.frame["technique"] == "quantize") & study.complete].iloc[0]
     page.evaluate("name => kmr.pin(kmr.rows.rowOf.get(name))", only["point"])
-    command = page.locator("#card .copy", has_text="Make it again").locator("code").text_content()
+    command = page.locator("#card .copy", has_text="Make it elsewhere").locator("code").text_content()
     bits = int(only["knob/quantize.bits"])
     assert f"name=digits-demo-{only['point']} trials=1" in command
     assert f"'++space.quantize.bits={bits}'" in command

@@ -37,6 +37,11 @@ kmr.pin = (() => {
       element("li", { class: "start" }, "base"), ...steps.map(([knob, value]) => element("li", {}, element("span", {}, knob), element("strong", {}, value))));
   }
 
+  function chance(row) {
+    const found = cell({ chance: data.chance }, "chance", row);
+    return known(found) ? element("p", { class: "quiet" }, "Given the noise, on the front with probability " + found.toFixed(2) + ".") : null;
+  }
+
   // A bar per layer and property, as a share of the base model's.
   function layers(row) {
     const found = data.layers[row];
@@ -92,6 +97,10 @@ kmr.pin = (() => {
     return [how.command, "name=" + title, "trials=1", ...set].join(" ");
   }
 
+  // A file that was sent on names a folder of another machine; the other command needs none.
+  const again = (row) => (data.sequence[row].length ? "python -m sweeps.reproduce " + quoted(data.folder) + " " + data.point[row] : "");
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'");
+
   function copyable(title, text) {
     if (!text) return null;
     const code = element("code", {}, text);
@@ -117,10 +126,10 @@ kmr.pin = (() => {
     const link = run && data.link ? element("p", {}, element("a", { href: data.link + encodeURIComponent(run), rel: "noreferrer", target: "_blank" }, "Open the MLflow run"), element("span", { class: "quiet" }, " (while mlflow ui is running)")) : null;
     card.replaceChildren(...[
       element("header", {}, title, element("button", { type: "button", class: "close", "aria-label": "Close the card", onclick: close }, "×")),
-      strip(row), element("div", { class: "scroll" }, readings(row)), layers(row), way(row),
+      strip(row), chance(row), element("div", { class: "scroll" }, readings(row)), layers(row), way(row),
       data.notes[row] ? element("p", { class: "quiet notes" }, data.notes[row]) : null,
       copyable("Load it", data.artifact[row] ? "kmr.load(" + JSON.stringify(data.folder + "/" + data.artifact[row]) + trusted + ")" : ""),
-      copyable("Make it again", command(row)), copyable("MLflow run", run || ""), link,
+      copyable("Make it again and compare", again(row)), copyable("Make it elsewhere", command(row)), copyable("MLflow run", run || ""), link,
     ].filter(Boolean));
     card.hidden = false;
     kmr.explorer.ring("pinned", row);
