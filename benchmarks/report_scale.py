@@ -73,7 +73,8 @@ def make_study(folder: Path, trials: int) -> int:
     meta = {
         "format": 1, "study": f"{trials} trials", "seed": 0,
         "objectives": [
-            {"name": name, "direction": METERS[name][1], "unit": METERS[name][0]} for name in ("weight_bytes", "accuracy")
+            {"name": name, "unit": METERS[name][0], "direction": METERS[name][1]}
+            for name in ("weight_bytes", "accuracy")
         ],
         "meters": {name: {"unit": unit, "direction": direction} for name, (unit, direction) in METERS.items()},
         "reference": {"weight_bytes": 1.1e6, "accuracy": 0.4}, "ideal": {"weight_bytes": 0.0, "accuracy": 0.93},

@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1120)
-    parser.add_argument("--budget", type=int, default=45, help="position of the first slider, 0 to 100")
+    parser.add_argument("--budget", type=int, default=30, help="position of the first slider, 0 to 100")
     parser.add_argument("--dark", action="store_true")
     asked = parser.parse_args()
     browser = find_browser()

@@ -164,7 +164,7 @@ def _layers(table: StudyTable) -> dict[int, Any]:
     for index, text in enumerate(table.frame["layers"]):
         if isinstance(text, str):
             try:
-                found[index] = json.loads(text)
+                found[index] = json.loads(text, parse_constant=lambda _: None)
             except ValueError:
                 continue
     return {index: entry for index, entry in found.items() if isinstance(entry, list)}

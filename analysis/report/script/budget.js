@@ -16,7 +16,7 @@
   const pick = element("select", { id: "budget-quality" }, ...qualities.map(([name, meter]) => element("option", { value: name }, meter.label)));
   place.append(element("label", { class: "pick" }, "Best ", pick));
   const sliders = costs.map(({ name, meter, values }) => {
-    const low = values[0], high = values[values.length - 1], log = low > 0 && high / low > 20;
+    const low = values[0], high = values[values.length - 1], log = low > 0 && high / low > 8;
     const at = (position) => (log ? low * (high / low) ** (position / STEPS) : low + (high - low) * position / STEPS);
     const position = (value) => (log ? STEPS * Math.log(value / low) / Math.log(high / low) : STEPS * (value - low) / (high - low));
     const start = known(data.limits[name]) ? Math.min(STEPS, Math.max(0, position(data.limits[name]))) : STEPS;

@@ -62,7 +62,7 @@ kmr.rows = (() => {
     const span = (name) => {
       const values = rows.map((row) => value(name, row));
       const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
-      const log = low > 0 && high / low > 20;
+      const log = low > 0 && high / low > 8;
       const scale = log ? Math.log : (number) => number;
       return (row) => (scale(value(name, row)) - scale(low)) / ((scale(high) - scale(low)) || 1);
     };
