@@ -198,7 +198,7 @@ kmr.explorer = (() => {
     const words = chosen.map((name) => plain(meters.get(name).label) + ": " + plain(quantity(data.baseline[name][0], meters.get(name), data.baseline[name][1])));
     const made = {
       type: at.length > 2 ? "scatter3d" : "scatter", mode: "markers+text", name: "baseline", legendrank: 1300, x: [at[0]], y: [at[1]],
-      text: ["baseline"], textposition: "bottom center", textfont: { color: tones.ink }, cliponaxis: false, hoverinfo: "text",
+      text: ["baseline"], textposition: "top center", textfont: { color: tones.ink }, cliponaxis: false, hoverinfo: "text",
       hovertext: ["<b>baseline</b> (uncompressed)<br>" + words.join("<br>")],
       marker: { symbol: at.length > 2 ? "diamond-open" : "star", size: at.length > 2 ? 7 : 16, color: tones.ink, line: { width: 1, color: tones.paper } },
     };
