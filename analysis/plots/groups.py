@@ -18,10 +18,13 @@ _MOST = 12
 def grouped(table: StudyTable) -> tuple[list[int], dict[str, Mark]]:
     """Give every row the number of its group of techniques, and every group a mark.
 
-    The compositions on the front and the most frequent ones have a group of their own, twelve in all; the rest share
-    one. The base model, and rows without a technique, are in none (-1).
+    A group is a composition in its order; where there are more than twelve, one in any order; and where these are still
+    too many, those of the front and the most frequent have a group of their own, and the rest share one. The base
+    model, and rows without a technique, are in none (-1).
     """
     technique = [" + ".join(parts(name)) for name in table.frame["technique"]]
+    if len(set(technique) - {""}) > _MOST:
+        technique = [" + ".join(sorted(parts(name))) for name in table.frame["technique"]]
     counts = Counter(name for name in technique if name)
     on_front = {technique[index] for index in np.flatnonzero(front_of(table))}
     ranked = sorted(counts, key=lambda name: (name not in on_front, -counts[name], name))

@@ -17,7 +17,7 @@ from kmr.core import KMRError, Reading
 from kmr.meters.prediction import (
     IGNORED,
     Outputs,
-    PredictionQuality,
+    _PredictionQuality,
     check_classes,
     check_logits,
     predict,
@@ -26,7 +26,7 @@ from kmr.meters.prediction import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ToOriginal(PredictionQuality):
+class _ToOriginal(_PredictionQuality):
     """Reads predictions beside the original model's, which is read once, when the meter is made."""
 
     original: Outputs | nn.Module = field(repr=False, compare=False)
@@ -93,7 +93,7 @@ class ChiSquaredP(_ToOriginal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeECE(PredictionQuality):
+class NegativeECE(_PredictionQuality):
     """Minus the expected calibration error: the mean gap between confidence and accuracy over equal bins of confidence.
 
     Guo et al. 2017, weighted by how many predictions a bin holds; logits and targets as for `Accuracy`.
@@ -119,7 +119,7 @@ class NegativeECE(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstClassAccuracy(PredictionQuality):
+class WorstClassAccuracy(_PredictionQuality):
     """The accuracy on the class that fares worst, of the classes that occur; its standard error is √(p(1−p)/n).
 
     The minimum of noisy numbers lies below the least of their true values: with few samples of a class it is
@@ -141,7 +141,7 @@ class WorstClassAccuracy(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyDegradationFactor(PredictionQuality):
+class AccuracyDegradationFactor(_PredictionQuality):
     """How often the data can be halved into contiguous blocks before the accuracy on one of them is lost.
 
     The accuracy-degradation profile is the accuracy on the worst of 1, 2, 4, … contiguous blocks of the split, in the

@@ -89,7 +89,7 @@ def predict(model: nn.Module, data: Split | Predictions) -> Outputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionQuality(Quality):
+class _PredictionQuality(Quality):
     """Reads predictions on one split."""
 
     data: Split | Predictions = field(repr=False)
@@ -104,7 +104,7 @@ class PredictionQuality(Quality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy(PredictionQuality):
+class Accuracy(_PredictionQuality):
     """The share of predictions whose target is among the `top_k` largest logits.
 
     Logits have shape (n, classes) or (n, classes, …), whole-number targets (n) or (n, …); targets of −100 are left out.
@@ -130,7 +130,7 @@ class Accuracy(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeCrossEntropy(PredictionQuality):
+class NegativeCrossEntropy(_PredictionQuality):
     """Minus the mean cross-entropy in nats, of the same logits and targets as `Accuracy`; with its standard error."""
 
     name: str = "neg_cross_entropy"
@@ -147,7 +147,7 @@ class NegativeCrossEntropy(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement(PredictionQuality):
+class Agreement(_PredictionQuality):
     """The share of predictions whose largest logit is the original model's: faithfulness, whatever the target.
 
     Args:
@@ -175,7 +175,7 @@ class Agreement(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class R2(PredictionQuality):
+class R2(_PredictionQuality):
     """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)²; several outputs are pooled, each about its own mean.
 
     The standard error is the delete-one jackknife's, over samples (Efron & Tibshirani, 1993, §11).
@@ -205,7 +205,7 @@ class R2(PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeMSE(PredictionQuality):
+class NegativeMSE(_PredictionQuality):
     """Minus the mean squared error, with the standard error of that mean over samples."""
 
     name: str = "neg_mse"

@@ -56,6 +56,19 @@ def test_few_groups_whatever_the_compositions() -> None:
     assert set(groups[:40]) <= set(range(12))
 
 
+def test_many_orders_of_the_same_techniques_are_one_group() -> None:
+    from itertools import permutations
+
+    names = [" + ".join(order) for order in permutations("abc", 2)] + [
+        " + ".join(order) for order in permutations("abc")
+    ]
+    frame = pd.DataFrame({"cost": range(15), "technique": [*names, "a", "b", "c"]})
+    _, order = grouped(from_frame(frame, {"cost": "minimize"}))
+    assert set(order) == {"a", "b", "c", "a + b", "a + c", "b + c", "a + b + c"}
+    _, few = grouped(from_frame(frame.iloc[:6], {"cost": "minimize"}))
+    assert "b + a" in few
+
+
 def test_what_a_command_needs() -> None:
     meta = {
         "command": "python -m sweeps.run +exp=demo name=x trials=9 sampler=gp space.a.b=0.5 'data.path=/a b'",

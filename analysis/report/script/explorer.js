@@ -124,11 +124,14 @@ kmr.explorer = (() => {
     });
     if (flat && shown.test.checked) heldOut(traces, tones, chosen);
     baseline(traces, tones, chosen);
-    for (const [key, width] of [["advised", 3], ["pinned", 2]]) traces.push(trace(rings[key] < 0 ? [] : [rings[key]], {
-      name: key === "advised" ? "recommended under the budget" : "pinned", legendrank: key === "advised" ? 1500 : 1600, showlegend: key === "advised",
-      hoverinfo: "skip", hovertext: undefined, customdata: undefined, meta: key,
-      marker: { symbol: flat ? (key === "advised" ? "circle-open" : "square-open") : "circle-open", size: flat ? (key === "advised" ? 21 : 25) : 12, color: tones.ink, line: { width, color: tones.ink } },
+    // In the plane rings are shapes, which move without drawing the points again; in space they are points.
+    const ringed = (key, label) => traces.push(trace(flat || rings[key] < 0 ? [] : [rings[key]], {
+      ...(flat ? { x: [null], y: [null] } : {}), name: label, legendrank: 1500, showlegend: key === "advised", meta: key,
+      hoverinfo: "skip", hovertext: undefined, customdata: undefined,
+      marker: { symbol: "circle-open", size: flat ? 18 : 12, color: tones.ink, line: { width: 3, color: tones.ink } },
     }));
+    ringed("advised", "recommended under the budget");
+    ringed("pinned", "pinned");
     const small = kmr.narrow.matches;
     const layout = {
       font: { family: getComputedStyle(document.body).fontFamily, color: tones.ink, size: small ? 11 : 13 },
@@ -206,7 +209,7 @@ kmr.explorer = (() => {
     traces.push(made);
   }
 
-  // The baseline's level, the study's own limits, and the budget that is set now.
+  // The baseline's level, the budget that is set now, and the rings around the model it recommends and the pinned one.
   function lines(tones) {
     const made = [], [x, y] = names();
     const add = (name, value, dash, colour, width) => {
@@ -216,23 +219,32 @@ kmr.explorer = (() => {
     };
     for (const name of [x, y]) add(name, data.baseline[name][0], "dot", tones.quiet, 1);
     for (const [name, limit] of Object.entries(limits)) add(name, limit, "solid", tones.ink, 1.5);
+    for (const [key, type, size, width] of [["advised", "circle", 11, 3], ["pinned", "rect", 14, 2]]) {
+      const row = rings[key];
+      if (row < 0 || !known(rows.value(x, row)) || !known(rows.value(y, row))) continue;
+      made.push({
+        type, name: key, xsizemode: "pixel", ysizemode: "pixel", xanchor: rows.value(x, row), yanchor: rows.value(y, row),
+        x0: -size, x1: size, y0: -size, y1: size, line: { width, color: tones.ink }, layer: "above",
+      });
+    }
     return made;
   }
 
   function ring(key, row) {
     rings[key] = row;
+    const [x, y, z] = names();
+    if (!z) {
+      Plotly.relayout(plot, { shapes: lines(kmr.colours()) });
+      return;
+    }
     const index = (plot.data || []).findIndex((entry) => entry.meta === key);
-    if (index < 0) return;
-    const chosen = names(), place = (name) => [row < 0 ? [] : [rows.value(name, row)]];
-    const change = { x: place(chosen[0]), y: place(chosen[1]) };
-    if (chosen[2]) change.z = place(chosen[2]);
-    Plotly.restyle(plot, change, [index]);
+    const place = (name) => [row < 0 ? [] : [rows.value(name, row)]];
+    if (index >= 0) Plotly.restyle(plot, { x: place(x), y: place(y), z: place(z) }, [index]);
   }
 
   function advise(row, now) {
     limits = now;
     ring("advised", row);
-    if (!picks.z.value) Plotly.relayout(plot, { shapes: lines(kmr.colours()) });
   }
 
   for (const key of ["x", "y", "z"]) picks[key].addEventListener("change", () => {
