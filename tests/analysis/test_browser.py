@@ -172,6 +172,11 @@ def test_the_budget_moves_the_recommended_point(page: Any, study: StudyTable) ->
     assert (ring["xanchor"], ring["yanchor"]) == (
         pytest.approx(allowed["meter/weight_bytes"], rel=1e-5), pytest.approx(allowed["meter/accuracy"], rel=1e-5),
     )  # fmt: skip
+    round_it = """() => [...document.querySelectorAll('#explorer .shapelayer path')]
+        .map((path) => path.getBoundingClientRect())
+        .filter((box) => box.width > 15 && box.width < 40 && Math.abs(box.width - box.height) < 2)
+        .map((box) => [box.x + box.width / 2, box.y + box.height / 2])"""
+    assert page.evaluate(round_it) == [pytest.approx(place_of(page, allowed["point"]), abs=2)]
     page.click("text=No limits")
     assert page.text_content("#budget-answer strong") == best["point"]
 

@@ -148,7 +148,7 @@ kmr.explorer = (() => {
       if (values.length && values.every((value) => value === values[0]) && values[0]) layout.xaxis.range = [0.5 * values[0], 1.5 * values[0]].sort((a, b) => a - b);
     } else {
       const space = (name, log) => ({ ...axis(name, log, tones), automargin: undefined, title: { text: plain(meters.get(name).label) }, backgroundcolor: tones.paper, color: tones.ink });
-      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube" };
+      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.6, y: 1.6, z: 1.0 } } };
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.legend.y = 0;
     }
@@ -219,15 +219,21 @@ kmr.explorer = (() => {
     };
     for (const name of [x, y]) add(name, data.baseline[name][0], "dot", tones.quiet, 1);
     for (const [name, limit] of Object.entries(limits)) add(name, limit, "solid", tones.ink, 1.5);
-    for (const [key, type, size, width] of [["advised", "circle", 11, 3], ["pinned", "rect", 14, 2]]) {
+    for (const [key, path, width] of [["advised", circle(11), 3], ["pinned", "M-14,-14L14,-14L14,14L-14,14Z", 2]]) {
       const row = rings[key];
       if (row < 0 || !known(rows.value(x, row)) || !known(rows.value(y, row))) continue;
       made.push({
-        type, name: key, xsizemode: "pixel", ysizemode: "pixel", xanchor: rows.value(x, row), yanchor: rows.value(y, row),
-        x0: -size, x1: size, y0: -size, y1: size, line: { width, color: tones.ink }, layer: "above",
+        type: "path", name: key, path, xsizemode: "pixel", ysizemode: "pixel", xanchor: rows.value(x, row), yanchor: rows.value(y, row),
+        line: { width, color: tones.ink }, layer: "above",
       });
     }
     return made;
+  }
+
+  // Four arcs in pixels as a path: on a log axis plotly takes no circle with a corner below zero.
+  function circle(r) {
+    const k = Number((0.5523 * r).toFixed(2));
+    return `M${r},0C${r},${k} ${k},${r} 0,${r}C${-k},${r} ${-r},${k} ${-r},0C${-r},${-k} ${-k},${-r} 0,${-r}C${k},${-r} ${r},${-k} ${r},0Z`;
   }
 
   function ring(key, row) {
