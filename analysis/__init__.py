@@ -1,12 +1,27 @@
 """Reads the results table of a sweep: fronts, hypervolume, plots, exports and the report. Reads tables, not code."""
 
+from analysis.attainment import attainment
+from analysis.comparison import grouped_by_config, pairwise, standings
+from analysis.contribution import contributions
 from analysis.export import Exported, export, export_front, export_images
 from analysis.front import CloseNeighbours, close_neighbours, front_frame, front_of, non_dominated, within_noise
 from analysis.hypervolume import history, hypervolume, normalised
-from analysis.plots import fronts, hypervolume_history, pareto
+from analysis.importance import importance, importance_for_front
+from analysis.indicators import coverage, epsilon, igd_plus, r2
+from analysis.latex import latex_table
+from analysis.plots import (
+    fronts,
+    hypervolume_history,
+    knob_importance,
+    parallel,
+    pareto,
+    technique_contribution,
+)
+from analysis.plots.comparison import attainment_surfaces, hypervolume_intervals
+from analysis.ranking import ranks
 from analysis.recommend import Answer, recommend
-from analysis.report import Report
-from analysis.table import StudyTable, TableError, load, save
+from analysis.report import Report, write_comparison
+from analysis.table import StudyTable, TableError, from_frame, load, save
 
 __all__ = [
     "Answer",
@@ -15,21 +30,41 @@ __all__ = [
     "Report",
     "StudyTable",
     "TableError",
+    "attainment",
+    "attainment_surfaces",
     "close_neighbours",
+    "contributions",
+    "coverage",
+    "epsilon",
     "export",
     "export_front",
     "export_images",
+    "from_frame",
     "front_frame",
     "front_of",
     "fronts",
+    "grouped_by_config",
     "history",
     "hypervolume",
     "hypervolume_history",
+    "hypervolume_intervals",
+    "igd_plus",
+    "importance",
+    "importance_for_front",
+    "knob_importance",
+    "latex_table",
     "load",
     "non_dominated",
     "normalised",
+    "pairwise",
+    "parallel",
     "pareto",
+    "r2",
+    "ranks",
     "recommend",
     "save",
+    "standings",
+    "technique_contribution",
     "within_noise",
+    "write_comparison",
 ]

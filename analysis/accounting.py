@@ -39,6 +39,35 @@ def states(table: StudyTable) -> dict[str, int]:
     return {str(state): int(counts.get(state, 0)) for state in dict.fromkeys((*STATES, *map(str, counts)))}
 
 
+_COUNTED = {
+    "asked": "trials finished",
+    "complete": "complete",
+    "failed": "without a result",
+    "infeasible": "infeasible",
+    "pruned": "stopped early",
+    "interrupted": "interrupted",
+    "served": "served from an earlier trial",
+    "retried": "tried again",
+    "cache_hits": "steps recalled from the cache",
+    "cache_misses": "steps that were not in the cache",
+}
+
+
+def counts(table: StudyTable) -> tuple[tuple[str, str], ...]:
+    """Say in words what became of the trials, as the study counted them: with duplicates served and cache hits.
+
+    Whatever whole numbers the meta file counts under `trials` and `cache`; the target is left out.
+    """
+    found = []
+    for part in ("trials", "cache"):
+        entries = table.meta.get(part)
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            key = f"{part}_{name}" if part == "cache" else str(name)
+            if name != "target" and isinstance(value, int) and not isinstance(value, bool):
+                found.append((_COUNTED.get(key, key.replace("_", " ")), f"{value:,}"))
+    return tuple(found)
+
+
 def failures(table: StudyTable) -> tuple[Tally, ...]:
     """Group the failed and interrupted points by the first line of their error, the most frequent first."""
     rows = table.frame[table.frame["state"].isin(["failed", "interrupted"])]

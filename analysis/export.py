@@ -1,10 +1,11 @@
-"""The front as files for other tools: CSV and Parquet always, pictures where a browser is found."""
+"""The front as files for other tools: CSV, Parquet, JSON and LaTeX always, pictures where a browser is found."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,20 +13,21 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from analysis.atomic import write_bytes
 from analysis.front import front_frame
+from analysis.latex import latex_table
 from analysis.plots import hypervolume_history, pareto
 from analysis.render_images import NO_BROWSER
 from analysis.table import StudyTable
 
 INSTALL_BROWSER = (
-    "no browser found to draw PNG and SVG; install one with `plotly_get_chrome` or `apt-get install chromium`"
+    "no browser found to draw PNG, SVG and PDF; install one with `plotly_get_chrome` or `apt-get install chromium`"
 )
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
 
 
 class Exported(NamedTuple):
@@ -52,18 +54,52 @@ def export(
 
 
 def export_front(table: StudyTable, folder: str | Path) -> tuple[Path, ...]:
-    """Write `front.csv` (columns that hold something) and `front.parquet` (all columns), each aside and renamed."""
+    """Write the front into `folder`, each file aside and renamed.
+
+    `front.csv` has the columns that hold something, `front.parquet` all, `front.json` the study's objectives and a
+    record for each member, `front.tex` a table of objectives and held-out values.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     front = front_frame(table)
     buffer = io.BytesIO()
     front.to_parquet(buffer, index=False)
-    text = (front.dropna(axis="columns", how="all") if len(front) else front).to_csv(index=False)
-    return write_bytes(folder / "front.csv", text.encode()), write_bytes(folder / "front.parquet", buffer.getvalue())
+    known = front.dropna(axis="columns", how="all") if len(front) else front
+    return (
+        write_bytes(folder / "front.csv", known.to_csv(index=False).encode()),
+        write_bytes(folder / "front.parquet", buffer.getvalue()),
+        write_bytes(folder / "front.json", json.dumps(front_record(table), indent=1, ensure_ascii=False).encode()),
+        write_bytes(folder / "front.tex", latex_table(table).encode()),
+    )
+
+
+def front_record(table: StudyTable) -> dict[str, Any]:
+    """Return the front as plain values: JSON has no NaN, so what is not known is left out."""
+    members = []
+    for row in front_frame(table).to_dict(orient="records"):
+        member = {str(name): _plain(value) for name, value in row.items()}
+        for name in ("sequence", "layers"):
+            if isinstance(member.get(name), str):
+                with contextlib.suppress(ValueError):
+                    member[name] = json.loads(member[name])
+        members.append({name: value for name, value in member.items() if value is not None})
+    about = [
+        {"name": name, "direction": direction, "unit": table.unit(name)}
+        for name, direction in zip(table.objectives, table.directions, strict=True)
+    ]
+    return {"study": table.study, "objectives": about, "front": members}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool) else None
 
 
 def export_images(figures: Mapping[str, go.Figure], folder: str | Path, time_limit: float = 120.0) -> Exported:
-    """Draw every figure as `<name>.png` and `<name>.svg` with one browser, within `time_limit` seconds in all.
+    """Draw every figure as `<name>.png`, `.svg` and `.pdf` with one browser, within `time_limit` seconds in all.
 
     Returns what was drawn; no browser, a browser that fails and one that hangs each give a message.
     """
@@ -73,7 +109,7 @@ def export_images(figures: Mapping[str, go.Figure], folder: str | Path, time_lim
         with tempfile.TemporaryDirectory(prefix=".images-", dir=folder, ignore_cleanup_errors=True) as aside:
             return _draw(figures, folder, Path(aside), time_limit)
     except OSError as error:
-        return Exported((), (f"PNG and SVG were not drawn: {error}",))
+        return Exported((), (f"PNG, SVG and PDF were not drawn: {error}",))
 
 
 def _draw(figures: Mapping[str, go.Figure], folder: Path, aside: Path, time_limit: float) -> Exported:
@@ -97,10 +133,10 @@ def _draw(figures: Mapping[str, go.Figure], folder: Path, aside: Path, time_limi
             return Exported(files, (INSTALL_BROWSER,))
         case None:
             return Exported(
-                files, (f"drawing PNG and SVG took over {time_limit:g} s and was stopped; --no-images skips it",)
+                files, (f"drawing PNG, SVG and PDF took over {time_limit:g} s and was stopped; --no-images skips it",)
             )
         case _:
-            return Exported(files, (f"PNG and SVG were not drawn: {log}; --no-images skips them",))
+            return Exported(files, (f"PNG, SVG and PDF were not drawn: {log}; --no-images skips them",))
 
 
 def _run(figures: Path, log: Path, time_limit: float) -> tuple[int | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import moocore
 import numpy as np
 import pandas as pd
 
@@ -46,7 +47,7 @@ def non_dominated(values: Floats, directions: Sequence[str]) -> Mask:
 
     Row a dominates row b when it is at least as good in every objective and better in one. Rows with a value that is
     not finite are never marked; of equal rows only the first is. O(n log n) for one or two objectives (Kung, Luccio
-    and Preparata 1975), O(n · front · d) beyond. Raises ValueError when shapes or directions do not fit.
+    and Preparata 1975), moocore beyond. Raises ValueError when shapes or directions do not fit.
     """
     costs = as_costs(values, directions)
     mask = np.zeros(len(costs), dtype=np.bool_)
@@ -64,19 +65,15 @@ def non_dominated(values: Floats, directions: Sequence[str]) -> Mask:
         best_before = np.concatenate(([np.inf], np.minimum.accumulate(costs[:-1, 1])))
         kept = np.flatnonzero(costs[:, 1] < best_before)
     else:
-        kept = _scan(costs)
+        kept = _beyond_two(costs)
     mask[rows[order[kept]]] = True
     return mask
 
 
-def _scan(costs: Floats) -> np.ndarray[Any, np.dtype[np.intp]]:
-    members = np.empty_like(costs)
-    kept: list[int] = []
-    for index, row in enumerate(costs):
-        if not (members[: len(kept)] <= row).all(axis=1).any():
-            members[len(kept)] = row
-            kept.append(index)
-    return np.array(kept, dtype=np.intp)
+def _beyond_two(costs: Floats) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the front of rows in lexicographic order, of equal rows the first."""
+    first = np.flatnonzero(np.append(True, (np.diff(costs, axis=0) != 0).any(axis=1)))
+    return first[np.asarray(moocore.is_nondominated(costs[first]), dtype=np.bool_)]
 
 
 def front_of(table: StudyTable, objectives: Sequence[str] | None = None) -> Mask:

@@ -145,6 +145,36 @@ def load(folder: str | Path) -> StudyTable:
     return StudyTable(_read_frame(folder / RESULTS), _read_meta(folder / META), folder)
 
 
+def from_frame(frame: pd.DataFrame, objectives: Mapping[str, str], study: str = "study", **meta: Any) -> StudyTable:
+    """Make a table of any DataFrame, for the plots and numbers of this package: a row per model.
+
+    Args:
+        frame: meters are the columns named in `objectives` or `meter/<name>`; columns `knob/<name>`, `stderr/<name>`,
+            `technique`, `sequence`, `trial`, `state` and the others of a results table are used where they are there.
+        objectives: `minimize` or `maximize` by meter.
+        study: a name for titles.
+        **meta: what else `meta.json` may hold, such as `reference`, `ideal`, `baseline` and `meters`.
+
+    Raises:
+        TableError: an objective has no column or another direction, or point names are there twice.
+    """
+    frame = frame.rename(columns={name: f"meter/{name}" for name in objectives if name in frame.columns})
+    for name, direction in objectives.items():
+        if f"meter/{name}" not in frame.columns:
+            raise TableError(f"the frame has no column {name} or meter/{name}; it has {', '.join(map(str, frame))}")
+        if direction not in _DIRECTIONS:
+            raise TableError(f"the direction of {name} is minimize or maximize, not {direction!r}")
+    rows = range(len(frame))
+    filled: dict[str, Any] = {"point": [str(row) for row in rows], "trial": list(rows), "step": 1, "state": "complete"}
+    filled |= dict.fromkeys(_OPTIONAL)
+    frame = frame.assign(**{name: value for name, value in filled.items() if name not in frame.columns})
+    if not frame["point"].is_unique:
+        raise TableError("the frame names a point twice; make its column `point` unique or leave it out")
+    about = [{"name": name, "direction": direction} for name, direction in objectives.items()]
+    whole = {"format": FORMAT, "study": study, "meters": {}, **meta, "objectives": about}
+    return StudyTable(frame.reset_index(drop=True), whole, Path())
+
+
 def save(folder: str | Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
     """Write `results.parquet` and `meta.json`, each aside and renamed into place; makes the folder.
 

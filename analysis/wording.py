@@ -9,7 +9,7 @@ from collections.abc import Sequence
 NOTHING = "–"
 
 _BYTES = ("b", "byte", "bytes")
-_PLAIN = ("", "1", "fraction", "ratio", "dimensionless", "none", "count", "parameters", "macs", "flops")
+_PLAIN = ("", "1", "fraction", "ratio", "dimensionless", "none", "count", "parameters", "macs", "mac", "flops", "bops")
 _UNITS_IN_NAMES = ("s", "ms", "us", "j", "mj", "joules")
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

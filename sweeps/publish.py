@@ -15,6 +15,7 @@ from kmr.core import Readings
 from sweeps import results
 from sweeps.card import StudyCard, without_passwords
 from sweeps.front import Front, artifact_path
+from sweeps.layers import kept_layers, with_layers
 from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
@@ -33,7 +34,8 @@ class State:
     """All that a study's storage holds, read once.
 
     `unsaved` names the points that measure well but could not be saved, and why; `tested` holds the readings on
-    held-out data, of the base model too; `noise` what the noise stage found.
+    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each
+    layer of the front's models.
     """
 
     card: StudyCard
@@ -41,6 +43,7 @@ class State:
     unsaved: Mapping[str, str]
     tested: Mapping[str, Readings]
     noise: Mapping[str, Noise]
+    layers: Mapping[str, Any]
     created: str
 
     @property
@@ -63,6 +66,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         dict(kept.get(_UNSAVED, {})),
         {name: results.to_readings(value) for name, value in tested.items()},
         kept_noise(study),
+        kept_layers(study),
         str(kept.get(_CREATED, "")),
     )
 
@@ -225,7 +229,9 @@ def publish(
     meta = results.meta(
         state.card, state.records, state.tested.get("base", {}), created=state.created, place=without_passwords(shown)
     )
-    table = analysis.table.StudyTable(results.with_noise(frame, meta, state.noise), meta, folder)
+    table = analysis.table.StudyTable(
+        with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, folder
+    )
     analysis.table.save(folder, table.frame, meta)
     if tracker is not None:
         _track(tracker, state, front, table, example)

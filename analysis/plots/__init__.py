@@ -1,7 +1,22 @@
-"""Figures of a study: each function takes tables and returns a plotly figure."""
+"""Figures of a study: each function takes tables and returns a plotly figure.
 
+`analysis.from_frame` makes a table of any DataFrame, so that they serve in a notebook too.
+"""
+
+from analysis.plots.contribution import technique_contribution
 from analysis.plots.fronts import fronts
+from analysis.plots.importance import knob_importance
+from analysis.plots.parallel import parallel
 from analysis.plots.pareto import pareto
 from analysis.plots.progress import Progress, hypervolume_history, progress
 
-__all__ = ["Progress", "fronts", "hypervolume_history", "pareto", "progress"]
+__all__ = [
+    "Progress",
+    "fronts",
+    "hypervolume_history",
+    "knob_importance",
+    "parallel",
+    "pareto",
+    "progress",
+    "technique_contribution",
+]

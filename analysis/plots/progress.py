@@ -1,4 +1,4 @@
-"""How the front grew: hypervolume against the trials."""
+"""How the front grew: hypervolume against the trials, or against the seconds spent on them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from analysis.table import StudyTable
 
 
 class Progress(NamedTuple):
-    """Hypervolume after each finished trial, both (t,); a share of the box to the ideal when `normalised`."""
+    """Hypervolume after each finished trial, (t,) as all; a share of the box to the ideal when `normalised`.
+
+    `training` counts the seconds of fine-tuning so far and `seconds` those of everything, added over all trials.
+    """
 
     trials: Floats
     volumes: Floats
     normalised: bool
+    training: Floats
+    seconds: Floats
 
 
 def progress(table: StudyTable) -> Progress | None:
@@ -37,35 +42,62 @@ def progress(table: StudyTable) -> Progress | None:
     last_of_trial = ~ordered["trial"].duplicated(keep="last").to_numpy()
     share = box(reference, ideal, table.directions) if np.isfinite(ideal).all() else 1.0
     trials = np.arange(1, int(last_of_trial.sum()) + 1, dtype=np.float64)
-    return Progress(trials, volumes[last_of_trial] / share, bool(np.isfinite(ideal).all()))
+    parts = [str(name) for name in table.frame.columns if str(name).startswith("seconds/")]
+    spent = {
+        name: np.cumsum(np.nan_to_num(table.column(name))[ordered.index.to_numpy()])[last_of_trial] for name in parts
+    }
+    nothing = np.zeros(len(trials))
+    return Progress(
+        trials,
+        volumes[last_of_trial] / share,
+        bool(np.isfinite(ideal).all()),
+        spent.get("seconds/finetune", nothing),
+        np.sum(list(spent.values()), axis=0) if spent else nothing,
+    )
 
 
-def hypervolume_history(table: StudyTable) -> go.Figure:
-    """Draw the hypervolume of the front after each finished trial, failed ones counted."""
-    name = "hypervolume"
-    fig = figure("Growth of the Pareto front", xaxis=plain_axis("finished trials"), yaxis=plain_axis(name))
+def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure:
+    """Draw the hypervolume of the front after each finished trial, failed ones counted.
+
+    `against` is `trials`, `training` (seconds of fine-tuning) or `seconds` (of everything). Raises ValueError for
+    anything else.
+    """
+    axes = {"trials": "finished trials", "training": "seconds of fine-tuning", "seconds": "seconds of all trials"}
+    if against not in axes:
+        raise ValueError(f"against must be {', '.join(axes)}, not {against!r}")
+    fig = figure("Growth of the Pareto front", xaxis=plain_axis(axes[against]), yaxis=plain_axis("hypervolume"))
     computed = progress(table)
     if computed is None:
         return say(fig, "The study states no reference point, so there is no hypervolume")
     if not len(computed.trials):
         return say(fig, "No trial has finished yet")
+    spent = getattr(computed, against)
+    if not spent[-1]:
+        return say(fig, f"The table records no {axes[against]}")
     if computed.normalised:
         fig.update_layout(yaxis={"title": {"text": "hypervolume, share of the ideal"}})
-    reached = int(np.argmax(computed.volumes >= 0.99 * computed.volumes[-1])) + 1
+    reached = int(np.argmax(computed.volumes >= 0.99 * computed.volumes[-1]))
+    unit = "" if against == "trials" else " s"
     if computed.volumes[-1] > 0:
-        text = f"{computed.volumes[-1]:.4g} after {len(computed.trials):,}; 99 % of it after {reached:,}"
+        text = f"{computed.volumes[-1]:.4g} after {spent[-1]:,.0f}{unit}; 99 % of it after {spent[reached]:,.0f}{unit}"
         fig.update_layout(title={"subtitle": {"text": text}})
-        fig.add_vline(x=reached, line={"color": MUTED, "dash": "dot", "width": 1})
+        fig.add_vline(x=float(spent[reached]), line={"color": MUTED, "dash": "dot", "width": 1})
+    kept = _steps(computed.volumes)
     fig.add_scatter(
-        x=computed.trials,
-        y=computed.volumes,
+        x=spent[kept],
+        y=computed.volumes[kept],
         mode="lines" if len(computed.trials) > 1 else "markers",
         line={"shape": "hv", "color": OKABE_ITO[0], "width": 2},
         showlegend=False,
-        hovertext=[
-            f"{value:.4g} after {trial:.0f}" for trial, value in zip(computed.trials, computed.volumes, strict=True)
-        ],
+        hovertext=[f"{computed.volumes[i]:.4g} after {spent[i]:,.0f}{unit}" for i in kept],
         hoverinfo="text",
     )
     fig.update_layout(yaxis={"rangemode": "tozero"})
     return fig
+
+
+def _steps(volumes: Floats, most: int = 2000) -> list[int]:
+    """Choose the trials to draw: all of a short history, of a long one those after which the volume is another."""
+    if len(volumes) <= most:
+        return list(range(len(volumes)))
+    return [0, *(np.flatnonzero(np.diff(volumes) > 0) + 1).tolist(), len(volumes) - 1]

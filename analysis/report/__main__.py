@@ -1,39 +1,62 @@
-"""`python -m analysis.report runs/<study>`: write the report of a run folder again."""
+"""Write the report of a run folder again, or, of several, the page that compares them.
+
+python -m analysis.report runs/<study>
+python -m analysis.report runs/a runs/b with=runs/c with=runs/d
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from analysis.recommend import recommend
-from analysis.report.document import write
+from analysis.recommend import Answer, recommend
+from analysis.report.comparison import write_comparison
+from analysis.report.document import Report, write
 from analysis.table import TableError, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report; return 0, or 2 with one line on stderr when the folder cannot be read or written."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("folder", help="run folder, such as runs/<study>")
-    parser.add_argument("--no-images", action="store_true", help="write no PNG and SVG (they need a browser)")
+    """Write the report; return 0, or 2 with one line on stderr when a folder cannot be read or written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for the report and the exported files (default: the run folder)"
+        "folder",
+        nargs="+",
+        help="run folder, such as runs/<study>; several are compared, those of one label=folder as runs of a group",
+    )
+    parser.add_argument("--no-images", action="store_true", help="draw no PNG, SVG and PDF (they need a browser)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for what is written (default: the run folder; of several, the one they are in)",
     )
     asked = parser.parse_args(arguments)
+    no_answers: tuple[Answer, ...] = ()
     try:
-        report = write(asked.folder, images=not asked.no_images, out=asked.out)
-        answers = recommend(load(asked.folder))
+        if len(asked.folder) > 1:
+            where = asked.out or Path(asked.folder[0].rpartition("=")[2]).parent
+            report, answers = write_comparison(asked.folder, where), no_answers
+        else:
+            report = write(asked.folder[0], images=not asked.no_images, out=asked.out)
+            answers = recommend(load(asked.folder[0]))
     except (TableError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     for answer in answers:
         print(answer.sentence)
+    _tell(report)
+    return 0
+
+
+def _tell(report: Report) -> None:
     print(f"report: {report.html}")
     for file in report.files:
         print(f"file: {file}")
     for message in report.messages:
         print(f"note: {message}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,48 +6,80 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from analysis.accounting import Spent, Tally, failures, states, time_spent, warnings
+from analysis.accounting import Spent, Tally, counts, failures, states, time_spent, warnings
+from analysis.contribution import Contribution, contributions
 from analysis.front import close_neighbours, front_frame
 from analysis.recommend import Answer, recommend
 from analysis.table import StudyTable, number
 from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity, sequence
 
+FAITHFULNESS = (
+    *("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy", "accuracy_degradation_factor"),
+)
+"""The meters that ask whether a model still behaves like the original, or fails where the original did not."""
+
+
+class Cell(NamedTuple):
+    """A value in words and, for sorting, as a number; empty when unknown."""
+
+    text: str
+    number: float | str
+
 
 @dataclass(frozen=True)
 class Member:
-    """A row of the front table; `values` and `test` follow the page's `meters` and `tested`."""
+    """A row of a table of the front; `values` and `test` follow the table's `meters` and `tested`."""
 
     point: str
     technique: str
     sequence: str
-    values: tuple[str, ...]
-    test: tuple[str, ...]
+    values: tuple[Cell, ...]
+    test: tuple[Cell, ...]
     artifact: str
     run: str
 
 
+class Choice(NamedTuple):
+    """A meter that an axis may show."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Members:
+    """A table of the front's members: the first `objectives` of the `meters` are the objectives."""
+
+    meters: tuple[str, ...]
+    objectives: int
+    tested: tuple[str, ...]
+    rows: tuple[Member, ...]
+    baseline: Member | None
+
+
 @dataclass(frozen=True)
 class Page:
-    """Everything the template shows; the first `objectives` of the `meters` are the objectives."""
+    """Everything the template shows."""
 
     study: str
     searched: str
     facts: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
     answers: tuple[Answer, ...]
-    meters: tuple[str, ...]
-    objectives: int
-    tested: tuple[str, ...]
-    members: tuple[Member, ...]
-    baseline: Member | None
+    meters: tuple[Choice, ...]
+    front: Members
+    faithfulness: Members | None
     noise: tuple[str, ...]
+    contributions: tuple[Contribution, ...]
     states: Mapping[str, int]
+    counts: tuple[tuple[str, str], ...]
     failures: tuple[Tally, ...]
     warnings: tuple[Tally, ...]
     spent: tuple[tuple[Spent, str], ...]
@@ -64,8 +96,8 @@ def page(table: StudyTable) -> Page:
     """Collect what the report of a study says."""
     meta = table.meta
     front = StudyTable(front_frame(table), meta, table.folder)
-    tested = tuple(meter for meter in table.meters if np.isfinite(front.column(f"test/{meter}")).any())
-    members = _members(front, tested)
+    faithful = [name for name in table.meters if name in FAITHFULNESS and name not in table.objectives]
+    main = _table(table, front, [name for name in table.meters if name not in faithful], len(table.objectives))
     answers = recommend(table)
     mlflow = meta.get("mlflow") or {}
     return Page(
@@ -74,17 +106,17 @@ def page(table: StudyTable) -> Page:
         facts=_facts(table),
         problems=_problems(table),
         answers=answers,
-        meters=tuple(map(meter_name, table.meters)),
-        objectives=len(table.objectives),
-        tested=tuple(map(meter_name, tested)),
-        members=members,
-        baseline=_baseline(table, tested),
+        meters=tuple(Choice(name, meter_name(name)) for name in _shown_meters(table)),
+        front=main,
+        faithfulness=_table(table, front, faithful, 0) if _measured(front, faithful) else None,
         noise=_noise(table),
+        contributions=contributions(table),
+        counts=counts(table),
         states={state: count for state, count in states(table).items() if count},
         failures=failures(table),
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
-        load=_load(table, table.folder, answers, members),
+        load=_load(table, table.folder, answers, main.rows),
         resume=_masked(meta.get("resume")),
         mlflow=_masked(mlflow.get("ui")),
         mlflow_uri=_masked(mlflow.get("uri")),
@@ -168,10 +200,20 @@ def _problems(table: StudyTable) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _members(front: StudyTable, tested: tuple[str, ...]) -> tuple[Member, ...]:
-    values = [_column(front, meter, "meter", "stderr") for meter in front.meters]
+def _shown_meters(table: StudyTable) -> list[str]:
+    """List the meters of which some model has a value: what axes can show."""
+    return [name for name in table.meters if np.isfinite(table.column(f"meter/{name}")).any()]
+
+
+def _measured(front: StudyTable, meters: Sequence[str]) -> bool:
+    return any(np.isfinite(front.column(f"meter/{name}")).any() for name in meters)
+
+
+def _table(table: StudyTable, front: StudyTable, meters: Sequence[str], objectives: int) -> Members:
+    tested = [name for name in meters if np.isfinite(front.column(f"test/{name}")).any()]
+    values = [_column(front, meter, "meter", "stderr") for meter in meters]
     tests = [_column(front, meter, "test", "test_stderr") for meter in tested]
-    return tuple(
+    rows = tuple(
         Member(
             point=str(row["point"]),
             technique=_cell(row["technique"]),
@@ -183,30 +225,34 @@ def _members(front: StudyTable, tested: tuple[str, ...]) -> tuple[Member, ...]:
         )
         for index, (_, row) in enumerate(front.frame.iterrows())
     )
+    labels = tuple(map(meter_name, meters)), tuple(map(meter_name, tested))
+    return Members(labels[0], objectives, labels[1], rows, _baseline(table, meters, tested))
 
 
-def _column(front: StudyTable, meter: str, kind: str, stderr: str) -> list[str]:
+def _column(front: StudyTable, meter: str, kind: str, stderr: str) -> list[Cell]:
     pairs = zip(front.column(f"{kind}/{meter}"), front.column(f"{stderr}/{meter}"), strict=True)
-    return [quantity(value, front.unit(meter), error) for value, error in pairs]
+    return [_written(value, front.unit(meter), error) for value, error in pairs]
+
+
+def _written(value: float, unit: str, stderr: float) -> Cell:
+    return Cell(quantity(value, unit, stderr), float(value) if math.isfinite(value) else "")
 
 
 def _cell(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _baseline(table: StudyTable, tested: tuple[str, ...]) -> Member | None:
-    values = [table.baseline(meter) for meter in table.meters]
-    if not any(math.isfinite(value) for value, _ in values):
+def _baseline(table: StudyTable, meters: Sequence[str], tested: Sequence[str]) -> Member | None:
+    values = [_written(value, table.unit(name), err) for name in meters for value, err in [table.baseline(name)]]
+    if all(cell.number == "" for cell in values):
         return None
-    tests = [(meter, *table.baseline(meter, test=True)) for meter in tested]
+    pairs = [(name, *table.baseline(name, test=True)) for name in tested]
     return Member(
         point="baseline",
         technique="uncompressed",
         sequence="unchanged",
-        values=tuple(
-            quantity(value, table.unit(meter), err) for meter, (value, err) in zip(table.meters, values, strict=True)
-        ),
-        test=tuple(quantity(value, table.unit(meter), err) for meter, value, err in tests),
+        values=tuple(values),
+        test=tuple(_written(value, table.unit(name), err) for name, value, err in pairs),
         artifact="",
         run="",
     )

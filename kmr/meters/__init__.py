@@ -6,6 +6,13 @@ a gain; the theoretical count is a meter of its own, `EffectiveMACs`. Qualities 
 given the same split, or the same `Predictions`, share one pass over it.
 """
 
+from kmr.meters.faithfulness import (
+    AccuracyDegradationFactor,
+    ChiSquaredP,
+    NegativeECE,
+    NegativeKL,
+    WorstClassAccuracy,
+)
 from kmr.meters.latency import Latency, Timing, time_model
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
@@ -13,11 +20,15 @@ from kmr.meters.size import NonzeroParameters, Parameters, WeightBytes
 
 __all__ = [
     "Accuracy",
+    "AccuracyDegradationFactor",
     "Agreement",
+    "ChiSquaredP",
     "EffectiveMACs",
     "Latency",
     "MACs",
     "NegativeCrossEntropy",
+    "NegativeECE",
+    "NegativeKL",
     "NegativeMSE",
     "NonzeroParameters",
     "Outputs",
@@ -26,5 +37,6 @@ __all__ = [
     "R2",
     "Timing",
     "WeightBytes",
+    "WorstClassAccuracy",
     "time_model",
 ]

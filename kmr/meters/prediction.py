@@ -99,6 +99,7 @@ class _PredictionQuality(Quality):
 
     @property
     def view(self) -> Predictions:
+        """Return the predictions on the split, shared with the other meters of it."""
         return Predictions.of(self.data)
 
 
@@ -119,13 +120,13 @@ class Accuracy(_PredictionQuality):
     unit: str = field(init=False, default="fraction")
 
     def read(self, seen: Outputs) -> Reading:
-        targets = _check_classes(seen)
+        targets = check_classes(seen)
         classes = seen.outputs.shape[1]
         if not 1 <= self.top_k <= classes:
             raise KMRError(f"top_k must lie in 1 to the {classes} classes, not {self.top_k}")
         top = seen.outputs.topk(self.top_k, dim=1).indices
         hits = (top == targets.unsqueeze(1)).any(dim=1)
-        return _share(hits.double(), targets != IGNORED)
+        return share_of(hits.double(), targets != IGNORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +137,9 @@ class NegativeCrossEntropy(_PredictionQuality):
     unit: str = field(init=False, default="nat")
 
     def read(self, seen: Outputs) -> Reading:
-        targets = _check_classes(seen)
+        targets = check_classes(seen)
         losses = F.cross_entropy(seen.outputs.double(), targets, reduction="none", ignore_index=IGNORED)
-        mean = _share(-losses, targets != IGNORED)
+        mean = share_of(-losses, targets != IGNORED)
         samples = len(targets)
         if samples < 2 or mean.stderr is None:
             return Reading(mean.value)
@@ -168,9 +169,9 @@ class Agreement(_PredictionQuality):
         mine, original = seen.outputs, self.original.outputs
         if mine.shape != original.shape:
             raise KMRError(f"outputs of shape {tuple(mine.shape)} are not the original's, {tuple(original.shape)}")
-        _check_logits(mine)
+        check_logits(mine)
         same = mine.argmax(dim=1) == original.argmax(dim=1)
-        return _share(same.double(), torch.ones_like(same))
+        return share_of(same.double(), torch.ones_like(same))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,16 +218,18 @@ class NegativeMSE(_PredictionQuality):
         return Reading(-float(losses.mean()), stderr)
 
 
-def _check_logits(outputs: Tensor) -> None:
+def check_logits(outputs: Tensor) -> None:
+    """Raise KMRError unless these are logits (n, classes, …), NonFiniteReading where they hold NaN."""
     if outputs.dim() < 2 or outputs.shape[1] < 2:
         raise KMRError(f"logits have shape (n, classes, …) with at least 2 classes, not {tuple(outputs.shape)}")
     if bool(outputs.isnan().any()):
         raise NonFiniteReading("the model's outputs hold NaN: it has diverged")
 
 
-def _check_classes(seen: Outputs) -> Tensor:
+def check_classes(seen: Outputs) -> Tensor:
+    """Return the targets as whole numbers, once they fit the logits; raise KMRError where they do not."""
     outputs, targets = seen.outputs, seen.targets
-    _check_logits(outputs)
+    check_logits(outputs)
     if targets.is_floating_point() or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
         raise KMRError(
             f"targets must be class numbers of shape {(outputs.shape[0], *outputs.shape[2:])}, not {targets.dtype} of "
@@ -252,7 +255,7 @@ def _residuals(seen: Outputs) -> tuple[Tensor, Tensor]:
     return outputs.reshape(targets.shape).double() - targets, targets
 
 
-def _share(scores: Tensor, counted: Tensor) -> Reading:
+def share_of(scores: Tensor, counted: Tensor) -> Reading:
     """Return the mean score of the counted entries; its standard error takes samples as independent, not entries."""
     counted = counted.reshape(len(counted), -1).double()
     scores = scores.reshape(counted.shape) * counted

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.accounting import failures, states, time_spent, warnings
+from analysis.accounting import counts, failures, states, time_spent, warnings
 from analysis.table import StudyTable
 
 
@@ -51,3 +51,15 @@ def test_a_table_without_rows_has_nothing(ledger: StudyTable) -> None:
     assert set(states(empty).values()) == {0}
     assert failures(empty) == warnings(empty) == ()
     assert all(entry.share == 0.0 for entry in time_spent(empty))
+
+
+def test_counts_say_what_became_of_the_trials(ledger: StudyTable) -> None:
+    meta = {**ledger.meta, "trials": {"asked": 1200, "served": 3, "target": 9, "odd_one": 2, "flag": True}}
+    table = StudyTable(ledger.frame, {**meta, "cache": {"hits": 5}}, ledger.folder)
+    assert counts(table) == (
+        ("trials finished", "1,200"),
+        ("served from an earlier trial", "3"),
+        ("odd one", "2"),
+        ("steps recalled from the cache", "5"),
+    )
+    assert counts(StudyTable(ledger.frame, {**meta, "trials": None}, ledger.folder)) == ()

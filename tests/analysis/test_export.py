@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -17,11 +18,13 @@ from analysis.plots import hypervolume_history, pareto
 from analysis.render_images import find_browser
 from analysis.table import StudyTable
 
+TABLES = ["front.csv", "front.parquet", "front.json", "front.tex"]
+
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chrome or Chromium found to draw pictures with")
 
 
 def test_front_as_csv_and_parquet(table: StudyTable, tmp_path: Path) -> None:
-    csv, parquet = export_front(table, tmp_path / "new")
+    csv, parquet, _, _ = export_front(table, tmp_path / "new")
     front = front_frame(table)
     assert pd.read_parquet(parquet)["point"].tolist() == front["point"].tolist()
     read = pd.read_csv(csv, dtype={"point": str})
@@ -29,11 +32,28 @@ def test_front_as_csv_and_parquet(table: StudyTable, tmp_path: Path) -> None:
     assert read["meter/accuracy"].tolist() == pytest.approx(front["meter/accuracy"].tolist())
 
 
+def test_front_as_json(table: StudyTable, tmp_path: Path) -> None:
+    path = export_front(table, tmp_path)[2]
+    found = json.loads(path.read_text())
+    front = front_frame(table)
+    assert [entry["name"] for entry in found["objectives"]] == ["weight_bytes", "accuracy"]
+    assert [member["meter/accuracy"] for member in found["front"]] == front["meter/accuracy"].tolist()
+    assert found["front"][0]["sequence"] == json.loads(front["sequence"].iloc[0])
+    assert "error" not in found["front"][0]
+
+
+def test_an_empty_front_is_empty_files(table: StudyTable, tmp_path: Path) -> None:
+    empty = StudyTable(table.frame.iloc[:0], table.meta, table.folder)
+    _, parquet, record, _ = export_front(empty, tmp_path)
+    assert len(pd.read_parquet(parquet)) == 0
+    assert json.loads(record.read_text())["front"] == []
+
+
 def test_without_images_only_tables(table: StudyTable, tmp_path: Path) -> None:
     exported = export(table, tmp_path, images=False)
-    assert [path.name for path in exported.files] == ["front.csv", "front.parquet"]
+    assert [path.name for path in exported.files] == TABLES
     assert exported.messages == ()
-    assert {path.name for path in tmp_path.iterdir()} == {"front.csv", "front.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == set(TABLES)
 
 
 @needs_browser
@@ -41,12 +61,15 @@ def test_pictures_are_drawn_with_one_browser(table: StudyTable, tmp_path: Path) 
     figures = {"pareto": pareto(table), "hypervolume": hypervolume_history(table)}
     exported = export_images(figures, tmp_path, time_limit=120)
     assert exported.messages == ()
-    assert [path.name for path in exported.files] == ["pareto.png", "pareto.svg", "hypervolume.png", "hypervolume.svg"]
+    assert [path.name for path in exported.files] == [
+        f"{name}.{suffix}" for name in figures for suffix in ("png", "svg", "pdf")
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in exported.files}
     with Image.open(tmp_path / "pareto.png") as image:
         assert image.size == (2000, 1360)
         assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 50
     assert "held-out test" in (tmp_path / "pareto.svg").read_text()
+    assert (tmp_path / "pareto.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_no_browser_is_a_message_with_the_way_out(
@@ -56,7 +79,7 @@ def test_no_browser_is_a_message_with_the_way_out(
     exported = export(table, tmp_path, time_limit=60)
     assert exported.messages == (INSTALL_BROWSER,)
     assert "plotly_get_chrome" in INSTALL_BROWSER
-    assert [path.name for path in exported.files] == ["front.csv", "front.parquet"]
+    assert [path.name for path in exported.files] == TABLES
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the browser that hangs is a shell script")

@@ -16,7 +16,15 @@ import pytest
 
 from analysis.front import front_frame
 from analysis.hypervolume import normalised
-from analysis.plots import fronts, hypervolume_history, pareto, progress
+from analysis.plots import (
+    fronts,
+    hypervolume_history,
+    knob_importance,
+    parallel,
+    pareto,
+    progress,
+    technique_contribution,
+)
 from analysis.plots.style import OKABE_ITO, log_ticks, marks
 from analysis.table import StudyTable, load, save
 
@@ -214,3 +222,71 @@ def test_marks_differ_and_keep_to_the_palette() -> None:
     given = marks([f"t{index}" for index in range(56)])
     assert len(set(given.values())) == 56
     assert {mark.colour for mark in given.values()} == set(OKABE_ITO)
+
+
+def test_progress_counts_seconds(table: StudyTable) -> None:
+    computed = progress(table)
+    assert computed is not None
+    assert computed.training[-1] == pytest.approx(table.frame["seconds/finetune"].sum())
+    names = [name for name in table.frame if name.startswith("seconds/")]
+    assert computed.seconds[-1] == pytest.approx(table.frame[names].to_numpy().sum())
+    line = hypervolume_history(table, against="training").data[0]
+    assert numbers(line.x) == computed.training.tolist()
+    with pytest.raises(ValueError, match="against must be trials, training, seconds"):
+        hypervolume_history(table, against="money")
+    bare = StudyTable(table.frame.drop(columns=names), table.meta, table.folder)
+    assert "records no seconds" in hypervolume_history(bare, against="training").layout.annotations[0].text
+
+
+def test_a_long_history_is_drawn_at_its_steps(study: Callable) -> None:
+    table = study(trials=3000)
+    computed = progress(table)
+    assert computed is not None
+    drawn = numbers(hypervolume_history(table).data[0].y)
+    assert len(drawn) < 1000
+    assert sorted(set(computed.volumes.tolist())) == sorted(set(drawn))
+
+
+def test_parallel_draws_every_member_of_the_front(table: StudyTable) -> None:
+    figure = parallel(table, others=5)
+    axes = len(figure.layout.xaxis.ticktext)
+    assert axes == 6, "four knobs and two objectives"
+    lines = {trace.name: len(trace.x) // (axes + 1) for trace in figure.data}
+    assert lines.pop("others") == 5
+    front = front_frame(table)
+    assert sum(lines.values()) == len(front)
+    colours = {trace.name: trace.line.color for trace in figure.data}
+    assert colours["quantize"] == marks(table.frame["technique"][lambda t: t != "baseline"])["quantize"].colour
+    heights = [value for trace in figure.data for value in trace.y if value is not None]
+    assert max(heights) == 1.0
+    assert min(heights) == -0.12, "a knob that was left alone passes below"
+    assert valid(figure)
+
+
+def test_importance_and_contribution_draw(table: StudyTable) -> None:
+    importance = knob_importance(table)
+    assert {trace.name for trace in importance.data} == {
+        "for weight bytes", "for accuracy", "for reaching the front",
+    }  # fmt: skip
+    assert "explains" in importance.layout.title.subtitle.text
+    shares = technique_contribution(table)
+    assert set(shares.data[0].y) == {"structured", "quantize", "low_rank", "sparse"}
+    assert valid(importance)["data"]
+    assert valid(shares)["data"]
+
+
+@pytest.mark.parametrize("rows", ["none", "one", "no knobs", "words"])
+def test_the_new_figures_take_every_shape(study: Callable, rows: str) -> None:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        match rows:
+            case "none":
+                return frame.iloc[:0]
+            case "one":
+                return frame[frame["technique"] == "quantize"].iloc[:1]
+            case "no knobs":
+                return frame.drop(columns=[name for name in frame.columns if name.startswith("knob/")])
+        return frame.assign(**{"knob/order": ["<b>first", "last"] * (len(frame) // 2) + ["last"] * (len(frame) % 2)})
+
+    table = study(change, trials=20)
+    for figure in (parallel(table), knob_importance(table), technique_contribution(table)):
+        assert "<b>first" not in json.dumps(valid(figure))

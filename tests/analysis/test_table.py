@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.table import StudyTable, TableError, load, save
+from analysis.table import StudyTable, TableError, from_frame, load, save
 
 
 def test_what_is_saved_is_loaded(make: Callable, tmp_path: Path) -> None:
@@ -132,3 +132,17 @@ def test_a_damaged_folder_is_named_in_one_line(make: Callable, tmp_path: Path, w
         load(path)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_table_of_any_frame() -> None:
+    frame = pd.DataFrame({"bytes": [3.0, 1.0], "quality": [0.9, 0.8], "knob/bits": [8, 4], "technique": ["a", "b"]})
+    table = from_frame(frame, {"bytes": "minimize", "quality": "maximize"}, meters={"bytes": {"unit": "B"}})
+    assert table.values(table.objectives).tolist() == [[3.0, 0.9], [1.0, 0.8]]
+    assert table.complete.all()
+    assert (table.unit("bytes"), table.kind("quality")) == ("B", "quality")
+    assert table.frame["point"].tolist() == ["0", "1"]
+    for objectives, wrong in (({"speed": "minimize"}, "no column speed"), ({"bytes": "up"}, "minimize or maximize")):
+        with pytest.raises(TableError, match=wrong):
+            from_frame(frame, objectives)
+    with pytest.raises(TableError, match="twice"):
+        from_frame(frame.assign(point="x"), {"bytes": "minimize"})

@@ -1,0 +1,178 @@
+"""Several studies of the same objectives, compared in numbers: groups of runs that differ by seed alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.front import Floats, as_costs, front_frame, non_dominated
+from analysis.hypervolume import box, hypervolume
+from analysis.indicators import coverage, epsilon, igd_plus, r2
+from analysis.table import StudyTable, TableError
+
+Groups = Mapping[str, Sequence[StudyTable]]
+
+_OF_A_RUN = ("seed", "name", "output_dir", "storage", "tracking", "report", "cache", "trials", "threads", "hydra")
+
+
+class Interval(NamedTuple):
+    """Mean over runs, and the 95 % confidence interval of the mean (Student's t); the ends are NaN below two runs."""
+
+    mean: float
+    low: float
+    high: float
+    runs: int
+
+
+class Standing(NamedTuple):
+    """How a group of runs fares: hypervolume and R2 (smaller is better), IGD+ to the front of all runs together."""
+
+    label: str
+    front: Interval
+    hypervolume: Interval
+    igd_plus: Interval
+    r2: Interval
+
+
+def grouped_by_config(tables: Sequence[StudyTable]) -> dict[str, list[StudyTable]]:
+    """Put the runs whose configs differ by seed and place alone into one group, named after what their names share."""
+    groups: dict[str, list[StudyTable]] = {}
+    for index, table in enumerate(tables):
+        config = table.meta.get("config") or {}
+        kept = {key: value for key, value in config.items() if key not in _OF_A_RUN}
+        key = json.dumps([kept, table.meta["objectives"]], sort_keys=True, default=str) if kept else str(index)
+        groups.setdefault(key, []).append(table)
+    named: dict[str, list[StudyTable]] = {}
+    for runs in groups.values():
+        label = name = _shared_name([table.study for table in runs])
+        count = 2
+        while label in named:
+            label, count = f"{name} ({count})", count + 1
+        named[label] = runs
+    return named
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    if len(set(names)) == 1:
+        return names[0]
+    start = names[0]
+    for name in names[1:]:
+        length = next(
+            (i for i, (a, b) in enumerate(zip(start, name, strict=False)) if a != b), min(len(start), len(name))
+        )
+        start = start[:length]
+    return re.sub(r"[-_.\s]*(seed|s)?[-_.=]*\d*$", "", start, flags=re.IGNORECASE) or names[0]
+
+
+def check(groups: Groups) -> StudyTable:
+    """Return the first table once all have its objectives; raise TableError, naming the one that has not."""
+    tables = [table for runs in groups.values() for table in runs]
+    if not tables:
+        raise TableError("no run to compare: name at least one run folder")
+    first = tables[0]
+    for table in tables:
+        if (table.objectives, table.directions) != (first.objectives, first.directions):
+            raise TableError(
+                f"{table.folder}: optimises {', '.join(table.objectives)}, not {', '.join(first.objectives)} as "
+                f"{first.folder} does; only studies of the same objectives compare"
+            )
+    return first
+
+
+def corners(groups: Groups) -> tuple[Floats, Floats]:
+    """Return the worst of the studies' reference points and the best of their ideals; NaN where one states none."""
+    first = check(groups)
+    tables = [table for runs in groups.values() for table in runs]
+
+    def chosen(name: str, worst: bool) -> Floats:
+        costs = as_costs(np.array([table.corner(name) for table in tables]), first.directions)
+        picked = costs.max(axis=0) if worst else costs.min(axis=0)
+        return as_costs(picked[None, :], first.directions).ravel()
+
+    return chosen("reference", worst=True), chosen("ideal", worst=False)
+
+
+def complete_values(table: StudyTable) -> Floats:
+    """Return the objectives of the complete models with all of them, (n, d)."""
+    values = table.values(table.objectives)[table.complete.to_numpy(dtype=np.bool_)]
+    return values[np.isfinite(values).all(axis=1)]
+
+
+def front_values(table: StudyTable) -> Floats:
+    """Return the objectives of the front's members, (m, d)."""
+    return StudyTable(front_frame(table), table.meta, table.folder).values(table.objectives)
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values and the confidence interval of the mean (Student's t)."""
+    known = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
+    if not len(known):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    mean = float(known.mean())
+    if len(known) < 2:
+        return Interval(mean, float("nan"), float("nan"), 1)
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    return Interval(mean, mean - half, mean + half, len(known))
+
+
+def standings(groups: Groups) -> tuple[Standing, ...]:
+    """Measure every group, the largest mean hypervolume first; raises TableError where objectives differ."""
+    first = check(groups)
+    reference, ideal = corners(groups)
+    spans = np.isfinite(reference).all() and np.isfinite(ideal).all()
+    share = box(reference, ideal, first.directions) if spans else 1.0
+    fronts = {label: [front_values(table) for table in runs] for label, runs in groups.items()}
+    everything = np.concatenate([front for runs in fronts.values() for front in runs])
+    best = everything[non_dominated(everything, first.directions)]
+    scale: dict[str, Any] = {"ideal": ideal, "reference": reference} if spans else {}
+    nothing = float("nan")
+    found = []
+    for label, runs in fronts.items():
+        volumes = [
+            hypervolume(front, reference, first.directions) / share if np.isfinite(reference).all() else nothing
+            for front in runs
+        ]
+        distances = [igd_plus(front, best, first.directions, **scale) if len(front) else nothing for front in runs]
+        falls = [r2(front, first.directions, **scale) if spans and len(front) else nothing for front in runs]
+        sizes = interval([float(len(front)) for front in runs])
+        found.append(Standing(label, sizes, interval(volumes), interval(distances), interval(falls)))
+    return tuple(sorted(found, key=lambda entry: -np.nan_to_num(entry.hypervolume.mean, nan=-1.0)))
+
+
+def pairwise(groups: Groups, kind: str) -> pd.DataFrame:
+    """Return `coverage` or `epsilon` of every group (row) over every other (column), the mean over pairs of runs.
+
+    Epsilon is in spans of the shared corners where the studies state them. NaN for a group beside itself, and where a
+    front is empty. Raises ValueError for another kind.
+    """
+    if kind not in ("coverage", "epsilon"):
+        raise ValueError(f"kind must be coverage or epsilon, not {kind!r}")
+    first = check(groups)
+    reference, ideal = corners(groups)
+    spans = bool(np.isfinite(reference).all() and np.isfinite(ideal).all())
+    scale: dict[str, Any] = {"ideal": ideal, "reference": reference} if spans else {}
+    fronts = {label: [front_values(table) for table in runs] for label, runs in groups.items()}
+
+    def one(ours: Floats, theirs: Floats) -> float:
+        if not len(ours) or not len(theirs):
+            return float("nan")
+        return (
+            coverage(ours, theirs, first.directions)
+            if kind == "coverage"
+            else epsilon(ours, theirs, first.directions, **scale)
+        )
+
+    def mean(ours: Sequence[Floats], theirs: Sequence[Floats]) -> float:
+        values = [one(a, b) for a in ours for b in theirs]
+        known = [value for value in values if np.isfinite(value)]
+        return float(np.mean(known)) if known else float("nan")
+
+    rows = {a: {b: float("nan") if a == b else mean(fronts[a], fronts[b]) for b in fronts} for a in fronts}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(fronts))

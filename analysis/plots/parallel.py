@@ -1,0 +1,122 @@
+"""Parallel coordinates: every model a line through its knobs and its objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.front import Floats, front_of
+from analysis.importance import knob_frame
+from analysis.plots.groups import grouped
+from analysis.plots.style import MUTED, escape, figure, say, spans_decades
+from analysis.table import StudyTable
+from analysis.wording import meter_name, quantity
+
+_MOST_KNOBS = 14
+_MOST_OTHERS = 300
+
+
+def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
+    """Draw the front's models as lines coloured by technique, and at most `others` more behind them, dimmed.
+
+    An axis for each knob that was turned (the fourteen turned most often) and each objective; the better end of an
+    objective is up. Where a knob was left alone the line passes below its axis.
+    """
+    complete = (table.complete & ~table.uncompressed).to_numpy(dtype=np.bool_)
+    complete = complete & np.isfinite(table.values(table.objectives)).all(axis=1)
+    front = front_of(table) & complete
+    fig = figure("Knobs and objectives of every model")
+    if not complete.any():
+        return say(fig, "No complete model has all objectives yet")
+    rest = np.flatnonzero(complete & ~front)
+    if len(rest) > others:
+        rest = rest[np.linspace(0, len(rest) - 1, others).astype(np.intp)]
+    heights, labels, ends = _axes(table, complete)
+    groups, order = grouped(table)
+    _lines(fig, heights, rest, "others", {"color": MUTED, "width": 0.7}, 0.25)
+    for index, (name, mark) in enumerate(order.items()):
+        rows = np.flatnonzero(front & (np.array(groups) == index))
+        _lines(fig, heights, rows, escape(name), {"color": mark.colour, "width": 2}, 0.9)
+    places = list(range(len(labels)))
+    for place, (low, high) in enumerate(ends):
+        for at, text, anchor in ((-0.15, low, "top"), (1.03, high, "bottom")):
+            fig.add_annotation(
+                x=place, y=at, text=text, showarrow=False, yanchor=anchor, font={"size": 10, "color": MUTED}
+            )
+    fig.update_layout(
+        xaxis={"tickvals": places, "ticktext": labels, "showgrid": True, "gridcolor": MUTED, "zeroline": False,
+               "side": "bottom", "range": [-0.4, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
+               "automargin": True},
+        yaxis={"visible": False, "range": [-0.3, 1.15]},
+        title={"subtitle": {"text": f"lines: {int(front.sum()):,} models of the front, dimmed: {len(rest):,} others"}},
+    )  # fmt: skip
+    return fig
+
+
+def _axes(
+    table: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]
+) -> tuple[Floats, list[str], list[tuple[str, str]]]:
+    """Return the height of every row on every axis, in [0, 1] or -0.12 where left alone, with labels and ends."""
+    heights, labels, ends = [], [], []
+    knobs = knob_frame(table)
+    often = knobs[complete].notna().sum().sort_values(ascending=False, kind="stable")
+    kept = set(often[often > 0].index[:_MOST_KNOBS])
+    for name in knobs.columns:
+        if name not in kept:
+            continue
+        scaled, low, high = _scaled(knobs[name], complete)
+        heights.append(scaled)
+        labels.append(escape(name))
+        ends.append((low, high))
+    for name in table.objectives:
+        values = table.column(f"meter/{name}")
+        least, most = float(values[complete].min()), float(values[complete].max())
+        if spans_decades(values[complete]):
+            values = np.log(np.where(values > 0, values, np.nan))
+        bottom, top = values[complete].min(), values[complete].max()
+        share = (values - bottom) / (top - bottom) if top > bottom else values * 0 + 0.5
+        best_up = table.direction(name) == "maximize"
+        heights.append(np.asarray(share if best_up else 1 - share, dtype=np.float64))
+        labels.append(f"<b>{escape(meter_name(name))}</b>")
+        shown = tuple(escape(quantity(value, table.unit(name))) for value in (least, most))
+        ends.append((shown[0], shown[1]) if best_up else (shown[1], shown[0]))
+    return np.column_stack(heights), labels, ends
+
+
+def _scaled(column: pd.Series[Any], complete: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Floats, str, str]:
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if not np.isfinite(numbers[column.notna().to_numpy()]).all():
+        levels = sorted({str(value) for value in column[complete].dropna()})
+        place = {level: index / max(len(levels) - 1, 1) for index, level in enumerate(levels)}
+        words = [place.get(str(value), math.nan) for value in column]
+        return np.nan_to_num(np.array(words, dtype=np.float64), nan=-0.12), escape(levels[0]), escape(levels[-1])
+    known = numbers[complete & np.isfinite(numbers)]
+    low, high = float(known.min()), float(known.max())
+    share = (numbers - low) / (high - low) if high > low else np.where(np.isfinite(numbers), 0.5, np.nan)
+    return np.nan_to_num(np.asarray(share, dtype=np.float64), nan=-0.12), f"{low:.4g}", f"{high:.4g}"
+
+
+def _lines(
+    fig: go.Figure,
+    heights: Floats,
+    rows: Sequence[int] | np.ndarray[Any, Any],
+    name: str,
+    line: dict[str, Any],
+    opacity: float,
+) -> None:
+    if not len(rows):
+        return
+    axes = heights.shape[1]
+    # One trace for all: a gap after every line.
+    x = np.tile(np.append(np.arange(axes, dtype=np.float64), np.nan), len(rows))
+    y = np.column_stack([heights[rows], np.full(len(rows), np.nan)]).ravel()
+    shown = [None if math.isnan(value) else round(value, 4) for value in y.tolist()]
+    fig.add_scatter(
+        x=[None if math.isnan(value) else int(value) for value in x.tolist()], y=shown, mode="lines", name=name,
+        line=line, opacity=opacity, hoverinfo="skip",
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""The page that sets several run folders side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.atomic import write_bytes
+from analysis.comparison import Groups, Interval, check, grouped_by_config, pairwise, standings
+from analysis.plots.comparison import attainment_surfaces, growth, hypervolume_intervals
+from analysis.report.document import Report, embedded_figure, render
+from analysis.table import StudyTable, TableError, load
+from analysis.wording import NOTHING, listing, meter_name
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row of the page's first table, in words."""
+
+    label: str
+    runs: int
+    studies: str
+    cells: tuple[tuple[str, float | str], ...]
+
+
+def named_groups(folders: Sequence[str | Path]) -> dict[str, list[StudyTable]]:
+    """Read run folders, each given as a path or as `label=path`.
+
+    Folders of one label are a group; those without a label are put together where their configs differ by seed alone.
+    Raises TableError where a folder cannot be read, or a label is empty.
+    """
+    labelled: dict[str, list[StudyTable]] = {}
+    plain = []
+    for folder in map(str, folders):
+        label, sign, path = folder.partition("=")
+        if not sign or Path(folder).exists():
+            plain.append(load(folder))
+        elif not label or not path:
+            raise TableError(f"{folder}: give a run folder, or a label and a run folder as label=runs/<study>")
+        else:
+            labelled.setdefault(label, []).append(load(path))
+    for label, tables in grouped_by_config(plain).items():
+        labelled.setdefault(label, []).extend(tables)
+    return labelled
+
+
+def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
+    """Write `comparison.html` and `comparison.csv` into `out`.
+
+    Raises TableError where a folder cannot be read or the studies' objectives differ, and OSError where a file cannot
+    be written.
+    """
+    groups = named_groups(folders)
+    first = check(groups)
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        "attainment": attainment_surfaces(groups),
+        "volumes": hypervolume_intervals(groups),
+        "growth": growth(groups),
+    }
+    html = render(
+        "comparison",
+        objectives=listing([meter_name(name) for name in first.objectives]),
+        title=listing(list(groups)),
+        rows=_rows(groups),
+        coverage=_matrix(pairwise(groups, "coverage")),
+        epsilon=_matrix(pairwise(groups, "epsilon")),
+        figures={name: embedded_figure(figure) for name, figure in drawn.items()},
+    )
+    page = write_bytes(target / "comparison.html", html.encode("utf-8"))
+    numbers = write_bytes(target / "comparison.csv", _numbers(groups).to_csv(index=False).encode())
+    return Report(page, (numbers,), ())
+
+
+def _rows(groups: Groups) -> list[Shown]:
+    return [
+        Shown(
+            entry.label,
+            len(groups[entry.label]),
+            ", ".join(str(table.folder) for table in groups[entry.label]),
+            tuple(_written(value) for value in (entry.hypervolume, entry.igd_plus, entry.r2, entry.front)),
+        )
+        for entry in standings(groups)
+    ]
+
+
+def _written(value: Interval) -> tuple[str, float | str]:
+    if not math.isfinite(value.mean):
+        return NOTHING, ""
+    if not math.isfinite(value.low):
+        return f"{value.mean:.4g}", value.mean
+    return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]", value.mean
+
+
+def _matrix(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    return [
+        (str(label), [NOTHING if math.isnan(value) else f"{value:.3f}" for value in row])
+        for label, row in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+
+
+def _numbers(groups: Groups) -> pd.DataFrame:
+    rows = []
+    for entry in standings(groups):
+        row: dict[str, object] = {"group": entry.label, "runs": len(groups[entry.label])}
+        for name in ("hypervolume", "igd_plus", "r2", "front"):
+            value: Interval = getattr(entry, name)
+            row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+        rows.append(row)
+    return pd.DataFrame(rows)

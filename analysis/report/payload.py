@@ -1,0 +1,212 @@
+"""The study as the page's script reads it: columns of numbers, told once, from which it draws what is asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.contribution import parts
+from analysis.front import Floats
+from analysis.plots.groups import grouped
+from analysis.recommend import tolerance
+from analysis.table import StudyTable
+from analysis.wording import axis_label, is_bytes, is_plain, meter_name
+
+
+def payload(table: StudyTable) -> dict[str, Any]:
+    """Collect what the script needs as JSON values: numbers of six significant digits, null where unknown."""
+    frame, meters = table.frame, table.meters
+    technique = [" + ".join(parts(name)) or "baseline" for name in frame["technique"]]
+    groups, order = grouped(table)
+    knobs, sequences = _sequences(frame)
+    return {
+        "study": table.study,
+        "objectives": list(table.objectives),
+        "meters": [_meter(table, name) for name in meters],
+        "limits": {str(name): limit for name, limit in (table.meta.get("budget") or {}).items() if limit is not None},
+        "baseline": {name: _pair(*table.baseline(name)) for name in meters},
+        "baselineTest": {name: _pair(*table.baseline(name, test=True)) for name in meters},
+        "groups": [{"name": name, "colour": mark.colour, "symbol": mark.symbol} for name, mark in order.items()],
+        "group": groups,
+        "techniques": list(dict.fromkeys(technique)),
+        "technique": _coded(technique),
+        "states": list(dict.fromkeys(map(str, frame["state"]))),
+        "state": _coded(list(map(str, frame["state"]))),
+        "point": list(map(str, frame["point"])),
+        "trial": _ints(table.column("trial")),
+        "step": _ints(table.column("step")),
+        "knobs": knobs,
+        "sequence": sequences,
+        "value": {name: numbers(table.column(f"meter/{name}")) for name in meters},
+        "stderr": _sparse(table, "stderr", meters),
+        "test": _sparse(table, "test", meters),
+        "testStderr": _sparse(table, "test_stderr", meters),
+        "seconds": numbers(_seconds(table)),
+        "chance": _known(table, "p_front"),
+        "error": _texts(frame["error"], 300),
+        "notes": _texts(frame["notes"], 600),
+        "artifact": _texts(frame["artifact"], 300),
+        "run": _texts(frame["mlflow_run_id"], 100),
+        "layers": _layers(table),
+        "link": _run_link(table.meta.get("mlflow") or {}),
+        "folder": _shown(table.folder),
+        "trusted": list((table.meta.get("config") or {}).get("trusted_modules") or ()),
+        "reproduce": reproduction(table.meta),
+    }
+
+
+def numbers(column: Floats) -> list[float | int | None]:
+    """Write numbers short: six significant digits, whole ones without a point, unknown and infinite ones as null."""
+    return [_short(value) for value in column.tolist()]
+
+
+def _short(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    if value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return float(f"{value:.6g}")
+
+
+def _meter(table: StudyTable, name: str) -> dict[str, Any]:
+    unit = table.unit(name)
+    base = table.baseline(name)[0]
+    return {
+        "name": name,
+        "label": meter_name(name),
+        "axis": axis_label(name, unit, table.direction(name)),
+        "unit": unit,
+        "bytes": is_bytes(unit),
+        "plain": is_plain(unit),
+        "sign": 1 if table.direction(name) == "minimize" else -1,
+        "cost": table.kind(name) == "cost",
+        "near": _short(tolerance(name, unit, base)[0]) if table.kind(name) == "quality" else None,
+    }
+
+
+def _pair(value: float, stderr: float) -> list[float | int | None]:
+    return [_short(value), _short(stderr)]
+
+
+def _coded(words: Sequence[str]) -> list[int]:
+    places = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    return [places[word] for word in words]
+
+
+def _ints(column: Floats) -> list[int]:
+    return [int(value) if math.isfinite(value) else -1 for value in column]
+
+
+def _sequences(frame: pd.DataFrame) -> tuple[list[str], list[list[list[Any]]]]:
+    """Return the knobs' names and every row's moves as [number of the knob, value]."""
+    names: dict[str, int] = {}
+    found = []
+    for text in frame["sequence"]:
+        try:
+            moves = [(str(knob), value) for knob, value in json.loads(text)] if isinstance(text, str) else []
+        except (ValueError, TypeError):
+            moves = []
+        found.append([[names.setdefault(knob, len(names)), _plain(value)] for knob, value in moves])
+    return list(names), found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return _short(value)
+    return value if isinstance(value, int | str | bool) or value is None else json.dumps(value, default=str)
+
+
+def _sparse(table: StudyTable, kind: str, meters: Sequence[str]) -> dict[str, Any]:
+    """Return the columns that hold anything; those that are mostly empty as row numbers and values."""
+    found: dict[str, Any] = {}
+    for name in meters:
+        column = table.column(f"{kind}/{name}")
+        known = np.flatnonzero(np.isfinite(column))
+        if len(known):
+            found[name] = {"at": known.tolist(), "is": numbers(column[known])} if 4 * len(known) < len(column) else {
+                "is": numbers(column)
+            }  # fmt: skip
+    return found
+
+
+def _known(table: StudyTable, column: str) -> dict[str, Any] | None:
+    """Return a column that a table may lack, as row numbers and values."""
+    values = table.column(column)
+    known = np.flatnonzero(np.isfinite(values))
+    return {"at": known.tolist(), "is": numbers(values[known])} if len(known) else None
+
+
+def _seconds(table: StudyTable) -> Floats:
+    names = [str(name) for name in table.frame.columns if str(name).startswith("seconds/")]
+    if not names:
+        return np.full(len(table.frame), np.nan)
+    return np.asarray(np.nansum(np.column_stack([table.column(name) for name in names]), axis=1), dtype=np.float64)
+
+
+def _texts(column: pd.Series[Any], most: int) -> dict[int, str]:
+    return {index: text[:most] for index, text in enumerate(column) if isinstance(text, str) and text}
+
+
+def _layers(table: StudyTable) -> dict[int, Any]:
+    """Return what was recorded of the layers of a model: a list of objects for each row that has one."""
+    if "layers" not in table.frame.columns:
+        return {}
+    found = {}
+    for index, text in enumerate(table.frame["layers"]):
+        if isinstance(text, str):
+            try:
+                found[index] = json.loads(text, parse_constant=lambda _: None)
+            except ValueError:
+                continue
+    return {index: entry for index, entry in found.items() if isinstance(entry, list)}
+
+
+def _run_link(mlflow: Mapping[str, Any]) -> str:
+    link, experiment = str(mlflow.get("link") or ""), mlflow.get("experiment_id")
+    root = link.partition("/#/")[0]
+    if experiment is None or not re.fullmatch(r"https?://[^\s\"'<>@]+", root):
+        return ""
+    return f"{root}/#/experiments/{experiment}/runs/"
+
+
+def reproduction(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command needs that makes one model of the study again: its start, and the knobs it searched.
+
+    Empty where the study says no command, or searched a policy's parameters, from which a model's moves follow only as
+    the policy runs.
+    """
+    config = meta.get("config") or {}
+    try:
+        words = shlex.split(str(meta.get("command") or ""))
+    except ValueError:
+        return {}
+    if len(words) < 4 or config.get("policy"):
+        return {}
+    dropped = ("trials=", "name=", "space.", "report.", "sampler=", "sampler.")
+    kept = [word for word in words if not word.lstrip("+~").startswith(dropped)]
+    return {"command": shlex.join(kept), "knobs": _leaves(config.get("space") or {})}
+
+
+def _leaves(space: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in space.items():
+        if isinstance(value, Mapping) and not set(value) & {"low", "high", "step", "log", "values"}:
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _shown(folder: Path) -> str:
+    """Write a folder as one types it from here, or in full where it lies elsewhere."""
+    relative = Path(os.path.relpath(folder))
+    return str(folder if relative.parts[:1] == ("..",) else relative)

@@ -1,0 +1,188 @@
+"""Whether a compressed model still does what the original did, and where it fails: beyond one accuracy.
+
+`Agreement` counts the predictions that stayed; here are how far their probabilities moved (`NegativeKL`), whether the
+changes have a pattern (`ChiSquaredP`), whether confidence still means what it says (`NegativeECE`), and whom a good
+average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities: higher is better.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError, Reading
+from kmr.meters.prediction import (
+    IGNORED,
+    Outputs,
+    _PredictionQuality,
+    check_classes,
+    check_logits,
+    predict,
+    share_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ToOriginal(_PredictionQuality):
+    """Reads predictions beside the original model's, which is read once, when the meter is made."""
+
+    original: Outputs | nn.Module = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.original, nn.Module):
+            object.__setattr__(self, "original", predict(self.original, self.data))
+
+    def pair(self, seen: Outputs) -> tuple[Tensor, Tensor]:
+        """Return the model's logits and the original's as (predictions, classes), in double precision."""
+        assert isinstance(self.original, Outputs)
+        mine, original = seen.outputs, self.original.outputs
+        if mine.shape != original.shape:
+            raise KMRError(f"outputs of shape {tuple(mine.shape)} are not the original's, {tuple(original.shape)}")
+        check_logits(mine)
+        return _flat(mine), _flat(original)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeKL(_ToOriginal):
+    """Minus the mean Kullback-Leibler divergence KL(original ‖ model) of the predicted distributions, in nats.
+
+    The standard error takes samples as independent, as `Accuracy` does.
+    """
+
+    name: str = "neg_kl"
+    unit: str = field(init=False, default="nat")
+
+    def read(self, seen: Outputs) -> Reading:
+        mine, original = (F.log_softmax(logits, dim=1) for logits in self.pair(seen))
+        divergences = (original.exp() * (original - mine)).sum(dim=1).clamp(min=0.0)
+        samples = len(seen.outputs)
+        return share_of(-divergences.reshape(samples, -1), torch.ones(samples, divergences.numel() // samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChiSquaredP(_ToOriginal):
+    """The p value of Bowker's chi-squared test of symmetry on the table of the original's and the model's classes.
+
+    Sample by sample, the table counts how often class i of the original became class j. Were the changes random, i → j
+    would be as frequent as j → i: Σ_{i<j} (n_ij − n_ji)² / (n_ij + n_ji) is chi-squared with one degree of freedom for
+    each pair of classes that changed (Bowker 1948; for two classes McNemar's test). A small p says that the model errs
+    with a pattern; without any change it is 1.
+    """
+
+    name: str = "chi_squared_p"
+    unit: str = field(init=False, default="1")
+
+    def read(self, seen: Outputs) -> Reading:
+        mine, original = self.pair(seen)
+        classes = mine.shape[1]
+        cells = original.argmax(dim=1) * classes + mine.argmax(dim=1)
+        table = torch.bincount(cells, minlength=classes * classes).reshape(classes, classes).double()
+        changed = (table + table.T).triu(1)
+        difference = (table - table.T).triu(1)
+        pairs = changed > 0
+        statistic = (difference[pairs] ** 2 / changed[pairs]).sum()
+        degrees = int(pairs.sum())
+        if degrees == 0:
+            return Reading(1.0)
+        half = torch.tensor(degrees / 2, dtype=torch.float64)
+        return Reading(float(torch.special.gammaincc(half, statistic / 2)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeECE(_PredictionQuality):
+    """Minus the expected calibration error: the mean gap between confidence and accuracy over equal bins of confidence.
+
+    Guo et al. 2017, weighted by how many predictions a bin holds; logits and targets as for `Accuracy`.
+
+    Args:
+        data: the split, or a view of it.
+        bins: how many bins of equal width [0, 1] is cut in.
+    """
+
+    bins: int = 15
+    name: str = "neg_ece"
+    unit: str = field(init=False, default="fraction")
+
+    def read(self, seen: Outputs) -> Reading:
+        if self.bins < 1:
+            raise KMRError(f"bins must be at least 1, not {self.bins}")
+        logits, targets = _counted(seen)
+        confidence, guess = F.softmax(logits, dim=1).max(dim=1)
+        bin_of = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1
+        gap = (guess == targets).double() - confidence
+        sums = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, bin_of, gap)
+        return Reading(-float(sums.abs().sum() / len(gap)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstClassAccuracy(_PredictionQuality):
+    """The accuracy on the class that fares worst, of the classes that occur; its standard error is √(p(1−p)/n).
+
+    The minimum of noisy numbers lies below the least of their true values: with few samples of a class it is
+    pessimistic. Logits and targets as for `Accuracy`.
+    """
+
+    name: str = "worst_class_accuracy"
+    unit: str = field(init=False, default="fraction")
+
+    def read(self, seen: Outputs) -> Reading:
+        logits, targets = _counted(seen)
+        classes = logits.shape[1]
+        counts = torch.bincount(targets, minlength=classes)
+        hits = torch.bincount(targets[logits.argmax(dim=1) == targets], minlength=classes)
+        shares = torch.where(counts > 0, hits.double() / counts.clamp(min=1), torch.inf)
+        worst = int(shares.argmin())
+        value = float(shares[worst])
+        return Reading(value, math.sqrt(value * (1 - value) / int(counts[worst])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyDegradationFactor(_PredictionQuality):
+    """How often the data can be halved into contiguous blocks before the accuracy on one of them is lost.
+
+    The accuracy-degradation profile is the accuracy on the worst of 1, 2, 4, … contiguous blocks of the split, in the
+    split's order. The factor is the number of halvings up to which the worst block stays within `drop` of the accuracy
+    on all; it stops where blocks would hold fewer than `fewest` samples. Logits and targets as for `Accuracy`.
+
+    Args:
+        data: the split, or a view of it.
+        drop: how much accuracy may be lost on a block, in (0, 1).
+        fewest: samples in the smallest block; small ones lose that much by chance.
+    """
+
+    drop: float = 0.1
+    fewest: int = 50
+    name: str = "accuracy_degradation_factor"
+    unit: str = field(init=False, default="halvings")
+
+    def read(self, seen: Outputs) -> Reading:
+        if not 0 < self.drop < 1 or self.fewest < 1:
+            raise KMRError(f"drop lies in (0, 1) and fewest is at least 1, not {self.drop} and {self.fewest}")
+        logits, targets = _counted(seen)
+        profile = self.profile((logits.argmax(dim=1) == targets).double())
+        kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
+        return Reading(float(([*kept, False]).index(False) - 1))
+
+    def profile(self, hits: Tensor) -> list[float]:
+        """Return the accuracy on the worst of 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""
+        found, blocks = [float(hits.mean())], 2
+        while len(hits) // blocks >= self.fewest:
+            found.append(min(float(part.mean()) for part in hits.tensor_split(blocks)))
+            blocks *= 2
+        return found
+
+
+def _flat(logits: Tensor) -> Tensor:
+    """Return logits (n, classes, …) as (predictions, classes), in double precision."""
+    return logits.movedim(1, -1).reshape(-1, logits.shape[1]).double()
+
+
+def _counted(seen: Outputs) -> tuple[Any, Any]:
+    """Return the logits as (predictions, classes) and the targets of the predictions that count."""
+    targets = check_classes(seen)
+    counts = (targets != IGNORED).reshape(-1)
+    return _flat(seen.outputs)[counts], targets.reshape(-1)[counts]
