@@ -16,6 +16,7 @@ import kmr
 from kmr.artifact import Builder
 from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, Quality, Rule, RuleWarning, measure
 from kmr.data import Split, forward
+from kmr.finetune import FineTune
 from kmr.meters import Predictions
 from kmr.policies.ladder import rungs
 from sweeps.build import part
@@ -39,7 +40,8 @@ def cnn() -> nn.Module:
 def rule(name: str) -> Rule:
     config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
     data = Split((IMAGES, torch.arange(24) % 4), 8)
-    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn()}
+    recipe = FineTune(data=data, steps=2)
+    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn(), "finetune": recipe}
     made = part(f"rules.{name}", config, name=name, seed=0, **live)
     assert isinstance(made, Rule)
     return made

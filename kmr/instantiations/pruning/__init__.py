@@ -6,12 +6,17 @@ from any model; what removal means, a mask or a smaller layer, is the rule's.
 
 from kmr.instantiations.pruning.budgets import magnitude_keep
 from kmr.instantiations.pruning.channels import channels_to_remove
+from kmr.instantiations.pruning.gradual import Gradual
+from kmr.instantiations.pruning.lottery import LotteryTicket
 from kmr.instantiations.pruning.patterns import PatternPruning
 from kmr.instantiations.pruning.saliency import SNIP, Magnitude, Random, Saliency, Taylor, Wanda
+from kmr.instantiations.pruning.schedules import sparsity_steps
 from kmr.instantiations.pruning.structured import StructuredPruning
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning
 
 __all__ = [
+    "Gradual",
+    "LotteryTicket",
     "Magnitude",
     "PatternPruning",
     "Random",
@@ -23,4 +28,5 @@ __all__ = [
     "Wanda",
     "channels_to_remove",
     "magnitude_keep",
+    "sparsity_steps",
 ]
