@@ -123,7 +123,7 @@ def judge(read: dict[float, dict[str, Tensor]]) -> tuple[list[str], list[str]]:
     return broken, below
 
 
-def bases(quick: bool, images: int) -> Iterator[tuple[str, nn.Module, Split, Split]]:
+def bases(quick: bool, images: int, depths: list[int]) -> Iterator[tuple[str, nn.Module, Split, Split]]:
     """Yield name, trained model, training and test split."""
     if quick:
         data = digits.digits()
@@ -136,8 +136,8 @@ def bases(quick: bool, images: int) -> Iterator[tuple[str, nn.Module, Split, Spl
     data = cifar.cifar10(str(folder / "cifar10"), train=2048, validation=5000, test=images)
     from safetensors.torch import load_model
 
-    for depth, build in ((20, cifar.resnet20), (56, cifar.resnet56)):
-        model = build()
+    for depth in depths:
+        model = {20: cifar.resnet20, 56: cifar.resnet56}[depth]()
         load_model(model, str(folder / "models" / f"resnet{depth}-cifar10-jpeg.safetensors"))
         yield f"ResNet-{depth}", model.eval(), Split(data["train"], 128), Split(data["test"], 250)
 
@@ -147,11 +147,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="digits, a small CNN")
     parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser.add_argument("--depths", type=int, nargs="+", choices=(20, 56), default=[20, 56], help="of the ResNets")
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"benchmark": "unstructured", "quick": options.quick, "threads": 1}
     failed = False
-    for name, model, train, test in bases(options.quick, options.images):
+    for name, model, train, test in bases(options.quick, options.images, options.depths):
         dense = hits(model, test)
         read: dict[float, dict[str, Tensor]] = {}
         unlike = 0
