@@ -1,6 +1,6 @@
 """Pruning: weights that are zero (Algorithm 3) and channels that are gone (Algorithms 2 and 4).
 
-A method is a score for each candidate and a count to remove, both pure functions (`magnitude_keep`,
+A method is a score for each candidate (`criteria`) and a count to remove, pure functions both (`magnitude_keep`,
 `channels_to_remove`); what removal means, a mask or a smaller layer, is the rule's.
 """
 

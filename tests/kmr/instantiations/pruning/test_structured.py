@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.data import forward
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
+from kmr.instantiations.pruning.criteria import L1, L2
 from kmr.instantiations.pruning.surgery import sliced_like
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.weights import read_weight
@@ -49,8 +50,8 @@ def test_l1_and_l2_rank_differently() -> None:
     # Sums of magnitudes 4 and 3, of squares 4 and 9.
     rows = [[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0]]
     model = nn.Sequential(linear(rows, [0.0, 0.0]), linear([[0.0, 0.0]], [0.0]))
-    assert prune(model, torch.ones(1, 4), criterion="l1")[0][0].weight.tolist() == [rows[0]]
-    assert prune(model, torch.ones(1, 4), criterion="l2")[0][0].weight.tolist() == [rows[1]]
+    assert prune(model, torch.ones(1, 4), criterion=L1())[0][0].weight.tolist() == [rows[0]]
+    assert prune(model, torch.ones(1, 4), criterion=L2())[0][0].weight.tolist() == [rows[1]]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_grouped_transposed_convolutions_stay_whole(case: Any) -> None:
     model, inputs = case("transposed")
     moved, notes = prune(model, inputs)
     assert (moved[0].out_channels, moved[2].out_channels, moved[4].out_channels) == (4, 12, 12)
-    assert notes == ["structured: 2, 4: left whole: their channels cannot be ranked or removed"]
+    assert notes == ["structured: 2, 4: left whole: their channels cannot be removed"]
 
 
 def test_every_output_keeps_its_shape() -> None:
@@ -144,7 +145,7 @@ def test_global_ranking_takes_from_the_weaker_group() -> None:
     first = linear([[1.0], [1.0], [1.0], [1.0]], [0.0] * 4)  # all alike: each is its group's mean
     second = linear([[8.0] * 4, [1.0] * 4, [1.0] * 4, [1.0] * 4], [0.0] * 4)  # three far below theirs
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), linear([[0.0] * 4], [0.0]))
-    moved, _ = prune(model, torch.ones(1, 1), 3 / 8, global_ranking=True)
+    moved, _ = prune(model, torch.ones(1, 1), 3 / 8, scope="global")
     assert (moved[0].out_features, moved[2].out_features) == (4, 1)
     moved, _ = prune(model, torch.ones(1, 1), 0.5)
     assert (moved[0].out_features, moved[2].out_features) == (2, 2)
@@ -184,7 +185,7 @@ def test_round_to_and_a_ratio_below_one_channel(case: Any) -> None:
     assert torch.equal(forward(moved, inputs), forward(model, inputs))
     assert len(notes) == 1
     assert notes[0].startswith("structured: 0, 4, 8: left whole: 0.01 of their channels is less than one")
-    moved, notes = prune(model, inputs, 0.01, global_ranking=True)
+    moved, notes = prune(model, inputs, 0.01, scope="global")
     assert torch.equal(forward(moved, inputs), forward(model, inputs))
     assert len(notes) == 1
 
@@ -278,7 +279,7 @@ def test_without_the_library_the_way_out_is_named(case: Any, monkeypatch: pytest
 
 
 def test_settings_outside_their_choices_are_refused() -> None:
-    with pytest.raises(KMRError, match="l1 or l2"):
+    with pytest.raises(KMRError, match="one of kmr's criteria"):
         StructuredPruning(example_inputs=None, criterion="taylor")  # type: ignore[arg-type]
     with pytest.raises(KMRError, match="round_to"):
         StructuredPruning(example_inputs=None, round_to=0)

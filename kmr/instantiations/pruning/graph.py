@@ -1,0 +1,245 @@
+"""Which channels of a model can only go together: the graph of Torch-Pruning (Fang et al. 2023) as plain data.
+
+The graph is run on a twin of the model, which is what a cut is made in (`surgery`). A graph traced from one forward pass
+misses what lies in the shapes of the code (`view(-1, 32)`, a padded shortcut, attention heads), so what it says is a
+proposal: a cut is believed only once it is proved (`proof`).
+"""
+
+import contextlib
+import copy
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmr.core import KMRError
+from kmr.data import Inputs
+from kmr.instantiations.pruning.proof import CutFailed, brief, outputs_of
+from kmr.instantiations.pruning.rows import is_transposed_linear
+from kmr.instantiations.pruning.transposed_linear import transposed_linear_pruner
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a group takes from one layer.
+
+    Args:
+        path: of the layer.
+        makes: whether the layer makes the channels (or carries them on one by one) or reads them.
+        positions: the layer's own numbers of these channels, (n,).
+        channels: for each position the group's channel it belongs to, (n,).
+    """
+
+    path: str
+    makes: bool
+    positions: Tensor
+    channels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that can only be removed together, through every layer that makes or reads them.
+
+    Args:
+        root: path of a layer that makes them, which names the group.
+        makers: paths of all layers that lose output channels with it.
+        parts: the share of every layer that has parameters for these channels.
+        size: number of channels.
+        blocks: equal blocks that must lose channels at the same places.
+        simple: one layer makes the channels, and nothing but per-channel operations stands between it and its readers.
+        removable: whether the library cuts such groups rightly.
+        kind: equal for groups of the same layers in the same order (isomorphic groups).
+    """
+
+    root: str
+    makers: tuple[str, ...]
+    parts: tuple[Part, ...]
+    size: int
+    blocks: int
+    simple: bool
+    removable: bool
+    kind: str
+
+
+class Graph:
+    """The dependency graph of a twin of a model, good for one cut.
+
+    Args:
+        model: without parametrizations; it is not changed.
+        inputs: a batch the model runs on.
+
+    Raises:
+        CutFailed: the model cannot be traced.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self.twin = copy.deepcopy(model)
+        with quiet():
+            self._graph = _traced(self.twin, inputs)
+            self._handlers: dict[str, Any] = {}
+            self._linked: dict[str, list[list[int]] | None] = {}
+            self.groups = tuple(self._read())
+        """The groups that do not reach the model's output."""
+
+    def remove(self, root: str, channels: Tensor) -> None:
+        """Remove a group's channels from the twin.
+
+        Raises:
+            CutFailed: the layers do not fit together, or one would be left with nothing.
+        """
+        linked = self._linked[root]
+        wanted = channels.tolist()
+        indices = wanted if linked is None else sorted(index for channel in wanted for index in linked[channel])
+        try:
+            with quiet():
+                members = self._graph.get_pruning_group(self.twin.get_submodule(root), self._handlers[root], indices)
+                if not self._graph.check_pruning_group(members):
+                    raise CutFailed("a layer would lose all its channels")
+                members.prune()
+        except CutFailed:
+            raise
+        except Exception as error:
+            raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
+
+    def _read(self) -> Iterator[ChannelGroup]:
+        graph, tp = self._graph, _torch_pruning()
+        kinds = tp.ops.OPTYPE
+        direct = {
+            kinds.CONV, kinds.LINEAR, kinds.DEPTHWISE_CONV, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.CUSTOMIZED,
+        }  # fmt: skip
+        dividing = {kinds.SPLIT, kinds.UNBIND, kinds.SLICE, kinds.CONCAT}
+        roots = [tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR, *_transposed_linears(self.twin)]
+        for members in list(graph.get_all_groups(root_module_types=roots)):
+            touched = [(dep.target, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in members]
+            if any(makes and (not node.outputs or isinstance(node.module, nn.RNNBase)) for node, makes in touched):
+                continue
+            root, handler, size = members[0].dep.target.module, members[0].dep.handler, len(members[0].idxs)
+            name = graph._module2name[root]
+            linked = None
+            if any(node.type in dividing for node, _ in touched):
+                linked = self._links(root, handler, size)
+            self._handlers[name], self._linked[name] = handler, linked
+            makers = [node.module for node, makes in touched if makes and _makes_channels(node.module)]
+            mixers = [m for m in makers if not (isinstance(m, nn.modules.conv._ConvNd) and is_depthwise(m))]
+            channels = size if linked is None else len(linked)
+            blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
+            yield ChannelGroup(
+                root=name,
+                makers=tuple(dict.fromkeys(graph._module2name[maker] for maker in makers)),
+                parts=tuple(self._parts(members, linked)),
+                size=channels,
+                blocks=blocks,
+                simple=len(set(mixers)) == 1 and all(node.type in direct for node, _ in touched),
+                removable=channels % blocks == 0
+                and not any(_is_grouped_transposed(node.module) for node, _ in touched),
+                kind=" ".join(f"{type(node.module).__name__}:{'out' if makes else 'in'}" for node, makes in touched),
+            )
+
+    def _parts(self, members: Any, linked: list[list[int]] | None) -> Iterator[Part]:
+        channel_of = None
+        if linked is not None:
+            channel_of = {index: channel for channel, indices in enumerate(linked) for index in indices}
+        for member in members:
+            module = member.dep.target.module
+            if not isinstance(module, nn.Module) or not any(True for _ in module.parameters(recurse=False)):
+                continue
+            pairs = [(i, r) for i, r in zip(member.idxs, member.root_idxs, strict=True) if r is not None]
+            channels = [r if channel_of is None else channel_of[r] for _, r in pairs]
+            yield Part(
+                path=self._graph._module2name[module],
+                makes=self._graph.is_out_channel_pruning_fn(member.dep.handler),
+                positions=torch.tensor([i for i, _ in pairs], dtype=torch.long),
+                channels=torch.tensor(channels, dtype=torch.long),
+            )
+
+    def _links(self, root: nn.Module, handler: Any, size: int) -> list[list[int]] | None:
+        """Return which of the root's channels go together (halves of a gate; query, key and value); None: none do."""
+        classes: list[list[int]] = []
+        seen: set[int] = set()
+        for index in range(size):
+            if index in seen:
+                continue
+            members = self._graph.get_pruning_group(root, handler, [index])
+            together = {index}
+            for dep, indices in members:
+                if dep.target.module is root and self._graph.is_out_channel_pruning_fn(dep.handler):
+                    together.update(indices)
+            if together & seen:
+                return None
+            seen |= together
+            classes.append(sorted(together))
+        return classes if len(classes) < size else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let the library print and warn to nobody, with gradients on, which its tracing needs."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        torch.enable_grad(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_depthwise(convolution: Any) -> bool:
+    """Tell whether each channel of a convolution is made from its own alone."""
+    return bool(convolution.groups == convolution.out_channels and convolution.groups > 1)
+
+
+def _torch_pruning() -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise KMRError("structured pruning needs Torch-Pruning: pip install torch-pruning") from error
+    return torch_pruning
+
+
+def _traced(model: nn.Module, inputs: Inputs) -> Any:
+    """Return the dependency graph of a model, which is left in eval mode with gradients on."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    tp = _torch_pruning()
+
+    def differentiable(traced: nn.Module, batch: Inputs) -> list[Tensor]:
+        return [output for output in outputs_of(traced, batch) if output.grad_fn is not None]
+
+    own = {kind: transposed_linear_pruner() for kind in _transposed_linears(model)}
+    try:
+        return tp.DependencyGraph().build_dependency(
+            model, inputs, forward_fn=differentiable, customized_pruners=own or None, verbose=False
+        )
+    except Exception as error:
+        raise CutFailed(f"the model cannot be traced: {brief(error)}") from error
+
+
+def _transposed_linears(model: nn.Module) -> list[type]:
+    return list(dict.fromkeys(type(module) for module in model.modules() if is_transposed_linear(module)))
+
+
+def _one_group_only(module: Any) -> bool:
+    """Tell whether a layer's weight has the channels of one group only, which the dependency graph takes for all."""
+    return isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1 and not is_depthwise(module)
+
+
+def _makes_channels(module: Any) -> bool:
+    kinds = nn.modules.conv._ConvNd | nn.Linear | nn.Embedding | nn.MultiheadAttention
+    return isinstance(module, kinds) or is_transposed_linear(module)
+
+
+def _blocks(module: Any) -> int:
+    match module:
+        case nn.GroupNorm():
+            return int(module.num_groups)
+        case nn.MultiheadAttention():
+            return int(module.num_heads)
+        case nn.modules.conv._ConvNd() if not is_depthwise(module):
+            return int(module.groups)
+    return 1
