@@ -1,6 +1,6 @@
 """Which channels of a model can only go together: the graph of Torch-Pruning (Fang et al. 2023) as plain data.
 
-The graph is run on a twin of the model, which is what a cut is made in (`surgery`). A graph traced from one forward pass
+The graph is run on a twin of the model, which is what a cut is made in (`surgery`). A graph traced from one pass
 misses what lies in the shapes of the code (`view(-1, 32)`, a padded shortcut, attention heads), so what it says is a
 proposal: a cut is believed only once it is proved (`proof`).
 """
@@ -10,7 +10,7 @@ import copy
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs
+from kmr.instantiations.pruning.closure import Closure, follow
 from kmr.instantiations.pruning.proof import CutFailed, brief, outputs_of
 from kmr.instantiations.pruning.rows import is_transposed_linear
 from kmr.instantiations.pruning.transposed_linear import transposed_linear_pruner
@@ -81,30 +82,52 @@ class Graph:
         self.twin = copy.deepcopy(model)
         with quiet():
             self._graph = _traced(self.twin, inputs)
-            self._handlers: dict[str, Any] = {}
-            self._linked: dict[str, list[list[int]] | None] = {}
+            self._closures: dict[str, Closure] = {}
             self.groups = tuple(self._read())
         """The groups that do not reach the model's output."""
 
-    def remove(self, root: str, channels: Tensor) -> None:
-        """Remove a group's channels from the twin.
+    def remove(self, removed: Mapping[str, Tensor]) -> None:
+        """Remove channels, by the root of their group, from the twin.
 
         Raises:
             CutFailed: the layers do not fit together, or one would be left with nothing.
         """
-        linked = self._linked[root]
-        wanted = channels.tolist()
-        indices = wanted if linked is None else sorted(index for channel in wanted for index in linked[channel])
+        cuts: dict[tuple[Any, Any], tuple[Any, set[int]]] = {}
+        for root, channels in removed.items():
+            closure, gone = self._closures[root], set(self._roots_of(root, channels))
+            for member in closure.members:
+                indices = {index for index, source in member.roots.items() if source in gone}
+                key = (member.node, member.handler)
+                cuts.setdefault(key, (member.dependency, set()))[1].update(indices)
+        for dependency, indices in cuts.values():
+            width = self._width(dependency)
+            if width is not None and width <= len(indices):
+                raise CutFailed("a layer would lose all its channels")
         try:
             with quiet():
-                members = self._graph.get_pruning_group(self.twin.get_submodule(root), self._handlers[root], indices)
-                if not self._graph.check_pruning_group(members):
-                    raise CutFailed("a layer would lose all its channels")
-                members.prune()
-        except CutFailed:
-            raise
+                for dependency, indices in cuts.values():
+                    if indices:
+                        self._remove(dependency, sorted(indices))
         except Exception as error:
             raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
+
+    def _roots_of(self, root: str, channels: Tensor) -> list[int]:
+        linked = self._closures[root].linked
+        wanted: list[int] = channels.tolist()
+        return wanted if linked is None else [index for channel in wanted for index in linked[channel]]
+
+    def _width(self, dependency: Any) -> int | None:
+        makes = self._graph.is_out_channel_pruning_fn(dependency.handler)
+        width = (self._graph.get_out_channels if makes else self._graph.get_in_channels)(dependency.target)
+        return None if width is None else int(width)
+
+    def _remove(self, dependency: Any, indices: list[int]) -> None:
+        target = dependency.target.module
+        if isinstance(target, nn.Parameter):
+            path, _, name = self._graph._param_to_name[target].rpartition(".")
+            setattr(self.twin.get_submodule(path), name, dependency(indices))
+        elif target in self._graph._module2name:
+            dependency(indices)
 
     def _read(self) -> Iterator[ChannelGroup]:
         graph, tp = self._graph, _torch_pruning()
@@ -112,68 +135,52 @@ class Graph:
         direct = {
             kinds.CONV, kinds.LINEAR, kinds.DEPTHWISE_CONV, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.CUSTOMIZED,
         }  # fmt: skip
-        dividing = {kinds.SPLIT, kinds.UNBIND, kinds.SLICE, kinds.CONCAT}
-        roots = [tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR, *_transposed_linears(self.twin)]
-        for members in list(graph.get_all_groups(root_module_types=roots)):
-            touched = [(dep.target, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in members]
+        roots = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR, *_transposed_linears(self.twin))
+        seen: set[Any] = set()
+        for root in list(graph.module2node):
+            if not isinstance(root, roots) or root in seen:
+                continue
+            handler = graph.get_pruner_of_module(root).prune_out_channels
+            closure = follow(graph, root, handler, list(range(graph.get_out_channels(root))))
+            touched = [(member.node, graph.is_out_channel_pruning_fn(member.handler)) for member in closure.members]
+            seen.update(node.module for node, makes in touched if makes)
             if any(makes and (not node.outputs or isinstance(node.module, nn.RNNBase)) for node, makes in touched):
                 continue
-            root, handler, size = members[0].dep.target.module, members[0].dep.handler, len(members[0].idxs)
             name = graph._module2name[root]
-            linked = None
-            if any(node.type in dividing for node, _ in touched):
-                linked = self._links(root, handler, size)
-            self._handlers[name], self._linked[name] = handler, linked
+            self._closures[name] = closure
             makers = [node.module for node, makes in touched if makes and _makes_channels(node.module)]
             mixers = [m for m in makers if not (isinstance(m, nn.modules.conv._ConvNd) and is_depthwise(m))]
-            channels = size if linked is None else len(linked)
+            size = len(closure.linked or closure.members[0].roots)
             blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
             yield ChannelGroup(
                 root=name,
                 makers=tuple(dict.fromkeys(graph._module2name[maker] for maker in makers)),
-                parts=tuple(self._parts(members, linked)),
-                size=channels,
+                parts=tuple(self._parts(closure)) if closure.sound else (),
+                size=size,
                 blocks=blocks,
                 simple=len(set(mixers)) == 1 and all(node.type in direct for node, _ in touched),
-                removable=channels % blocks == 0
-                and not any(_is_grouped_transposed(node.module) for node, _ in touched),
+                removable=closure.sound
+                and size % blocks == 0
+                and not any(_one_group_only(n.module) for n, _ in touched),
                 kind=" ".join(f"{type(node.module).__name__}:{'out' if makes else 'in'}" for node, makes in touched),
             )
 
-    def _parts(self, members: Any, linked: list[list[int]] | None) -> Iterator[Part]:
+    def _parts(self, closure: Closure) -> Iterator[Part]:
         channel_of = None
-        if linked is not None:
-            channel_of = {index: channel for channel, indices in enumerate(linked) for index in indices}
-        for member in members:
-            module = member.dep.target.module
+        if closure.linked is not None:
+            channel_of = {index: channel for channel, indices in enumerate(closure.linked) for index in indices}
+        for member in closure.members:
+            module = member.node.module
             if not isinstance(module, nn.Module) or not any(True for _ in module.parameters(recurse=False)):
                 continue
-            pairs = [(i, r) for i, r in zip(member.idxs, member.root_idxs, strict=True) if r is not None]
-            channels = [r if channel_of is None else channel_of[r] for _, r in pairs]
+            pairs = [(index, root) for index, root in sorted(member.roots.items()) if root is not None]
+            channels = [root if channel_of is None else channel_of[root] for _, root in pairs]
             yield Part(
                 path=self._graph._module2name[module],
-                makes=self._graph.is_out_channel_pruning_fn(member.dep.handler),
-                positions=torch.tensor([i for i, _ in pairs], dtype=torch.long),
+                makes=self._graph.is_out_channel_pruning_fn(member.handler),
+                positions=torch.tensor([index for index, _ in pairs], dtype=torch.long),
                 channels=torch.tensor(channels, dtype=torch.long),
             )
-
-    def _links(self, root: nn.Module, handler: Any, size: int) -> list[list[int]] | None:
-        """Return which of the root's channels go together (halves of a gate; query, key and value); None: none do."""
-        classes: list[list[int]] = []
-        seen: set[int] = set()
-        for index in range(size):
-            if index in seen:
-                continue
-            members = self._graph.get_pruning_group(root, handler, [index])
-            together = {index}
-            for dep, indices in members:
-                if dep.target.module is root and self._graph.is_out_channel_pruning_fn(dep.handler):
-                    together.update(indices)
-            if together & seen:
-                return None
-            seen |= together
-            classes.append(sorted(together))
-        return classes if len(classes) < size else None
 
 
 @contextlib.contextmanager

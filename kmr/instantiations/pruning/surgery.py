@@ -40,9 +40,7 @@ def cut(model: nn.Module, inputs: Inputs, graph: Graph, removed: Mapping[str, Te
     """
     twin = graph.twin
     number_elements(twin)
-    for root, channels in removed.items():
-        if len(channels):
-            graph.remove(root, channels)
+    graph.remove(removed)
     return filled(model, twin, inputs)
 
 
