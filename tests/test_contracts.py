@@ -22,6 +22,8 @@ from sweeps.build import part
 
 CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
+RECOVERIES = {"recover"}
+"""The rules that win quality back and leave every cost as it is."""
 METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -36,7 +38,9 @@ def cnn() -> nn.Module:
 
 def rule(name: str) -> Rule:
     config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
-    made = part(f"rules.{name}", config, name=name, seed=0, example_inputs=IMAGES[:2])
+    data = Split((IMAGES, torch.arange(24) % 4), 8)
+    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn()}
+    made = part(f"rules.{name}", config, name=name, seed=0, **live)
     assert isinstance(made, Rule)
     return made
 
@@ -90,9 +94,10 @@ def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str) ->
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_lowers_the_bytes_that_are_stored(name: str) -> None:
+def test_a_rule_lowers_the_bytes_that_are_stored_or_costs_nothing(name: str) -> None:
     size = meter("weight_bytes")
-    assert size(turned(rule(name), cnn())).value < size(cnn()).value
+    before, after = size(cnn()).value, size(turned(rule(name), cnn())).value
+    assert after == before if name in RECOVERIES else after < before
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(RULES, 2)))
