@@ -42,8 +42,8 @@ class StructuredPruning(LayerRule):
         groups: shell-style patterns over module paths by name, one more knob for each, `<name>.extra@<group>`: the
             fraction to remove of what the knobs before it left of these layers. Layers that bear less than others are
             given a lower ratio by giving the others more.
-        calibration: samples for criteria that read data.
-        samples: how many of them to read.
+        data: samples for criteria that read some.
+        samples: how many of them.
     """
 
     name: str = "structured"
@@ -52,8 +52,8 @@ class StructuredPruning(LayerRule):
     scope: Literal["layer", "isomorphic", "global"] = "layer"
     round_to: int | tuple[int, ...] = 1
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    calibration: Split | None = field(default=None, repr=False, compare=False)
-    samples: int = 256
+    data: Split | None = field(default=None, repr=False, compare=False)
+    samples: int = 512
     setting: ClassVar[str] = "ratio"
     domain: ClassVar[Domain] = FloatRange(0.0, 0.9, neutral=0.0)
     version: ClassVar[int] = 2
@@ -129,7 +129,7 @@ class StructuredPruning(LayerRule):
 
     def _scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
         """Return the importance of the channels of each group that the criterion can rank, by root."""
-        data = None if self.calibration is None else self.calibration.subset(self.samples)
+        data = None if self.data is None else self.data.subset(self.samples)
         found = {group.root: score for group, score in zip(groups, self.criterion(model, groups, data), strict=True)}
         kind = type(self.criterion).__name__
         unknown = [group for group in groups if not len(found[group.root])]

@@ -46,7 +46,7 @@ class Criterion(ABC):
         """
         kind = type(self).__name__
         if self.needs_data and data is None:
-            raise KMRError(f"the criterion {kind} reads calibration data: give the rule `calibration`")
+            raise KMRError(f"the criterion {kind} reads calibration data: give the rule `data`")
         modes = [(module, module.training) for module in model.modules()]
         try:
             found = self.scores(model.eval(), groups, data)
