@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kmr.core import KMRError
 from kmr.data import Inputs
 from kmr.instantiations.pruning.closure import Closure, follow
+from kmr.instantiations.pruning.heads import fused, holder_of, mixes_tokens, tell
 from kmr.instantiations.pruning.proof import CutFailed, brief, outputs_of
 from kmr.instantiations.pruning.rows import is_transposed_linear
 from kmr.instantiations.pruning.transposed_linear import transposed_linear_pruner
@@ -55,6 +56,8 @@ class ChannelGroup:
         simple: one layer makes the channels, and nothing but per-channel operations stands between it and its readers.
         removable: whether the library cuts such groups rightly.
         kind: equal for groups of the same layers in the same order (isomorphic groups).
+        holder: path of the module that counts the attention heads these channels are; None where they are none.
+        heads: number of attention heads; they go as wholes.
     """
 
     root: str
@@ -65,6 +68,8 @@ class ChannelGroup:
     simple: bool
     removable: bool
     kind: str
+    holder: str | None = None
+    heads: int = 1
 
 
 class Graph:
@@ -110,6 +115,10 @@ class Graph:
                         self._remove(dependency, sorted(indices))
         except Exception as error:
             raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
+        for group in self.groups:
+            gone = len(removed.get(group.root, ())) * group.heads // group.size
+            if group.holder is not None and gone:
+                tell(self.twin.get_submodule(group.holder), group.heads, group.heads - gone, group.size)
 
     def _roots_of(self, root: str, channels: Tensor) -> list[int]:
         linked = self._closures[root].linked
@@ -142,6 +151,8 @@ class Graph:
                 continue
             handler = graph.get_pruner_of_module(root).prune_out_channels
             closure = follow(graph, root, handler, list(range(graph.get_out_channels(root))))
+            if not closure.sound:
+                closure = fused(graph, self.twin, root, graph._module2name[root]) or closure
             touched = [(member.node, graph.is_out_channel_pruning_fn(member.handler)) for member in closure.members]
             seen.update(node.module for node, makes in touched if makes)
             if any(makes and (not node.outputs or isinstance(node.module, nn.RNNBase)) for node, makes in touched):
@@ -152,9 +163,13 @@ class Graph:
             mixers = [m for m in makers if not (isinstance(m, nn.modules.conv._ConvNd) and is_depthwise(m))]
             size = len(closure.linked or closure.members[0].roots)
             blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
+            paths = tuple(dict.fromkeys(graph._module2name[maker] for maker in makers))
+            held = None
+            if len(paths) > 1 and mixes_tokens(closure) or closure.linked is not None and len(closure.members) == 2:
+                held = holder_of(self.twin, paths, size)
             yield ChannelGroup(
                 root=name,
-                makers=tuple(dict.fromkeys(graph._module2name[maker] for maker in makers)),
+                makers=paths,
                 parts=tuple(self._parts(closure)) if closure.sound else (),
                 size=size,
                 blocks=blocks,
@@ -163,6 +178,8 @@ class Graph:
                 and size % blocks == 0
                 and not any(_one_group_only(n.module) for n, _ in touched),
                 kind=" ".join(f"{type(node.module).__name__}:{'out' if makes else 'in'}" for node, makes in touched),
+                holder=None if held is None else held[0],
+                heads=1 if held is None else held[1],
             )
 
     def _parts(self, closure: Closure) -> Iterator[Part]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.layers import LayerRule, matches
-from kmr.instantiations.pruning.channels import channels_to_remove, channels_to_round
+from kmr.instantiations.pruning.channels import blocks_to_remove, channels_to_remove, channels_to_round
 from kmr.instantiations.pruning.criteria import L2, Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Graph
 from kmr.instantiations.pruning.proof import CutFailed
@@ -25,12 +25,13 @@ _ROUND_TO = "round_to"
 @final
 @dataclass(frozen=True, kw_only=True)
 class StructuredPruning(LayerRule):
-    """Remove the least important channels and neurons, with everything that depends on them.
+    """Remove the least important channels, neurons and attention heads, with everything that depends on them.
 
     The value is the fraction of channels removed from every group of layers whose channels go together, or from all
     groups of one scope. A group is removed from only where the knob governs every layer that makes its channels. What
     makes the model's output keeps its width, and so do recurrent layers. Where the network's code fixes a width, the
-    groups that touch it stay whole and are reported. Masks and grids are cut along with the weights.
+    groups that touch it stay whole and are reported. Attention heads whose number the code keeps in an attribute go as
+    wholes. Masks and grids are cut along with the weights.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
@@ -149,6 +150,10 @@ class StructuredPruning(LayerRule):
             if self.scope != "layer":
                 scopes = [group.kind if self.scope == "isomorphic" else None for group in groups]
             chosen = channels_to_remove(ranked, float(value), blocks=blocks, round_to=unit, scopes=scopes)
+        for place, group in enumerate(groups):
+            if group.heads > 1:
+                wanted = 0.0 if self._is(knob, _ROUND_TO) else len(chosen[place]) / group.size
+                chosen[place] = blocks_to_remove(ranked[place], wanted, group.heads)
         return {group.root: channels for group, channels in zip(groups, chosen, strict=True)}
 
     def _cut(
