@@ -2,10 +2,10 @@
 
 import copy
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.architectures import convolutional, language, sequences, shaped
 
@@ -32,9 +32,9 @@ def make(name: str, seed: int = 7) -> Case:
         model = build().eval()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.2)
+                nn.init.uniform_(cast(Tensor, module.weight), 0.5, 1.5)
+                nn.init.normal_(cast(Tensor, module.bias), std=0.2)
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                nn.init.normal_(module.running_mean, std=0.2)
-                nn.init.uniform_(module.running_var, 0.5, 2.0)
+                nn.init.normal_(cast(Tensor, module.running_mean), std=0.2)
+                nn.init.uniform_(cast(Tensor, module.running_var), 0.5, 2.0)
         return Case(model, copy.deepcopy(inputs()))

@@ -11,11 +11,11 @@ def bert() -> nn.Module:
     """Build a BERT classifier of two layers."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, num_labels=3,
-        max_position_embeddings=16, attn_implementation="eager",
-    )  # fmt: skip
-    made: nn.Module = BertForSequenceClassification(config)
+    settings: dict[str, Any] = {
+        "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+        "num_labels": 3, "max_position_embeddings": 16,
+    }  # fmt: skip
+    made: nn.Module = BertForSequenceClassification(BertConfig(**settings))
     return made
 
 
@@ -23,10 +23,11 @@ def gpt2() -> nn.Module:
     """Build a GPT-2 of two layers; its linear layers keep their weights transposed, its head is its embedding."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(
-        vocab_size=40, n_embd=16, n_layer=2, n_head=4, n_positions=16, use_cache=False, attn_implementation="eager"
-    )
-    made: nn.Module = GPT2LMHeadModel(config)
+    settings: dict[str, Any] = {
+        "vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16, "use_cache": False,
+        "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    made: nn.Module = GPT2LMHeadModel(GPT2Config(**settings))
     return made
 
 
@@ -34,11 +35,11 @@ def llama() -> nn.Module:
     """Build a Llama of two layers: gated linear units, grouped-query attention, rotary positions."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=24, max_position_embeddings=16, use_cache=False, attn_implementation="eager",
-    )  # fmt: skip
-    made: nn.Module = LlamaForCausalLM(config)
+    settings: dict[str, Any] = {
+        "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 24, "max_position_embeddings": 16, "use_cache": False,
+    }  # fmt: skip
+    made: nn.Module = LlamaForCausalLM(LlamaConfig(**settings))
     return made
 
 

@@ -59,31 +59,44 @@ def follow(graph: Any, root: Any, handler: Any, indices: list[int]) -> Closure:
     found: dict[tuple[Any, Any], Member] = {}
     links = _Links(indices)
     limit = _RUNAWAY * (_widest(graph) + 1)
-    stack = [(Dependency(handler, handler, source=start, target=start), [(index, index) for index in indices])]
+    beginning: dict[int, int | None] = {index: index for index in indices}
+    stack = [(Dependency(handler, handler, source=start, target=start), beginning)]
     sound = True
     while stack:
         dependency, arriving = stack.pop()
         member = found.setdefault((dependency.target, dependency.handler), Member(dependency, {}))
-        fresh: list[tuple[int, int | None]] = []
-        for index, source in arriving:
-            if index not in member.roots:
-                member.roots[index] = source
-                fresh.append((index, source))
-            else:
-                links.join(member.roots[index], source)
+        fresh: dict[int, int | None] = {}
+        if not member.roots:
+            fresh = arriving
+        elif member.roots != arriving:
+            for index, source in arriving.items():
+                if index not in member.roots:
+                    fresh[index] = source
+                else:
+                    links.join(member.roots[index], source)
         if not fresh:
             continue
+        member.roots.update(fresh)
         width = _width(graph, dependency.target, graph.is_out_channel_pruning_fn(dependency.handler))
-        if min(fresh)[0] < 0 or max(fresh)[0] >= (limit if width is None else width):
+        if min(fresh) < 0 or max(fresh) >= (limit if width is None else width):
             sound = False
             continue
         for onward in dependency.target.dependencies:
             if onward.is_triggered_by(dependency.handler):
-                mapped = [_HybridIndex(idx=index, root_idx=source) for index, source in fresh]
-                for mapping in onward.index_mapping:
-                    mapped = mapped if mapping is None else mapping(mapped)
+                mappings = [mapping for mapping in onward.index_mapping if mapping is not None]
+                mapped = fresh
+                if mappings:
+                    pairs = [_HybridIndex(idx=index, root_idx=source) for index, source in fresh.items()]
+                    for mapping in mappings:
+                        pairs = mapping(pairs)
+                    mapped = {}
+                    for pair in pairs:
+                        if int(pair.idx) in mapped:
+                            links.join(mapped[int(pair.idx)], pair.root_idx)
+                        else:
+                            mapped[int(pair.idx)] = pair.root_idx
                 if mapped:
-                    stack.append((onward, [(int(i.idx), i.root_idx) for i in mapped]))
+                    stack.append((onward, mapped))
     return Closure(list(found.values()), links.classes(), sound)
 
 

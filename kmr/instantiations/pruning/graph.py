@@ -84,9 +84,13 @@ class Graph:
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        self.twin = copy.deepcopy(model)
+        # The twin reads the model's own weights, and is given others before it is cut.
+        self.twin = copy.deepcopy(
+            model, {id(p): nn.Parameter(p.detach()) for p in model.parameters() if p.is_floating_point()}
+        )
         with quiet():
-            self._graph = _traced(self.twin, inputs)
+            self.shapes: list[torch.Size] = []
+            self._graph = _traced(self.twin, inputs, self.shapes)
             self._closures: dict[str, Closure] = {}
             self.groups = tuple(self._read())
         """The groups that do not reach the model's output."""
@@ -165,7 +169,7 @@ class Graph:
             blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
             paths = tuple(dict.fromkeys(graph._module2name[maker] for maker in makers))
             held = None
-            if len(paths) > 1 and mixes_tokens(closure) or closure.linked is not None and len(closure.members) == 2:
+            if (len(paths) > 1 and mixes_tokens(closure)) or (closure.linked is not None and len(closure.members) == 2):
                 held = holder_of(self.twin, paths, size)
             yield ChannelGroup(
                 root=name,
@@ -226,14 +230,16 @@ def _torch_pruning() -> Any:
     return torch_pruning
 
 
-def _traced(model: nn.Module, inputs: Inputs) -> Any:
-    """Return the dependency graph of a model, which is left in eval mode with gradients on."""
+def _traced(model: nn.Module, inputs: Inputs, shapes: list[torch.Size]) -> Any:
+    """Return the dependency graph of a model, left in eval mode with gradients on; add the shapes of its outputs."""
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     tp = _torch_pruning()
 
     def differentiable(traced: nn.Module, batch: Inputs) -> list[Tensor]:
-        return [output for output in outputs_of(traced, batch) if output.grad_fn is not None]
+        outputs = outputs_of(traced, batch)
+        shapes.extend(output.shape for output in outputs)
+        return [output for output in outputs if output.grad_fn is not None]
 
     own = {kind: transposed_linear_pruner() for kind in _transposed_linears(model)}
     try:

@@ -1,8 +1,8 @@
 """Attention heads: which channels are a head, and what the code around them has to be told when heads go.
 
-A head is a run of neighbouring channels of query, key and value, as long as the code says. Most code can be told of fewer
-heads: it keeps their number, and often the width of all of them, in attributes. Whether it took the telling is proved
-like any other cut (`proof`): without its channels a head adds nothing.
+A head is a run of neighbouring channels of query, key and value, as long as the code says. Most code can be told of
+fewer heads: it keeps their number, and often the width of all of them, in attributes. Whether it took the telling is
+proved like any other cut (`proof`): without its channels a head adds nothing.
 """
 
 from typing import Any
@@ -83,7 +83,12 @@ def _nearest(model: nn.Module, path: str, width: int) -> tuple[str, int] | None:
         module = model.get_submodule(path)
         for name in _COUNTS:
             heads = vars(module).get(name)
-            if type(heads) is int and heads > 1 and width % heads == 0 and not isinstance(module, nn.MultiheadAttention):
+            if (
+                type(heads) is int
+                and heads > 1
+                and width % heads == 0
+                and not isinstance(module, nn.MultiheadAttention)
+            ):
                 return path, heads
     return None
 

@@ -6,6 +6,7 @@ over channels, and torch's attention, see the surviving channels alone on both s
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,14 +25,27 @@ class CutFailed(Exception):
     """The cut left a model that does not run or computes something else."""
 
 
-def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], inputs: Inputs) -> None:
-    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should."""
-    expected = _evaluated(model, inputs)
+def check_cut(
+    model: nn.Module,
+    smaller: nn.Module,
+    survivors: dict[tuple[str, str], Tensor],
+    inputs: Inputs,
+    shapes: Sequence[torch.Size],
+) -> None:
+    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should.
+
+    Args:
+        model: before the cut.
+        smaller: after it.
+        survivors: for each parameter, by path and name, the numbers of the elements the smaller model has.
+        inputs: a batch both run on.
+        shapes: of the model's outputs.
+    """
     try:
         outputs = _evaluated(smaller, inputs)
     except Exception as error:
         raise CutFailed(f"the smaller model does not run: {brief(error)}") from error
-    if [o.shape for o in outputs] != [e.shape for e in expected]:
+    if [o.shape for o in outputs] != list(shapes):
         raise CutFailed("the shape of the output changed")
     if not all(bool(torch.isfinite(o).all()) for o in outputs):
         raise CutFailed("the smaller model's output is not finite")
@@ -39,13 +53,19 @@ def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, s
         raise CutFailed("no parameter went away")
     modules = dict(model.named_modules())
     changed = {path for (path, name), kept in survivors.items() if kept.shape != modules[path]._parameters[name].shape}
-    silenced = copy.deepcopy(model)
-    for path, module in silenced.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                removed = torch.ones(parameter.numel(), dtype=torch.bool, device=parameter.device)
-                removed[survivors[path, name].reshape(-1)] = False
-                parameter.data.masked_fill_(removed.reshape(parameter.shape), 0)
+    masked: dict[int, Any] = {}
+    for (path, name), kept in survivors.items():
+        parameter = modules[path]._parameters[name]
+        assert parameter is not None
+        value = parameter.detach()
+        if kept.numel() < value.numel():
+            silent = torch.zeros_like(value, memory_format=torch.contiguous_format)
+            small = smaller.get_submodule(path)._parameters[name]
+            assert small is not None
+            silent.view(-1)[kept.reshape(-1)] = small.detach().reshape(-1)
+            value = silent
+        masked[id(parameter)] = nn.Parameter(value, requires_grad=False)
+    silenced = copy.deepcopy(model, masked)
     for path in changed:
         if not isinstance(modules[path], _PER_CHANNEL):
             _look_past(silenced.get_submodule(path), smaller.get_submodule(path), survivors, path)
@@ -59,8 +79,8 @@ def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, s
 def _look_past(module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], path: str) -> None:
     """Let a layer over channels compute with the surviving ones alone, as its smaller counterpart does.
 
-    It is not held to the equation itself, but all around it is: what it gives for a surviving channel must come from the
-    same channel and go to the same readers.
+    It is not held to the equation itself, but all around it is: what it gives for a surviving channel must come from
+    the same channel and go to the same readers.
     """
     dim = 1 if isinstance(module, nn.GroupNorm) else -1
     if isinstance(module, nn.MultiheadAttention):

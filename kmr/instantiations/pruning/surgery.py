@@ -39,21 +39,12 @@ def cut(model: nn.Module, inputs: Inputs, graph: Graph, removed: Mapping[str, Te
         CutFailed: with the reason.
     """
     twin = graph.twin
-    number_elements(twin)
+    _number_elements(twin)
     graph.remove(removed)
-    return filled(model, twin, inputs)
-
-
-def filled(model: nn.Module, twin: nn.Module, inputs: Inputs) -> Cut:
-    """Turn a twin in which numbered elements were cut into the smaller model, checked; the given one is not changed.
-
-    Raises:
-        CutFailed: the twin does not compute what the model does without those elements.
-    """
     survivors = _fill(twin, model)
     for smaller, original in zip(twin.modules(), model.modules(), strict=True):
         smaller.training = original.training
-    check_cut(model, twin, survivors, inputs)
+    check_cut(model, twin, survivors, inputs, graph.shapes)
     return Cut(twin, survivors)
 
 
@@ -93,7 +84,7 @@ def sliced_like(scale: Tensor, shape: torch.Size, survivors: Tensor) -> Tensor:
     return cut_full.contiguous()
 
 
-def number_elements(model: nn.Module) -> None:
+def _number_elements(model: nn.Module) -> None:
     """Overwrite every parameter and buffer with 0, 1, 2, … in its own shape."""
 
     def numbers(tensor: Tensor) -> Tensor:
@@ -117,7 +108,9 @@ def _fill(twin: nn.Module, original: nn.Module) -> dict[tuple[str, str], Tensor]
             numbers = smaller._parameters[name].detach().long()  # type: ignore[union-attr]
             survivors[path, name] = numbers
             if id(parameter) not in made:
-                kept = nn.Parameter(sliced(parameter.detach(), numbers), requires_grad=parameter.requires_grad)
+                whole = numbers.shape == parameter.shape
+                values = parameter.detach() if whole else sliced(parameter.detach(), numbers)
+                kept = nn.Parameter(values, requires_grad=parameter.requires_grad)
                 made[id(parameter)] = numbers, kept
             shared_numbers, shared = made[id(parameter)]
             if not torch.equal(shared_numbers, numbers):

@@ -78,5 +78,6 @@ class Random(Criterion):
 
 def _power(model: nn.Module, group: ChannelGroup, power: int) -> Tensor:
     return mean_of([
-        rows.summed(rows.matrix.double().abs().pow(power).sum(1), group.size) for rows in weight_rows(model, group)
+        rows.summed(torch.linalg.vector_norm(rows.matrix, power, dim=1).double() ** power, group.size)
+        for rows in weight_rows(model, group)
     ])  # fmt: skip
