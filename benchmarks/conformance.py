@@ -2,13 +2,13 @@
 
 Each network loses half of its channels, neurons and heads by our rule and by `BasePruner`, used as its examples do (the
 layer of the classes left out). Ours "works", "works narrowed" where groups of layers stay whole, with the reason, or is
-"infeasible", with the reason. A model of ours counts only if it runs, keeps the shape of its output, has fewer parameters,
-and comes back from its file bit by bit; of the baseline's it is asked that it runs and keeps the shape.
+"infeasible", with the reason. A model of ours counts only if it runs, keeps the shape of its output, has fewer
+parameters, and comes back from its file bit by bit; of the baseline's it is asked that it runs and keeps the shape.
 
 Then both cut a ResNet-50 of 25.6 million parameters, in turn, and the best of three times is compared.
 
-Bars: ours crashes nowhere, at least 20 of at least 25 networks work without narrowing, and cutting the large network takes
-less than twice the baseline's time. One thread. About a minute; `--quick` times a single cut.
+Bars: ours crashes nowhere, at least 20 of at least 25 networks work without narrowing, and cutting the large network
+takes less than twice the baseline's time. One thread. About a minute; `--quick` times a single cut.
 
     python -m benchmarks.conformance [--quick]
 """

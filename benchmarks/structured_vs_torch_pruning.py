@@ -3,8 +3,8 @@
 The baseline is Torch-Pruning as its examples use it: `BasePruner`, L1 magnitude, global, the layers that the padded
 shortcuts fix left out. Ours is the structured rule with the criterion and scope that keep most accuracy on validation
 images, and least-squares reconstruction; no labels but those the Taylor criterion reads. Both are then fine-tuned for
-the same steps, on the same images in the same order, once for each seed. Reported is the accuracy on test images that chose
-nothing; the dense network's own on the same images is the measure.
+the same steps, on the same images in the same order, once for each seed. Reported is the accuracy on test images that
+chose nothing; the dense network's own on the same images is the measure.
 
 Bars: at every size ours is at or above the baseline, as the mean over the seeds, within one standard error of the
 difference; before training every criterion beats ours at random; and without any training, at half the MACs, ResNet-20

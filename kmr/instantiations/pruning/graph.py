@@ -120,9 +120,9 @@ class Graph:
         except Exception as error:
             raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
         for group in self.groups:
-            gone = len(removed.get(group.root, ())) * group.heads // group.size
-            if group.holder is not None and gone:
-                tell(self.twin.get_submodule(group.holder), group.heads, group.heads - gone, group.size)
+            heads_gone = len(removed.get(group.root, ())) * group.heads // group.size
+            if group.holder is not None and heads_gone:
+                tell(self.twin.get_submodule(group.holder), group.heads, group.heads - heads_gone, group.size)
 
     def _roots_of(self, root: str, channels: Tensor) -> list[int]:
         linked = self._closures[root].linked

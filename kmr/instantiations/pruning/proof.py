@@ -91,7 +91,8 @@ def _look_past(module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str,
         return
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        width = len(module.weight) if isinstance(getattr(module, "weight", None), Tensor) else module.embed_dim
+        weight = getattr(module, "weight", None)
+        width = len(weight) if isinstance(weight, Tensor) else module.embed_dim
 
         def narrow(value: Any) -> Any:
             if isinstance(value, Tensor) and value.dim() > 1 and value.shape[dim] == width:
