@@ -1,7 +1,7 @@
 """Pruning: weights that are zero (Algorithm 3) and channels that are gone (Algorithms 2 and 4).
 
-A method is a score for each candidate (`saliency`), and how many go where (`budgets`, `channels_to_remove`), both apart
-from any model; what removal means, a mask or a smaller layer, is the rule's.
+A method is a score for each candidate (`criteria` for channels, `saliency` for single weights), and how many go where
+(`channels_to_remove`, `budgets`), apart from any model; what removal means, a mask or a smaller layer, is the rule's.
 """
 
 from kmr.instantiations.pruning.budgets import magnitude_keep

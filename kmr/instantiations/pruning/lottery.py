@@ -1,6 +1,7 @@
 """Lottery tickets: sparse networks found by training, whose weights start where the training began."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, cast, final
 
@@ -66,8 +67,7 @@ class LotteryTicket(LayerRule):
                     state = read_weight(layer)
                     write_weight(layer, WeightState(state.weight, state.grid, keep))
         if self.start == "random":
-            for path, layer in layers.items():
-                _draw_again(path, layer)
+            draw_again(layers)
         return model
 
     def _pruning(self, layers: tuple[str, ...]) -> UnstructuredPruning:
@@ -77,11 +77,16 @@ class LotteryTicket(LayerRule):
         )  # fmt: skip
 
 
-def _draw_again(path: str, layer: nn.Module) -> None:
-    """Give a layer new initial parameters, under the grid and mask it has."""
-    reset = getattr(layer, "reset_parameters", None)
-    if reset is None:
-        raise NotApplicable(f"{path} cannot be initialised anew: it has no reset_parameters")
-    state = strip(layer)
-    reset()
-    write_weight(layer, WeightState(cast(nn.Parameter, layer.weight).detach(), state.grid, state.keep))
+def draw_again(layers: Mapping[str, nn.Module]) -> None:
+    """Give layers, by path, new initial parameters under the grids and masks they have, in place.
+
+    Raises:
+        NotApplicable: a layer has no `reset_parameters`.
+    """
+    for path, layer in layers.items():
+        reset = getattr(layer, "reset_parameters", None)
+        if reset is None:
+            raise NotApplicable(f"{path} cannot be initialised anew: it has no reset_parameters")
+        state = strip(layer)
+        reset()
+        write_weight(layer, WeightState(cast(nn.Parameter, layer.weight).detach(), state.grid, state.keep))
