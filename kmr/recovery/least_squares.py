@@ -30,21 +30,25 @@ def refit(
         W in the shape and type of `weight`, and b of shape (groups, outputs).
     """
     start = weight.double() if keep is None else weight.double() * keep
-    shape = (weight.shape[0], 1)
-    mean_in = inputs.mean(1).double() if intercept else torch.zeros(*shape, dtype=torch.float64)
-    mean_out = targets.mean(1).double() if intercept else torch.zeros(*shape, dtype=torch.float64)
-    centred = inputs - mean_in.to(inputs.dtype)[:, None] if intercept else inputs
-    errors = targets - mean_out.to(targets.dtype)[:, None] if intercept else targets
-    errors = errors - centred @ start.to(inputs.dtype).mT
+    precise = torch.promote_types(inputs.dtype, torch.float32)
+    centred, errors = inputs.to(precise), targets.to(precise)
+    if intercept:
+        mean_in, mean_out = centred.mean(1), errors.mean(1)
+        centred, errors = centred - mean_in[:, None], errors - mean_out[:, None]
+    errors = errors - centred @ start.to(precise).mT
     count = inputs.shape[1]
     gram = (centred.mT @ centred).double() / count
     pull = (errors.mT @ centred).double() / count
     scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
     # In single precision a Gram matrix is known to about 1e-6 of its size: less ridge than that is no ridge at all.
-    gram = gram + torch.eye(gram.shape[1], dtype=torch.float64) * (max(ridge, 1e-7) * scale)[:, None, None]
+    unit = torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
+    gram = gram + unit * (max(ridge, 1e-7) * scale)[:, None, None]
     change = _solve(gram, pull) if keep is None else _solve_within(gram, pull, keep)
     fitted = start + change
-    shift = mean_out - (fitted @ mean_in[..., None])[..., 0] if intercept else torch.zeros(weight.shape[:2])
+    if intercept:
+        shift = mean_out.double() - (fitted @ mean_in.double()[..., None])[..., 0]
+    else:
+        shift = torch.zeros_like(fitted[..., 0])
     return fitted.to(weight.dtype), shift.to(weight.dtype)
 
 

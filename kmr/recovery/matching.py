@@ -38,7 +38,7 @@ def channels_by_outputs(smaller: Tensor, original: Tensor) -> Tensor:
         smaller: shape (n, m).
         original: shape (n, c), c ≥ m, at the same places.
     """
-    likeness = _standard(smaller).mT @ _standard(original)
+    likeness = (_standard(smaller).mT @ _standard(original)).cpu()
     rows, columns = likeness.shape
     worst = torch.tensor(-float("inf"), dtype=likeness.dtype)
     # best[i, j]: the largest sum with the first i rows among the first j columns.

@@ -69,7 +69,8 @@ class Random(Saliency):
         return False
 
     def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
-        return {path: 1 - torch.rand(_weight(model, path).shape) for path in paths}
+        weights = {path: _weight(model, path) for path in paths}
+        return {path: 1 - torch.rand(weight.shape).to(weight.device) for path, weight in weights.items()}
 
 
 @final
@@ -126,7 +127,7 @@ class Wanda(Saliency):
         def see(path: str) -> Any:
             def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
                 count = count_places(layer, output)
-                places = torch.randperm(count)[:_PLACES]
+                places = torch.randperm(count)[:_PLACES].to(output.device)
                 met = inputs_at(cast(Product, layer), args[0].detach(), places).square().mean(1).double()
                 seen = counts.get(path, 0)
                 squares[path] = (squares[path] * seen + met * count) / (seen + count) if seen else met
