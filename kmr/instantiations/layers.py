@@ -59,9 +59,14 @@ class LayerRule(Rule, ABC):
 
     def report(self, paths: Iterable[str], why: str) -> None:
         """Warn, in one line, that these layers were not treated as asked."""
-        named = list(dict.fromkeys(path or "the model itself" for path in sorted(paths)))
-        if named:
-            warnings.warn(RuleWarning(f"{self.name}: {', '.join(named)}: {why}"), stacklevel=2)
+        report(self.name, paths, why)
+
+
+def report(rule: str, paths: Iterable[str], why: str) -> None:
+    """Warn, in one line, that a rule did not treat these layers as asked."""
+    named = list(dict.fromkeys(path or "the model itself" for path in sorted(paths)))
+    if named:
+        warnings.warn(RuleWarning(f"{rule}: {', '.join(named)}: {why}"), stacklevel=3)
 
 
 def matches(path: str, pattern: str) -> bool:

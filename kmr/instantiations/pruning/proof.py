@@ -1,12 +1,13 @@
 """The proof that channels were removed rightly: what the smaller model computes, beside what the full one does.
 
 Removing a channel and setting its weights to zero are the same thing, wherever channels are treated apart from each
-other. So the smaller model must compute what the full one computes with the removed elements at zero. Normalisation
-over channels and attention, where it is not the same, are held to the weaker demands only: the model runs, its output
-keeps its shape and is finite, and parameters went away.
+other. So the smaller model must compute what the full one computes with the removed elements at zero. A normalisation
+over channels, and torch's attention, see the surviving channels alone on both sides.
 """
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from kmr.data import Inputs, map_tensors
 
 _PER_CHANNEL = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.PReLU, nn.RNNBase,
-    nn.modules.batchnorm._BatchNorm,
+    nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 )  # fmt: skip
 """Layers that treat a channel alike whichever others there are."""
 
@@ -24,14 +25,27 @@ class CutFailed(Exception):
     """The cut left a model that does not run or computes something else."""
 
 
-def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], inputs: Inputs) -> None:
-    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should."""
-    expected = _evaluated(model, inputs)
+def check_cut(
+    model: nn.Module,
+    smaller: nn.Module,
+    survivors: dict[tuple[str, str], Tensor],
+    inputs: Inputs,
+    shapes: Sequence[torch.Size],
+) -> None:
+    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should.
+
+    Args:
+        model: before the cut.
+        smaller: after it.
+        survivors: for each parameter, by path and name, the numbers of the elements the smaller model has.
+        inputs: a batch both run on.
+        shapes: of the model's outputs.
+    """
     try:
         outputs = _evaluated(smaller, inputs)
     except Exception as error:
         raise CutFailed(f"the smaller model does not run: {brief(error)}") from error
-    if [o.shape for o in outputs] != [e.shape for e in expected]:
+    if [o.shape for o in outputs] != list(shapes):
         raise CutFailed("the shape of the output changed")
     if not all(bool(torch.isfinite(o).all()) for o in outputs):
         raise CutFailed("the smaller model's output is not finite")
@@ -39,24 +53,59 @@ def check_cut(model: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, s
         raise CutFailed("no parameter went away")
     modules = dict(model.named_modules())
     changed = {path for (path, name), kept in survivors.items() if kept.shape != modules[path]._parameters[name].shape}
-    # Parameters of modules that are not torch's have no kind to judge by: they are held to the equation as well.
-    if any(
-        not isinstance(modules[path], _PER_CHANNEL) and type(modules[path]).__module__.startswith("torch.")
-        for path in changed
-    ):
-        return
-    silenced = copy.deepcopy(model)
-    for path, module in silenced.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                removed = torch.ones(parameter.numel(), dtype=torch.bool, device=parameter.device)
-                removed[survivors[path, name].reshape(-1)] = False
-                parameter.data.masked_fill_(removed.reshape(parameter.shape), 0)
+    masked: dict[int, Any] = {}
+    for (path, name), kept in survivors.items():
+        parameter = modules[path]._parameters[name]
+        assert parameter is not None
+        value = parameter.detach()
+        if kept.numel() < value.numel():
+            silent = torch.zeros_like(value, memory_format=torch.contiguous_format)
+            small = smaller.get_submodule(path)._parameters[name]
+            assert small is not None
+            silent.view(-1)[kept.reshape(-1)] = small.detach().reshape(-1)
+            value = silent
+        masked[id(parameter)] = nn.Parameter(value, requires_grad=False)
+    silenced = copy.deepcopy(model, masked)
+    for path in changed:
+        if not isinstance(modules[path], _PER_CHANNEL):
+            _look_past(silenced.get_submodule(path), smaller.get_submodule(path), survivors, path)
     for output, full in zip(outputs, _evaluated(silenced, inputs), strict=True):
         if full.is_floating_point():
             tolerance = torch.finfo(full.dtype).eps ** 0.5 * max(float(full.abs().max()), 1e-6)
             if float((output - full).abs().max()) > tolerance:
                 raise CutFailed("the smaller model computes something else than the full one without those channels")
+
+
+def _look_past(module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], path: str) -> None:
+    """Let a layer over channels compute with the surviving ones alone, as its smaller counterpart does.
+
+    It is not held to the equation itself, but all around it is: what it gives for a surviving channel must come from
+    the same channel and go to the same readers.
+    """
+    dim = 1 if isinstance(module, nn.GroupNorm) else -1
+    if isinstance(module, nn.MultiheadAttention):
+        kept = survivors[f"{path}.out_proj" if path else "out_proj", "bias"]
+    elif (path, "weight") in survivors and survivors[path, "weight"].dim() == 1:
+        kept = survivors[path, "weight"]
+    else:
+        return
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        weight = getattr(module, "weight", None)
+        width = len(weight) if isinstance(weight, Tensor) else module.embed_dim
+
+        def narrow(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dim() > 1 and value.shape[dim] == width:
+                return value.index_select(dim, kept)
+            return value
+
+        small = smaller(*map(narrow, args), **{name: narrow(value) for name, value in kwargs.items()})
+        first, *rest = small if isinstance(small, tuple) else (small,)
+        full = output[0] if isinstance(output, tuple) else output
+        whole = torch.zeros_like(full).index_copy(dim, kept, first)
+        return (whole, *rest) if isinstance(small, tuple) else whole
+
+    module.register_forward_hook(hook, with_kwargs=True)
 
 
 def _evaluated(model: nn.Module, inputs: Inputs) -> list[Tensor]:

@@ -1,163 +1,192 @@
 """Structured pruning by dependency groups (Algorithm 4; DepGraph, Fang et al. 2023): channels and neurons disappear."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
-from kmr.data import Inputs
-from kmr.instantiations.layers import LayerRule
-from kmr.instantiations.pruning.channels import channels_to_remove
+from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.data import Inputs, Split
+from kmr.instantiations.layers import LayerRule, matches
+from kmr.instantiations.pruning.channels import blocks_to_remove, channels_to_remove, channels_to_round
+from kmr.instantiations.pruning.criteria import L2, Criterion
+from kmr.instantiations.pruning.graph import ChannelGroup, Graph
 from kmr.instantiations.pruning.proof import CutFailed
-from kmr.instantiations.pruning.surgery import (
-    ChannelGroup,
-    Cut,
-    channel_groups,
-    cut,
-    sliced,
-    sliced_like,
-)
-from kmr.weights import Grid, WeightState, strip, weight_layers, write_weight
+from kmr.instantiations.pruning.search import widest_cut
+from kmr.instantiations.pruning.surgery import Cut, cut, hold
+from kmr.weights import strip, weight_layers
 
-_NORM = {"l1": 1, "l2": 2}
-_MOST_CUTS = 48
-"""Trial cuts in the search for groups that can go; past it, groups not yet tried stay whole."""
+_SCOPES = ("layer", "isomorphic", "global")
+_EXTRA = "extra"
+_ROUND_TO = "round_to"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class StructuredPruning(LayerRule):
-    """Remove the channels and neurons of least group magnitude, with everything that depends on them.
+    """Remove the least important channels, neurons and attention heads, with everything that depends on them.
 
-    The value is the fraction of channels removed from every group of layers whose channels go together (or from all of
-    them as one, `global_ranking`). A group is removed from only where the knob governs every layer that makes its
-    channels. What makes the model's output keeps its width, and so do recurrent layers. Where the network's code fixes
-    a width, the groups that touch it stay whole and are reported. Masks and grids are cut along with the weights.
+    The value is the fraction of channels removed from every group of layers whose channels go together, or from all
+    groups of one scope. A group is removed from only where the knob governs every layer that makes its channels. What
+    makes the model's output keeps its width, and so do recurrent layers. Where the network's code fixes a width, the
+    groups that touch it stay whole and are reported. Attention heads whose number the code keeps in an attribute go as
+    wholes. Masks and grids are cut along with the weights.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
-        criterion: magnitude of a channel as the sum of absolute (`l1`) or squared (`l2`) weights.
-        global_ranking: rank the channels of all groups together, each relative to its group's mean.
-        round_to: groups keep the multiple of this many channels nearest to what the ratio asks.
+        criterion: scores the channels; the least important go.
+        scope: rank the channels of each group alone (`layer`), of all groups made of the same layers together
+            (`isomorphic`, Fang et al. 2024), or of all groups together (`global`).
+        round_to: groups keep the multiple of this many channels nearest to what the ratio asks. Several numbers make it
+            a knob of its own, `<name>.round_to`, whose move cuts every group down to a multiple.
+        groups: shell-style patterns over module paths by name, one more knob for each, `<name>.extra@<group>`: the
+            fraction to remove of what the knobs before it left of these layers. Layers that bear less than others are
+            given a lower ratio by giving the others more.
+        data: samples for criteria that read some.
+        samples: how many of them.
     """
 
     name: str = "structured"
     example_inputs: Inputs = field(repr=False, compare=False)
-    criterion: Literal["l1", "l2"] = "l2"
-    global_ranking: bool = False
-    round_to: int = 1
+    criterion: Criterion = field(default_factory=L2)
+    scope: Literal["layer", "isomorphic", "global"] = "layer"
+    round_to: int | tuple[int, ...] = 1
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    data: Split | None = field(default=None, repr=False, compare=False)
+    samples: int = 512
     setting: ClassVar[str] = "ratio"
     domain: ClassVar[Domain] = FloatRange(0.0, 0.9, neutral=0.0)
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.criterion not in _NORM:
-            raise KMRError(f"the criterion of {self.name} must be l1 or l2, not {self.criterion!r}")
-        if self.round_to < 1:
-            raise KMRError(f"round_to of {self.name} must be at least 1, not {self.round_to}")
+        if not isinstance(self.round_to, int):
+            object.__setattr__(self, "round_to", tuple(self.round_to))
+        object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
+        if not isinstance(self.criterion, Criterion):
+            raise KMRError(f"the criterion of {self.name} must be one of kmr's criteria, not {self.criterion!r}")
+        if self.scope not in _SCOPES:
+            raise KMRError(f"the scope of {self.name} must be one of {', '.join(_SCOPES)}, not {self.scope!r}")
+        if min(self._units) < 1:
+            raise KMRError(f"round_to of {self.name} must be at least 1, not {min(self._units)}")
+        if self.samples < 1:
+            raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
+        if empty := [name for name, patterns in self.groups.items() if not patterns]:
+            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern")
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """The ratio (one, or one for each pattern of `layers`), what groups lose besides, and the rounding."""
+        extra = tuple(Knob(f"{self.name}.{_EXTRA}@{group}", self.domain) for group in self.groups)
+        rounding = (Knob(f"{self.name}.{_ROUND_TO}", Choice(self._units, neutral=1)),)
+        return (*super().knobs, *extra, *(rounding if isinstance(self.round_to, tuple) else ()))
+
+    def governs(self, knob: Knob, path: str) -> bool:
+        if not self._is(knob, _EXTRA):
+            return super().governs(knob, path)
+        inside = any(matches(path, pattern) for pattern in self.groups[knob.layers])
+        return inside and not any(matches(path, pattern) for pattern in self.exclude)
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         states = {path: strip(layer) for path, layer in weight_layers(model)}
         try:
-            groups = self._governed(model, knob)
-            chosen = self._choose(groups, float(value))
-            untouched = [group for group, channels in zip(groups, chosen, strict=True) if not len(channels)]
-            if not self.global_ranking or len(untouched) == len(groups):
-                # Ranked together, a group that loses nothing still counts in the share that the others lose.
-                self.report(_makers(untouched), f"left whole: {value:g} of their channels is less than one to remove")
-                groups = [group for group in groups if group not in untouched]
-            smaller = self._search(model, groups, float(value)) if groups else Cut(model, {})
+            graph = Graph(model, self.example_inputs)
+            groups = self._governed(model, knob, graph)
+            scores = self._scores(model, groups)
+            groups = [group for group in groups if group.root in scores]
+            if not groups:
+                raise NotApplicable(f"{knob.name}: the criterion ranks no layer whose channels can go")
+            smaller = self._cut(model, knob, graph, groups, scores, value)
         except CutFailed as reason:
             raise NotApplicable(f"{knob.name}: {reason}") from reason
-        _hold(smaller, states)
+        hold(smaller, states)
         return smaller.model
 
-    def _governed(self, model: nn.Module, knob: Knob) -> list[ChannelGroup]:
+    @property
+    def _units(self) -> tuple[int, ...]:
+        return (self.round_to,) if isinstance(self.round_to, int) else self.round_to
+
+    def _is(self, knob: Knob, setting: str) -> bool:
+        return knob.name.partition("@")[0] == f"{self.name}.{setting}"
+
+    def _governed(self, model: nn.Module, knob: Knob, graph: Graph) -> list[ChannelGroup]:
         recurrent = [
             path for path, m in model.named_modules() if isinstance(m, nn.RNNBase) and self.governs(knob, path)
         ]
         self.report(recurrent, "left as they are: recurrent layers keep their width")
-        groups = channel_groups(model, self.example_inputs, _NORM[self.criterion])
-        inside = [group for group in groups if all(self.governs(knob, maker) for maker in group.makers)]
-        partly = _makers(group for group in groups if group not in inside)
+        inside = [group for group in graph.groups if all(self.governs(knob, maker) for maker in group.makers)]
+        partly = _makers(group for group in graph.groups if group not in inside)
         self.report(
             (maker for maker in partly if self.governs(knob, maker)),
             "left whole: their channels go with those of layers the knob does not govern",
         )
-        unknown = [group for group in inside if not len(group.scores)]
-        self.report(_makers(unknown), "left whole: their channels cannot be ranked or removed")
-        inside = [group for group in inside if len(group.scores)]
+        unknown = [group for group in inside if not group.removable]
+        self.report(_makers(unknown), "left whole: their channels cannot be removed")
+        inside = [group for group in inside if group.removable]
         if not inside:
             raise NotApplicable(f"{knob.name}: no layer whose channels can go without changing the output's shape")
         return inside
 
-    def _choose(self, groups: Sequence[ChannelGroup], ratio: float) -> list[Tensor]:
-        return channels_to_remove(
-            [group.scores for group in groups],
-            ratio,
-            blocks=[group.blocks for group in groups],
-            round_to=self.round_to,
-            together=self.global_ranking,
-        )
+    def _scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """Return the importance of the channels of each group that the criterion can rank, by root."""
+        data = None if self.data is None else self.data.subset(self.samples)
+        found = {group.root: score for group, score in zip(groups, self.criterion(model, groups, data), strict=True)}
+        kind = type(self.criterion).__name__
+        unknown = [group for group in groups if not len(found[group.root])]
+        self.report(_makers(unknown), f"left whole: {kind} has nothing to rank their channels by")
+        return {root: score for root, score in found.items() if len(score)}
 
-    def _search(self, model: nn.Module, groups: list[ChannelGroup], ratio: float) -> Cut:
-        """Return the cut through as many groups as can be cut together; report the others."""
-        cuts = 0
-        reason = CutFailed()
+    def _choose(
+        self, knob: Knob, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], value: Value
+    ) -> dict[str, Tensor]:
+        ranked = [scores[group.root] for group in groups]
+        blocks = [group.blocks for group in groups]
+        if self._is(knob, _ROUND_TO):
+            chosen = channels_to_round(ranked, int(value), blocks=blocks)
+        else:
+            unit = self.round_to if isinstance(self.round_to, int) else 1
+            scopes: list[Hashable] | None = None
+            if self.scope != "layer":
+                scopes = [group.kind if self.scope == "isomorphic" else None for group in groups]
+            chosen = channels_to_remove(ranked, float(value), blocks=blocks, round_to=unit, scopes=scopes)
+        for place, group in enumerate(groups):
+            if group.heads > 1:
+                wanted = 0.0 if self._is(knob, _ROUND_TO) else len(chosen[place]) / group.size
+                chosen[place] = blocks_to_remove(ranked[place], wanted, group.heads)
+        return {group.root: channels for group, channels in zip(groups, chosen, strict=True)}
 
-        def attempt(allowed: Iterable[ChannelGroup]) -> Cut | None:
-            nonlocal cuts, reason
-            cuts += 1
-            roots = frozenset(group.root for group in allowed)
-            try:
-                return cut(
-                    model, self.example_inputs, _NORM[self.criterion], roots, lambda found: self._choose(found, ratio)
-                )
-            except CutFailed as failed:
-                reason = failed
-                return None
+    def _cut(
+        self,
+        model: nn.Module,
+        knob: Knob,
+        graph: Graph,
+        groups: list[ChannelGroup],
+        scores: Mapping[str, Tensor],
+        value: Value,
+    ) -> Cut:
+        """Cut through as many groups as can be cut together; report the others."""
+        chosen = self._choose(knob, groups, scores, value)
+        untouched = [group for group in groups if not len(chosen[group.root])]
+        if self._is(knob, _ROUND_TO):
+            groups = [group for group in groups if group not in untouched]
+        elif self.scope == "layer" or len(untouched) == len(groups):
+            # Ranked together, a group that loses nothing still counts in the share that the others lose.
+            self.report(_makers(untouched), f"left whole: {value:g} of their channels is less than one to remove")
+            groups = [group for group in groups if group not in untouched]
+        if not groups:
+            return Cut(model, {})
 
-        best = attempt(groups)
-        if best is not None:
-            return best
-        why = reason
-        simple = [group for group in groups if group.simple]
-        kept = simple
-        best = attempt(simple) if simple else None
-        if best is None:
-            kept = []
-        for group in groups:
-            if group not in kept and cuts < _MOST_CUTS:
-                wider = attempt([*kept, group])
-                if wider is not None:
-                    kept, best = [*kept, group], wider
-        if best is None:
-            raise why
-        left = [group for group in groups if group not in kept]
-        self.report(_makers(left), f"left whole: their channels cannot go ({why})")
-        return best
+        def attempt(allowed: Sequence[ChannelGroup], prepared: Graph | None) -> Cut:
+            fresh = prepared or Graph(model, self.example_inputs)
+            return cut(model, self.example_inputs, fresh, self._choose(knob, allowed, scores, value))
+
+        smaller, reasons = widest_cut(groups, graph, attempt)
+        for reason in dict.fromkeys(reasons.values()):
+            left = [group for group in groups if reasons.get(group.root) == reason]
+            self.report(_makers(left), f"left whole: their channels cannot go ({reason})")
+        return smaller
 
 
 def _makers(groups: Iterable[ChannelGroup]) -> list[str]:
     return [maker for group in groups for maker in group.makers]
-
-
-def _hold(smaller: Cut, states: dict[str, WeightState]) -> None:
-    """Put the masks and grids that held the full weights on the cut ones, cut alike."""
-    for path, layer in weight_layers(smaller.model):
-        state = states[path]
-        if state.grid is None and state.keep is None:
-            continue
-        survivors = smaller.survivors.get((path, "weight"))
-        if survivors is None:
-            write_weight(layer, state)
-            continue
-        keep = None if state.keep is None else sliced(state.keep, survivors)
-        grid = state.grid
-        if grid is not None:
-            shape = state.weight.shape
-            scale, zero_point = (sliced_like(t, shape, survivors) for t in (grid.scale, grid.zero_point))
-            grid = Grid(scale, zero_point, grid.bits)
-        write_weight(layer, WeightState(layer.weight.detach(), grid, keep))

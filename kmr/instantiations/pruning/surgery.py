@@ -1,50 +1,21 @@
-"""Removing channels from a model exactly: which layers depend on each other, the cut, and the proof that it was right.
+"""Removing channels from a model exactly: the cut, which elements of every parameter survive it, and the proof.
 
-The dependency graph of Torch-Pruning (Fang et al. 2023) says which slices of which parameters go together. It is run on
-a twin whose parameters hold the numbers of their own elements, so that after the cut every parameter of the twin tells
-which elements of the original survive: weights, masks and grids are then sliced alike, bit by bit.
-
-A graph traced from one forward pass misses what lies in the shapes of the code (`view(-1, 32)`, a padded shortcut,
-attention heads), so a cut is believed only once it is proved (`proof`).
+The cut is made in a twin whose parameters hold the numbers of their own elements, so that afterwards every parameter of
+the twin tells which elements of the original survive: weights, masks and grids are then sliced alike, bit by bit.
 """
 
-import contextlib
-import copy
-import io
-import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError
 from kmr.data import Inputs
-from kmr.instantiations.pruning.proof import CutFailed, brief, check_cut, outputs_of
+from kmr.instantiations.pruning.graph import Graph
+from kmr.instantiations.pruning.proof import CutFailed, check_cut
+from kmr.weights import Grid, WeightState, weight_layers, write_weight
 
-Choice = Callable[[Sequence["ChannelGroup"]], Sequence[Tensor]]
-"""Of the groups that may be cut, the channel numbers to remove from each."""
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Channels that can only be removed together, through every layer that makes or reads them.
-
-    Args:
-        root: path of the layer whose output channels number the group.
-        makers: paths of all layers that lose output channels with it.
-        scores: importance of each channel, shape (channels,); empty where the channels cannot be ranked or removed.
-        blocks: equal blocks that must lose channels at the same places.
-        simple: one layer makes the channels, and nothing but per-channel operations stands between it and its readers.
-    """
-
-    root: str
-    makers: tuple[str, ...]
-    scores: Tensor
-    blocks: int
-    simple: bool
+_EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,49 +26,45 @@ class Cut:
     survivors: dict[tuple[str, str], Tensor]
 
 
-def channel_groups(model: nn.Module, inputs: Inputs, norm: int) -> list[ChannelGroup]:
-    """Return the groups of channels that do not reach the model's output.
-
-    Args:
-        model: without parametrizations; it is not changed.
-        inputs: a batch the model runs on.
-        norm: importance is the mean, over the layers of a group, of a channel's weights in this power.
-
-    Raises:
-        CutFailed: the model cannot be traced.
-    """
-    with _quiet():
-        graph = _traced(copy.deepcopy(model), inputs)
-        return [group for group, _ in _groups(graph, norm)]
-
-
-def cut(model: nn.Module, inputs: Inputs, norm: int, roots: frozenset[str], choose: Choice) -> Cut:
+def cut(model: nn.Module, inputs: Inputs, graph: Graph, removed: Mapping[str, Tensor]) -> Cut:
     """Return a model without the chosen channels, checked; the given one is not changed.
 
     Args:
         model: without parametrizations.
         inputs: a batch the model runs on.
-        norm: as for `channel_groups`.
-        roots: the groups that may be cut, by root.
-        choose: picks the channels.
+        graph: of this model; it is used up.
+        removed: the channels to remove from each group, by its root.
 
     Raises:
         CutFailed: with the reason.
     """
-    twin = copy.deepcopy(model)
-    with _quiet():
-        graph = _traced(twin, inputs)
-        groups = [(group, handler) for group, handler in _groups(graph, norm) if group.root in roots]
-        chosen = choose([group for group, _ in groups])
-        _number_elements(twin)
-        for (group, handler), channels in zip(groups, chosen, strict=True):
-            if len(channels):
-                _remove(graph, twin.get_submodule(group.root), handler, channels)
+    twin = graph.twin
+    _number_elements(twin)
+    graph.remove(removed)
     survivors = _fill(twin, model)
     for smaller, original in zip(twin.modules(), model.modules(), strict=True):
         smaller.training = original.training
-    check_cut(model, twin, survivors, inputs)
+    check_cut(model, twin, survivors, inputs, graph.shapes)
     return Cut(twin, survivors)
+
+
+def hold(smaller: Cut, states: Mapping[str, WeightState]) -> None:
+    """Put the masks and grids that held the full weights on the cut ones, cut alike."""
+    for path, layer in weight_layers(smaller.model):
+        state = states[path]
+        if state.grid is None and state.keep is None:
+            continue
+        survivors = smaller.survivors.get((path, "weight"))
+        if survivors is None:
+            write_weight(layer, state)
+            continue
+        keep = None if state.keep is None else sliced(state.keep, survivors)
+        grid = state.grid
+        if grid is not None:
+            shape = state.weight.shape
+            scale, zero_point = (sliced_like(t, shape, survivors) for t in (grid.scale, grid.zero_point))
+            grid = Grid(scale, zero_point, grid.bits)
+        write_weight(layer, WeightState(layer.weight.detach(), grid, keep))
 
 
 def sliced(tensor: Tensor, survivors: Tensor) -> Tensor:
@@ -117,123 +84,17 @@ def sliced_like(scale: Tensor, shape: torch.Size, survivors: Tensor) -> Tensor:
     return cut_full.contiguous()
 
 
-def _torch_pruning() -> Any:
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise KMRError("structured pruning needs Torch-Pruning: pip install torch-pruning") from error
-    return torch_pruning
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        torch.enable_grad(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _traced(model: nn.Module, inputs: Inputs) -> Any:
-    """Return the dependency graph of a model, which is left in eval mode with gradients on."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    tp = _torch_pruning()
-
-    def differentiable(traced: nn.Module, batch: Inputs) -> list[Tensor]:
-        return [output for output in outputs_of(traced, batch) if output.grad_fn is not None]
-
-    try:
-        return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=differentiable, verbose=False)
-    except Exception as error:
-        raise CutFailed(f"the model cannot be traced: {brief(error)}") from error
-
-
-def _groups(graph: Any, norm: int) -> Iterator[tuple[ChannelGroup, Any]]:
-    """Yield each group that keeps clear of the output, with the graph's handle on its root."""
-    tp = _torch_pruning()
-    importance = tp.importance.GroupMagnitudeImportance(p=norm)
-    kinds = tp.ops.OPTYPE
-    direct = {kinds.CONV, kinds.LINEAR, kinds.DEPTHWISE_CONV, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE}
-    for members in list(graph.get_all_groups(root_module_types=[tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR])):
-        touched = [(dep.target, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in members]
-        if any(makes and (not node.outputs or isinstance(node.module, nn.RNNBase)) for node, makes in touched):
-            continue
-        makers = [node.module for node, makes in touched if makes and _makes_channels(node.module)]
-        blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
-        scores = _scores(importance, members)
-        if len(scores) % blocks or any(_is_grouped_transposed(node.module) for node, _ in touched):
-            scores = torch.empty(0)
-        mixers = [m for m in makers if not (isinstance(m, nn.modules.conv._ConvNd) and _is_depthwise(m))]
-        yield (
-            ChannelGroup(
-                root=graph._module2name[members[0].dep.target.module],
-                makers=tuple(dict.fromkeys(graph._module2name[maker] for maker in makers)),
-                scores=scores,
-                blocks=blocks,
-                simple=len(set(mixers)) == 1 and all(node.type in direct for node, _ in touched),
-            ),
-            members[0].dep.handler,
-        )
-
-
-def _scores(importance: Any, members: Any) -> Tensor:
-    try:
-        scores = importance(members)
-    except Exception:  # whatever the library meets in layers it does not know
-        scores = None
-    return torch.empty(0) if scores is None else torch.as_tensor(scores)
-
-
-def _is_grouped_transposed(module: Any) -> bool:
-    """Tell whether a layer's weight has the channels of one group only, which the dependency graph takes for all."""
-    return isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1 and not _is_depthwise(module)
-
-
-def _makes_channels(module: Any) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding | nn.MultiheadAttention)
-
-
-def _is_depthwise(convolution: Any) -> bool:
-    return bool(convolution.groups == convolution.out_channels and convolution.groups > 1)
-
-
-def _blocks(module: Any) -> int:
-    match module:
-        case nn.GroupNorm():
-            return int(module.num_groups)
-        case nn.MultiheadAttention():
-            return int(module.num_heads)
-        case nn.modules.conv._ConvNd() if not _is_depthwise(module):
-            return int(module.groups)
-    return 1
-
-
 def _number_elements(model: nn.Module) -> None:
     """Overwrite every parameter and buffer with 0, 1, 2, … in its own shape."""
 
     def numbers(tensor: Tensor) -> Tensor:
-        return torch.arange(tensor.numel(), dtype=torch.float64, device=tensor.device).reshape(tensor.shape)
+        kind = torch.float32 if tensor.numel() <= _EXACT_IN_FLOAT32 else torch.float64
+        return torch.arange(tensor.numel(), dtype=kind, device=tensor.device).reshape(tensor.shape)
 
     for parameter in model.parameters():
         parameter.data = numbers(parameter)
     for module in model.modules():
         module._buffers.update({name: numbers(b) for name, b in module._buffers.items() if b is not None})
-
-
-def _remove(graph: Any, root: nn.Module, handler: Any, channels: Tensor) -> None:
-    try:
-        members = graph.get_pruning_group(root, handler, channels.tolist())
-        if not graph.check_pruning_group(members):
-            raise CutFailed("a layer would lose all its channels")
-        members.prune()
-    except CutFailed:
-        raise
-    except Exception as error:
-        raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
 
 
 def _fill(twin: nn.Module, original: nn.Module) -> dict[tuple[str, str], Tensor]:
@@ -247,7 +108,9 @@ def _fill(twin: nn.Module, original: nn.Module) -> dict[tuple[str, str], Tensor]
             numbers = smaller._parameters[name].detach().long()  # type: ignore[union-attr]
             survivors[path, name] = numbers
             if id(parameter) not in made:
-                kept = nn.Parameter(sliced(parameter.detach(), numbers), requires_grad=parameter.requires_grad)
+                whole = numbers.shape == parameter.shape
+                values = parameter.detach() if whole else sliced(parameter.detach(), numbers)
+                kept = nn.Parameter(values, requires_grad=parameter.requires_grad)
                 made[id(parameter)] = numbers, kept
             shared_numbers, shared = made[id(parameter)]
             if not torch.equal(shared_numbers, numbers):

@@ -14,6 +14,7 @@ from kmr.core import NotApplicable, Rule, RuleWarning
 from kmr.data import forward
 from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
+from kmr.instantiations.pruning.criteria import L1
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.weights import read_weight, weight_layers
 
@@ -22,7 +23,7 @@ RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "prune_layerwise": (lambda _: UnstructuredPruning(scope="layer"), 0.6),
     "structured": (lambda inputs: StructuredPruning(example_inputs=inputs), 0.5),
     "structured_global": (
-        lambda inputs: StructuredPruning(example_inputs=inputs, global_ranking=True, criterion="l1"),
+        lambda inputs: StructuredPruning(example_inputs=inputs, scope="global", criterion=L1()),
         0.4,
     ),
     "quantize": (lambda _: WeightQuantization(), 3),

@@ -24,7 +24,7 @@ def test_one_channel_is_always_left() -> None:
 
 
 def test_ranked_together_a_weak_set_pays_for_all_but_keeps_its_best() -> None:
-    assert remove([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]], 0.5, together=True) == [[0, 1], [0]]
+    assert remove([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]], 0.5, scopes=[0, 0]) == [[0, 1], [0]]
 
 
 def test_blocks_lose_channels_at_the_same_places() -> None:
@@ -43,12 +43,11 @@ def test_round_to_keeps_the_nearest_multiple() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 6), st.floats(0, 1), st.booleans())
-def test_what_is_kept_fits_blocks_and_rounding(
-    places: int, blocks: int, unit: int, ratio: float, together: bool
-) -> None:
+def test_what_is_kept_fits_blocks_and_rounding(places: int, blocks: int, unit: int, ratio: float, alone: bool) -> None:
     torch.manual_seed(0)
     total = places * blocks
-    (removed,) = channels_to_remove([torch.rand(total)], ratio, blocks=[blocks], round_to=unit, together=together)
+    scopes = None if alone else [0]
+    (removed,) = channels_to_remove([torch.rand(total)], ratio, blocks=[blocks], round_to=unit, scopes=scopes)
     kept = total - len(removed)
     assert kept >= 1
     assert kept == total or kept % math.lcm(unit, blocks) == 0

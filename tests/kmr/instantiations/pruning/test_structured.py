@@ -7,9 +7,11 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from benchmarks.architectures import make
 from kmr.core import KMRError, NotApplicable, RuleWarning
-from kmr.data import forward
+from kmr.data import Split, forward
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
+from kmr.instantiations.pruning.criteria import L1, L2, Taylor
 from kmr.instantiations.pruning.surgery import sliced_like
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.weights import read_weight
@@ -49,8 +51,8 @@ def test_l1_and_l2_rank_differently() -> None:
     # Sums of magnitudes 4 and 3, of squares 4 and 9.
     rows = [[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0]]
     model = nn.Sequential(linear(rows, [0.0, 0.0]), linear([[0.0, 0.0]], [0.0]))
-    assert prune(model, torch.ones(1, 4), criterion="l1")[0][0].weight.tolist() == [rows[0]]
-    assert prune(model, torch.ones(1, 4), criterion="l2")[0][0].weight.tolist() == [rows[1]]
+    assert prune(model, torch.ones(1, 4), criterion=L1())[0][0].weight.tolist() == [rows[0]]
+    assert prune(model, torch.ones(1, 4), criterion=L2())[0][0].weight.tolist() == [rows[1]]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_grouped_transposed_convolutions_stay_whole(case: Any) -> None:
     model, inputs = case("transposed")
     moved, notes = prune(model, inputs)
     assert (moved[0].out_channels, moved[2].out_channels, moved[4].out_channels) == (4, 12, 12)
-    assert notes == ["structured: 2, 4: left whole: their channels cannot be ranked or removed"]
+    assert notes == ["structured: 2, 4: left whole: their channels cannot be removed"]
 
 
 def test_every_output_keeps_its_shape() -> None:
@@ -144,7 +146,7 @@ def test_global_ranking_takes_from_the_weaker_group() -> None:
     first = linear([[1.0], [1.0], [1.0], [1.0]], [0.0] * 4)  # all alike: each is its group's mean
     second = linear([[8.0] * 4, [1.0] * 4, [1.0] * 4, [1.0] * 4], [0.0] * 4)  # three far below theirs
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), linear([[0.0] * 4], [0.0]))
-    moved, _ = prune(model, torch.ones(1, 1), 3 / 8, global_ranking=True)
+    moved, _ = prune(model, torch.ones(1, 1), 3 / 8, scope="global")
     assert (moved[0].out_features, moved[2].out_features) == (4, 1)
     moved, _ = prune(model, torch.ones(1, 1), 0.5)
     assert (moved[0].out_features, moved[2].out_features) == (2, 2)
@@ -184,7 +186,7 @@ def test_round_to_and_a_ratio_below_one_channel(case: Any) -> None:
     assert torch.equal(forward(moved, inputs), forward(model, inputs))
     assert len(notes) == 1
     assert notes[0].startswith("structured: 0, 4, 8: left whole: 0.01 of their channels is less than one")
-    moved, notes = prune(model, inputs, 0.01, global_ranking=True)
+    moved, notes = prune(model, inputs, 0.01, scope="global")
     assert torch.equal(forward(moved, inputs), forward(model, inputs))
     assert len(notes) == 1
 
@@ -278,7 +280,7 @@ def test_without_the_library_the_way_out_is_named(case: Any, monkeypatch: pytest
 
 
 def test_settings_outside_their_choices_are_refused() -> None:
-    with pytest.raises(KMRError, match="l1 or l2"):
+    with pytest.raises(KMRError, match="one of kmr's criteria"):
         StructuredPruning(example_inputs=None, criterion="taylor")  # type: ignore[arg-type]
     with pytest.raises(KMRError, match="round_to"):
         StructuredPruning(example_inputs=None, round_to=0)
@@ -288,3 +290,79 @@ def test_a_warning_is_a_rule_warning(case: Any) -> None:
     model, inputs = case("option_a")
     with pytest.warns(RuleWarning):
         StructuredPruning(example_inputs=inputs)(model, "structured.ratio", 0.5)
+
+
+def widths(model: nn.Module) -> list[int]:
+    return [model[0].out_channels, model[4].out_channels, model[8].out_features]  # type: ignore[index, union-attr, list-item]
+
+
+def test_a_group_of_layers_loses_more_than_the_rest(case: Any) -> None:
+    model, inputs = case("vgg")
+    rule = StructuredPruning(example_inputs=inputs, groups={"late": ("4", "8")})
+    assert [knob.name for knob in rule.knobs] == ["structured.ratio", "structured.extra@late"]
+    first = rule(model, "structured.ratio", 0.25)
+    assert widths(first) == [6, 9, 12]
+    assert widths(rule(first, "structured.extra@late", 0.5)) == [6, 4, 6]
+
+
+def test_rounding_can_be_a_knob_of_its_own(case: Any) -> None:
+    model, inputs = case("vgg")
+    rule = StructuredPruning(example_inputs=inputs, round_to=(1, 4, 8))
+    ratio, rounding = rule.knobs
+    assert (ratio.name, rounding.name, rounding.domain.neutral) == ("structured.ratio", "structured.round_to", 1)
+    first = rule(model, ratio.name, 0.3)
+    assert widths(first) == [6, 8, 11]
+    assert widths(rule(first, rounding.name, 4)) == [4, 8, 8]
+    assert widths(rule(first, rounding.name, 8)) == [6, 8, 8]  # fewer than 8 stay
+
+
+def test_isomorphic_groups_are_ranked_among_themselves() -> None:
+    def layers(scale: float) -> list[nn.Module]:
+        strong, weak = [[8.0 * scale] * 4], [[scale] * 4] * 3
+        return [linear(strong + weak, [0.0] * 4), nn.ReLU()]
+
+    # Two linear groups of the same layers and a normalised one, whose strong channel stands out most.
+    model = nn.Sequential(
+        linear([[1.0]] * 4, [0.0] * 4), nn.ReLU(), *layers(1.0), linear([[1.0] * 4] * 4, [0.0] * 4), nn.LayerNorm(4),
+        linear([[1.0] * 4], [0.0]),
+    )  # fmt: skip
+    moved, _ = prune(model, torch.ones(2, 1), 0.5, scope="isomorphic")
+    plain, normalised = moved[0].out_features + moved[2].out_features, moved[4].out_features
+    assert (plain, normalised) == (4, 2)  # each kind pays its own half
+    moved, _ = prune(model, torch.ones(2, 1), 0.5, scope="global")
+    assert moved[0].out_features + moved[2].out_features + moved[4].out_features == 6
+
+
+def test_criteria_that_read_data_go_through_the_rule(case: Any) -> None:
+    model, inputs = case("vgg")
+    data = Split((inputs, torch.tensor([0, 1])), 2)
+    moved, notes = prune(model, inputs, criterion=Taylor(), data=data, scope="global")
+    assert sum(p.numel() for p in moved.parameters()) < sum(p.numel() for p in model.parameters())
+    assert notes == []
+    with pytest.raises(KMRError, match="give the rule `data`"):
+        prune(model, inputs, criterion=Taylor())
+
+
+def test_heads_go_as_wholes_and_the_code_is_told() -> None:
+    case = make("vit, fused qkv")
+    for layer in case.model.layers:  # type: ignore[union-attr]
+        layer.attention.qkv.weight.data *= 5  # so that attention is not even
+        layer.attention.proj.weight.data[:, 4:8] = 0  # the second head is the weakest
+        layer.attention.qkv.weight.data.view(3, 4, 4, 16)[:, 1] *= 0.1
+    moved, notes = prune(case.model, case.inputs, 0.25, layers=("layers.*.attention.qkv",))
+    assert notes == []
+    for before, after in zip(case.model.layers, moved.layers, strict=True):  # type: ignore[arg-type]
+        assert (after.attention.num_heads, after.attention.head_dim) == (3, 4)
+        kept = torch.tensor([0, 2, 3])
+        expected = before.attention.qkv.weight.view(3, 4, 4, 16)[:, kept].reshape(36, 16)
+        assert torch.equal(after.attention.qkv.weight, expected)
+
+
+def test_heads_of_uneven_attention_stay_whole_or_go_whole() -> None:
+    case = make("vit, separate q k v")
+    for layer in case.model.layers:  # type: ignore[union-attr]
+        layer.attention.query.weight.data *= 10
+        layer.attention.key.weight.data *= 10
+    moved, _ = prune(case.model, case.inputs, 0.5, layers=("layers.*.attention.*",), exclude=("*.out",))
+    assert [layer.attention.query.out_features for layer in moved.layers] == [8, 8]
+    assert [layer.attention.num_heads for layer in moved.layers] == [2, 2]

@@ -1,0 +1,275 @@
+"""Which channels of a model can only go together: the graph of Torch-Pruning (Fang et al. 2023) as plain data.
+
+The graph is run on a twin of the model, which is what a cut is made in (`surgery`). A graph traced from one pass
+misses what lies in the shapes of the code (`view(-1, 32)`, a padded shortcut, attention heads), so what it says is a
+proposal: a cut is believed only once it is proved (`proof`).
+"""
+
+import contextlib
+import copy
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmr.core import KMRError
+from kmr.data import Inputs
+from kmr.instantiations.pruning.closure import Closure, follow
+from kmr.instantiations.pruning.heads import fused, holder_of, mixes_tokens, tell
+from kmr.instantiations.pruning.proof import CutFailed, brief, outputs_of
+from kmr.instantiations.pruning.rows import is_transposed_linear
+from kmr.instantiations.pruning.transposed_linear import transposed_linear_pruner
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a group takes from one layer.
+
+    Args:
+        path: of the layer.
+        makes: whether the layer makes the channels (or carries them on one by one) or reads them.
+        positions: the layer's own numbers of these channels, (n,).
+        channels: for each position the group's channel it belongs to, (n,).
+    """
+
+    path: str
+    makes: bool
+    positions: Tensor
+    channels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that can only be removed together, through every layer that makes or reads them.
+
+    Args:
+        root: path of a layer that makes them, which names the group.
+        makers: paths of all layers that lose output channels with it.
+        parts: the share of every layer that has parameters for these channels.
+        size: number of channels.
+        blocks: equal blocks that must lose channels at the same places.
+        simple: one layer makes the channels, and nothing but per-channel operations stands between it and its readers.
+        removable: whether the library cuts such groups rightly.
+        kind: equal for groups of the same layers in the same order (isomorphic groups).
+        holder: path of the module that counts the attention heads these channels are; None where they are none.
+        heads: number of attention heads; they go as wholes.
+    """
+
+    root: str
+    makers: tuple[str, ...]
+    parts: tuple[Part, ...]
+    size: int
+    blocks: int
+    simple: bool
+    removable: bool
+    kind: str
+    holder: str | None = None
+    heads: int = 1
+
+
+class Graph:
+    """The dependency graph of a twin of a model, good for one cut.
+
+    Args:
+        model: without parametrizations; it is not changed.
+        inputs: a batch the model runs on.
+
+    Raises:
+        CutFailed: the model cannot be traced.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        # The twin reads the model's own weights, and is given others before it is cut.
+        self.twin = copy.deepcopy(
+            model, {id(p): nn.Parameter(p.detach()) for p in model.parameters() if p.is_floating_point()}
+        )
+        with quiet():
+            self.shapes: list[torch.Size] = []
+            self._graph = _traced(self.twin, inputs, self.shapes)
+            self._closures: dict[str, Closure] = {}
+            self.groups = tuple(self._read())
+        """The groups that do not reach the model's output."""
+
+    def remove(self, removed: Mapping[str, Tensor]) -> None:
+        """Remove channels, by the root of their group, from the twin.
+
+        Raises:
+            CutFailed: the layers do not fit together, or one would be left with nothing.
+        """
+        cuts: dict[tuple[Any, Any], tuple[Any, set[int]]] = {}
+        for root, channels in removed.items():
+            closure, gone = self._closures[root], set(self._roots_of(root, channels))
+            for member in closure.members:
+                indices = {index for index, source in member.roots.items() if source in gone}
+                key = (member.node, member.handler)
+                cuts.setdefault(key, (member.dependency, set()))[1].update(indices)
+        for dependency, indices in cuts.values():
+            width = self._width(dependency)
+            if width is not None and width <= len(indices):
+                raise CutFailed("a layer would lose all its channels")
+        try:
+            with quiet():
+                for dependency, indices in cuts.values():
+                    if indices:
+                        self._remove(dependency, sorted(indices))
+        except Exception as error:
+            raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
+        for group in self.groups:
+            heads_gone = len(removed.get(group.root, ())) * group.heads // group.size
+            if group.holder is not None and heads_gone:
+                tell(self.twin.get_submodule(group.holder), group.heads, group.heads - heads_gone, group.size)
+
+    def _roots_of(self, root: str, channels: Tensor) -> list[int]:
+        linked = self._closures[root].linked
+        wanted: list[int] = channels.tolist()
+        return wanted if linked is None else [index for channel in wanted for index in linked[channel]]
+
+    def _width(self, dependency: Any) -> int | None:
+        makes = self._graph.is_out_channel_pruning_fn(dependency.handler)
+        width = (self._graph.get_out_channels if makes else self._graph.get_in_channels)(dependency.target)
+        return None if width is None else int(width)
+
+    def _remove(self, dependency: Any, indices: list[int]) -> None:
+        target = dependency.target.module
+        if isinstance(target, nn.Parameter):
+            path, _, name = self._graph._param_to_name[target].rpartition(".")
+            setattr(self.twin.get_submodule(path), name, dependency(indices))
+        elif target in self._graph._module2name:
+            dependency(indices)
+
+    def _read(self) -> Iterator[ChannelGroup]:
+        graph, tp = self._graph, _torch_pruning()
+        kinds = tp.ops.OPTYPE
+        direct = {
+            kinds.CONV, kinds.LINEAR, kinds.DEPTHWISE_CONV, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.CUSTOMIZED,
+        }  # fmt: skip
+        roots = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR, *_transposed_linears(self.twin))
+        seen: set[Any] = set()
+        for root in list(graph.module2node):
+            if not isinstance(root, roots) or root in seen:
+                continue
+            handler = graph.get_pruner_of_module(root).prune_out_channels
+            closure = follow(graph, root, handler, list(range(graph.get_out_channels(root))))
+            if not closure.sound:
+                closure = fused(graph, self.twin, root, graph._module2name[root]) or closure
+            touched = [(member.node, graph.is_out_channel_pruning_fn(member.handler)) for member in closure.members]
+            seen.update(node.module for node, makes in touched if makes)
+            if any(makes and (not node.outputs or isinstance(node.module, nn.RNNBase)) for node, makes in touched):
+                continue
+            name = graph._module2name[root]
+            self._closures[name] = closure
+            makers = [node.module for node, makes in touched if makes and _makes_channels(node.module)]
+            mixers = [m for m in makers if not (isinstance(m, nn.modules.conv._ConvNd) and is_depthwise(m))]
+            size = len(closure.linked or closure.members[0].roots)
+            blocks = math.lcm(*(_blocks(node.module) for node, _ in touched))
+            paths = tuple(dict.fromkeys(graph._module2name[maker] for maker in makers))
+            held = None
+            if (len(paths) > 1 and mixes_tokens(closure)) or (closure.linked is not None and len(closure.members) == 2):
+                held = holder_of(self.twin, paths, size)
+            yield ChannelGroup(
+                root=name,
+                makers=paths,
+                parts=tuple(self._parts(closure)) if closure.sound else (),
+                size=size,
+                blocks=blocks,
+                simple=len(set(mixers)) == 1 and all(node.type in direct for node, _ in touched),
+                removable=closure.sound
+                and size % blocks == 0
+                and not any(_one_group_only(n.module) for n, _ in touched),
+                kind=" ".join(f"{type(node.module).__name__}:{'out' if makes else 'in'}" for node, makes in touched),
+                holder=None if held is None else held[0],
+                heads=1 if held is None else held[1],
+            )
+
+    def _parts(self, closure: Closure) -> Iterator[Part]:
+        channel_of = None
+        if closure.linked is not None:
+            channel_of = {index: channel for channel, indices in enumerate(closure.linked) for index in indices}
+        for member in closure.members:
+            module = member.node.module
+            if not isinstance(module, nn.Module) or not any(True for _ in module.parameters(recurse=False)):
+                continue
+            pairs = [(index, root) for index, root in sorted(member.roots.items()) if root is not None]
+            channels = [root if channel_of is None else channel_of[root] for _, root in pairs]
+            yield Part(
+                path=self._graph._module2name[module],
+                makes=self._graph.is_out_channel_pruning_fn(member.handler),
+                positions=torch.tensor([index for index, _ in pairs], dtype=torch.long),
+                channels=torch.tensor(channels, dtype=torch.long),
+            )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let the library print and warn to nobody, with gradients on, which its tracing needs."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        torch.enable_grad(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_depthwise(convolution: Any) -> bool:
+    """Tell whether each channel of a convolution is made from its own alone."""
+    return bool(convolution.groups == convolution.out_channels and convolution.groups > 1)
+
+
+def _torch_pruning() -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise KMRError("structured pruning needs Torch-Pruning: pip install torch-pruning") from error
+    return torch_pruning
+
+
+def _traced(model: nn.Module, inputs: Inputs, shapes: list[torch.Size]) -> Any:
+    """Return the dependency graph of a model, left in eval mode with gradients on; add the shapes of its outputs."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    tp = _torch_pruning()
+
+    def differentiable(traced: nn.Module, batch: Inputs) -> list[Tensor]:
+        outputs = outputs_of(traced, batch)
+        shapes.extend(output.shape for output in outputs)
+        return [output for output in outputs if output.grad_fn is not None]
+
+    own = {kind: transposed_linear_pruner() for kind in _transposed_linears(model)}
+    try:
+        return tp.DependencyGraph().build_dependency(
+            model, inputs, forward_fn=differentiable, customized_pruners=own or None, verbose=False
+        )
+    except Exception as error:
+        raise CutFailed(f"the model cannot be traced: {brief(error)}") from error
+
+
+def _transposed_linears(model: nn.Module) -> list[type]:
+    return list(dict.fromkeys(type(module) for module in model.modules() if is_transposed_linear(module)))
+
+
+def _one_group_only(module: Any) -> bool:
+    """Tell whether a layer's weight has the channels of one group only, which the dependency graph takes for all."""
+    return isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1 and not is_depthwise(module)
+
+
+def _makes_channels(module: Any) -> bool:
+    kinds = nn.modules.conv._ConvNd | nn.Linear | nn.Embedding | nn.MultiheadAttention
+    return isinstance(module, kinds) or is_transposed_linear(module)
+
+
+def _blocks(module: Any) -> int:
+    match module:
+        case nn.GroupNorm():
+            return int(module.num_groups)
+        case nn.MultiheadAttention():
+            return int(module.num_heads)
+        case nn.modules.conv._ConvNd() if not is_depthwise(module):
+            return int(module.groups)
+    return 1

@@ -1,0 +1,41 @@
+"""A layer's weight as a matrix with one row for each of its channels, whichever way the layer keeps it."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def channel_rows(layer: Any, tensor: Tensor, makes: bool) -> Tensor | None:
+    """Return a tensor of the shape of a layer's weight as (channels, elements), None for layers of no known form.
+
+    Args:
+        layer: the layer; of a grouped one each row holds what its own group has.
+        tensor: the weight, its gradient, or anything else of that shape.
+        makes: rows of the channels the layer makes, or of those it reads.
+    """
+    match layer:
+        case nn.modules.conv._ConvTransposeNd():
+            inputs = tensor.reshape(layer.groups, layer.in_channels // layer.groups, -1, tensor[0, 0].numel())
+            if makes:
+                return inputs.transpose(1, 2).reshape(layer.out_channels, -1)
+            return tensor.reshape(layer.in_channels, -1)
+        case nn.modules.conv._ConvNd() if not makes:
+            grouped = tensor.reshape(layer.groups, layer.out_channels // layer.groups, -1, tensor[0, 0].numel())
+            return grouped.transpose(1, 2).reshape(layer.in_channels, -1)
+        case nn.modules.conv._ConvNd():
+            return tensor.reshape(layer.out_channels, -1)
+        case nn.Linear():
+            return tensor if makes else tensor.t()
+        case nn.Embedding():
+            return tensor.t()
+        case nn.modules.batchnorm._NormBase() | nn.GroupNorm() | nn.LayerNorm() if tensor.dim() == 1:
+            return tensor[:, None]
+    if is_transposed_linear(layer):
+        return tensor.t() if makes else tensor
+    return None
+
+
+def is_transposed_linear(module: Any) -> bool:
+    """Tell whether a module is the linear layer of GPT-2 in `transformers`, whose weight is (inputs, outputs)."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")

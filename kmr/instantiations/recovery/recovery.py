@@ -1,0 +1,78 @@
+"""Recovery without training, as a knob: from nothing over BatchNorm statistics to least-squares reconstruction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+from torch import nn
+
+from kmr.core import Choice, KMRError, Knob, NotApplicable, Rule, Value
+from kmr.data import Inputs, Split
+from kmr.instantiations.layers import report
+from kmr.recovery.reconstruction import reconstruct
+from kmr.recovery.statistics import normalisations, recalibrate
+from kmr.recovery.synthesis import synthetic_inputs
+
+NONE, BN, RECONSTRUCT, BN_FREE, RECONSTRUCT_FREE = "none", "bn", "reconstruct", "bn_data_free", "reconstruct_data_free"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Recovery(Rule):
+    """Win quality back from activations alone, after whatever made the model smaller; no cost changes.
+
+    The value `bn` measures BatchNorm statistics again; `reconstruct` also fits the remaining weights to the original's
+    outputs, layer by layer. The `…_data_free` values do the same on inputs made from the original's BatchNorm
+    statistics, without data.
+
+    Args:
+        original: the model before compression.
+        data: calibration samples, in a random order by the seed; labels are not read. Needed by the values with data.
+        example_inputs: a batch, of which the shape counts. Needed by the values without data.
+        samples: calibration samples, run as one batch.
+        ridge: see `kmr.recovery.reconstruct`.
+        steps: see `kmr.recovery.synthetic_inputs`.
+    """
+
+    name: str = "recover"
+    original: nn.Module = field(repr=False, compare=False)
+    data: Split | None = field(default=None, repr=False, compare=False)
+    example_inputs: Inputs = field(default=None, repr=False, compare=False)
+    samples: int = 512
+    ridge: float = 1e-2
+    steps: int = 60
+    domain: ClassVar[Choice] = Choice((NONE, BN, RECONSTRUCT, BN_FREE, RECONSTRUCT_FREE), neutral=NONE)
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.ridge < 0:
+            raise KMRError(f"{self.name} needs samples >= 2 and ridge >= 0, not {self.samples} and {self.ridge}")
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.by`."""
+        return (Knob(f"{self.name}.by", self.domain),)
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        if value in (BN, BN_FREE) and not normalisations(model):
+            raise NotApplicable(f"{knob.name}={value}: the model has no BatchNorm statistics")
+        batches = self._made() if value in (BN_FREE, RECONSTRUCT_FREE) else self._drawn(str(value))
+        if value in (BN, BN_FREE):
+            return recalibrate(model, batches)
+        done = reconstruct(model, self.original, batches, ridge=self.ridge, seed=self.seed)
+        for why in sorted(set(done.left.values())):
+            report(self.name, (path for path, reason in done.left.items() if reason == why), f"left as they are: {why}")
+        return model
+
+    def _drawn(self, value: str) -> Sequence[Inputs]:
+        if self.data is None:
+            raise KMRError(f"{self.name}={value} needs calibration data: give it, or choose {value}_data_free")
+        return calibration(self.data, self.samples, self.seed)
+
+    def _made(self) -> Sequence[Inputs]:
+        return [synthetic_inputs(self.original, self.example_inputs, self.samples, steps=self.steps, seed=self.seed)]
+
+
+def calibration(data: Split, samples: int, seed: int) -> list[Inputs]:
+    """Return the inputs of samples drawn from a split by the seed, as one batch."""
+    inputs, _ = next(Split(data.source, samples).batches(shuffle_seed=seed))
+    return [inputs]
