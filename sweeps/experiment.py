@@ -97,7 +97,12 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
     _try_once(model, data)
     model = _with_weights(model, config, plain, data, trusted).eval()
-    live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
+    live = {
+        "example_inputs": data.train.first_inputs(),
+        "calibration": data.train,
+        "original": model,
+        "seed": config.seed,
+    }
     instantiation = _instantiation(config, plain, data, live, trusted)
     finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
     parts = {name: plain[name] for name in _IDENTITY}
