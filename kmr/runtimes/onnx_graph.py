@@ -4,6 +4,7 @@ Exporters and quantizers leave stack traces, long names and shape notes on every
 small int8 model they weigh as much as a tenth of the weights, so the file that is measured and shipped has none.
 """
 
+import copy
 import json
 import logging
 import tempfile
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from kmr.cache.identity import fingerprint
 from kmr.core import KMRError
 from kmr.data import Inputs
 from kmr.runtimes.program import Signature, to_program
 from kmr.runtimes.runtime import missing
+from kmr.weights import strip_all
 
 OUTPUT = "output"
 BATCH = "batch"
@@ -41,7 +44,11 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
     Raises:
         KMRError: the model cannot be traced, or uses an operation that ONNX does not have.
     """
-    program, signature, samples = to_program(model, example_inputs)
+    plain = strip_all(copy.deepcopy(model)).eval()
+    key = _key(plain, example_inputs)
+    if key in _RECENT:
+        return _copied(_RECENT[key]), Signature.of(example_inputs)
+    program, signature, samples = to_program(plain, example_inputs)
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
@@ -53,7 +60,32 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise KMRError(f"this model cannot be exported to ONNX: {why}") from error
     assert exported is not None
-    return exported.model_proto, signature
+    graph = exported.model_proto
+    if key is not None:
+        _RECENT[key] = _copied(graph)
+        while len(_RECENT) > _KEPT:
+            _RECENT.pop(next(iter(_RECENT)))
+    return graph, signature
+
+
+_KEPT = 2
+_RECENT: dict[str | None, Any] = {}
+"""The last graphs exported, by what from: another precision of the same model is not traced again."""
+
+
+def _key(plain: nn.Module, example_inputs: Inputs) -> str | None:
+    signature = Signature.of(example_inputs)
+    shapes = [f"{tuple(tensor.shape[1:])} {tensor.dtype}" for tensor in signature.flatten(example_inputs)]
+    try:
+        return f"{fingerprint(plain)} {signature} {shapes}"
+    except KMRError:  # it holds something that has no digest
+        return None
+
+
+def _copied(graph: Any) -> Any:
+    copied = type(graph)()
+    copied.CopyFrom(graph)
+    return copied
 
 
 def folded(graph: Any) -> Any:
@@ -73,10 +105,7 @@ def folded(graph: Any) -> Any:
 
 def slim(graph: Any) -> Any:
     """Return the graph with short names and without notes; what it computes, and its inputs and outputs, stay."""
-    import onnx
-
-    slimmed = onnx.ModelProto()
-    slimmed.CopyFrom(graph)
+    slimmed = _copied(graph)
     body = slimmed.graph
     if any(attribute.HasField("g") or attribute.graphs for node in body.node for attribute in node.attribute):
         return slimmed  # names inside of subgraphs refer to those outside
