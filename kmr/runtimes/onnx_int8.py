@@ -7,6 +7,7 @@ activations as it runs. Int4 weights are stored in blocks and multiplied in 8 bi
 """
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,11 +76,16 @@ def int4_weights(graph: Any, *, block_size: int = 32) -> Any:
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )  # fmt: skip
     import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     copied = onnx.ModelProto()
     copied.CopyFrom(graph)
-    with quiet():
-        quantizer = MatMulNBitsQuantizer(copied, algo_config=config)
+    products = ONNXModel(copied)
+    products.replace_gemm_with_matmul()
+    with quiet(), warnings.catch_warnings():
+        # A block of zeros is divided by its scale of 0 before it is told apart.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        quantizer = MatMulNBitsQuantizer(products.model, algo_config=config)
         quantizer.process()
     return quantizer.model.model
 
