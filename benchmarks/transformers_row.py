@@ -21,6 +21,7 @@ from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import Accuracy, NegativeCrossEntropy, Timing, WeightBytes, time_sessions
 from kmr.meters.prediction import Outputs
 from kmr.runtimes import Eager, OnnxRuntime, Session
+from kmr.runtimes.onnxruntime import Precision
 
 LENGTH, BATCH, WIDTH, DEPTH = 64, 8, 256, 4
 
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
 
         config = BertConfig(
             vocab_size=256, hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=4,
-            intermediate_size=4 * WIDTH, max_position_embeddings=LENGTH, num_labels=2,
+            intermediate_size=4 * WIDTH, max_position_embeddings=LENGTH,
         )  # fmt: skip
         self.bert = BertForSequenceClassification(config)
 
@@ -56,7 +57,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, length, width) to the same."""
         split = (self.attention(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)).unbind(0)
-        mixed = F.scaled_dot_product_attention(*split, is_causal=True).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(split[0], split[1], split[2], is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.projection(mixed)
         return x + self.narrow(F.gelu(self.wide(self.norm2(x))))  # type: ignore[no-any-return]
 
@@ -85,7 +86,7 @@ def measure_transformers(console: Console, folder: Path, *, quick: bool) -> dict
     except ImportError as error:
         console.print(f"no transformers are measured: {error}; pip install 'kmr-sweeps[bench]'")
         return {"skipped": str(error)}
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     shakespeare, wiki = _bytes(folder / "text/tinyshakespeare.txt"), _bytes(folder / "text/wikitext2-valid.txt")
     if shakespeare is None or wiki is None:
         console.print(f"no transformers are measured: there is no text in {folder / 'text'}")
@@ -122,10 +123,10 @@ def measure_transformers(console: Console, folder: Path, *, quick: bool) -> dict
 def _measure(label: str, model: nn.Module, test: Split, table: Table, repeats: int) -> dict[str, Any]:
     example = test.first_inputs(2)
     eager = Eager().prepare(model, example)
+    forms: dict[str, Precision] = {"float32": "fp32", "dynamic int8": "int8_dynamic", "int4 weights": "int4"}
     sessions: dict[str, Session] = {
-        name: OnnxRuntime(precision=precision).prepare(model, example)
-        for name, precision in (("float32", "fp32"), ("dynamic int8", "int8_dynamic"), ("int4 weights", "int4"))
-    }  # type: ignore[arg-type, unused-ignore]
+        name: OnnxRuntime(precision=precision).prepare(model, example) for name, precision in forms.items()
+    }
     timed = {"eager": eager, **sessions}
     times = {batch: _timed(timed, test.first_inputs(batch), repeats) for batch in (1, BATCH)}
     whole = len(sessions["float32"].artifact or b"")
@@ -177,7 +178,7 @@ def _train(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) -> nn.Modu
     for _ in range(steps):
         rows = torch.randint(len(data[0]), (16,), generator=generator)
         optimizer.zero_grad()
-        loss(model(data[0][rows]), data[1][rows]).backward()
+        loss(model(data[0][rows]), data[1][rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 

@@ -186,7 +186,7 @@ class Sweep:
             builder=self._experiment.builder,
             sequence=point.moves,
             readings=point.to_readings(),
-            extra={"study": self._experiment.config.name, "point": name},
+            extra={"study": self._experiment.config.name, "point": name, **self._experiment.usage},
         )
 
     def _tell_intermediates(self, record: Record) -> None:

@@ -19,6 +19,7 @@ from kmr.core import Direction, Instantiation, KMRError, Meter, Quality, Reading
 from kmr.data import Data, as_data, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
+from kmr.runtimes.program import describe_inputs
 from sweeps.build import part
 from sweeps.config import Config
 from sweeps.errors import SweepError
@@ -62,6 +63,12 @@ class Experiment:
     def base(self) -> Step:
         """The base model's readings, measured once in the life of a study."""
         return self.known_base or measure_base(self.model, self.instantiation)
+
+    @cached_property
+    def usage(self) -> dict[str, Any]:
+        """What one who is given a model must know to call it: the form of its inputs, how they are made."""
+        inputs = describe_inputs(self.data.train.first_inputs())
+        return {"inputs": inputs, "preprocessing": dict(self.data.preprocessing) or None}
 
     def test(self, model: nn.Module) -> Readings:
         """Read the quality meters on the held-out test data."""

@@ -83,6 +83,40 @@ def to_program(
     return program, signature, samples
 
 
+def describe_inputs(inputs: Inputs) -> Any:
+    """Describe the form of a batch as JSON values: of each tensor the shape of a sample and the type."""
+    match inputs:
+        case Tensor():
+            return {"tensor": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
+        case Mapping():
+            return {"mapping": {str(key): describe_inputs(value) for key, value in inputs.items()}}
+        case tuple() | list():
+            return {"tuple": [describe_inputs(value) for value in inputs]}
+        case None | bool() | int() | float() | str():
+            return {"value": inputs}
+        case _:
+            return None
+
+
+def described_inputs(description: Any) -> Inputs:
+    """Return a batch of two samples of zeros of the described form.
+
+    Raises:
+        KMRError: it is no such description.
+    """
+    match description:
+        case {"tensor": list(shape), "dtype": str(dtype)}:
+            return torch.zeros(2, *shape, dtype=getattr(torch, dtype))
+        case {"mapping": dict(parts)}:
+            return {key: described_inputs(value) for key, value in parts.items()}
+        case {"tuple": list(parts)}:
+            return tuple(described_inputs(value) for value in parts)
+        case {"value": value}:
+            return value
+        case _:
+            raise KMRError(f"inputs cannot be made from {description!r}")
+
+
 def _two_samples(tensor: Tensor) -> Tensor:
     if tensor.dim() == 0:
         return tensor
