@@ -59,8 +59,8 @@ class OnnxRuntime(Runtime):
 
     Args:
         precision: `fp32`; `int8`, static, with ranges of activations read on calibration data; `int8_dynamic` and
-            `int4` (weights only), for models of matrix products; `auto`, int8 for a model whose linear and convolution
-            weights are all on grids of 8 bits or fewer, else fp32.
+            `int4` (weights only), for models of matrix products; `auto`, int8 for a model of whose linear and
+            convolution weights more than half are on grids of 8 bits or fewer, else fp32.
         calibration_samples: samples that the ranges of activations are read on.
         calibration_method: `minmax`, `percentile` or `entropy`.
         reduce_range: 7-bit weights in int8, for processors without VNNI, whose 8-bit sums of products may saturate.
@@ -119,8 +119,13 @@ class OnnxRuntime(Runtime):
         """Return the precision a model gets: what is asked for, or what its weights call for."""
         if self.precision != "auto":
             return self.precision
-        grids = [read_weight(layer).grid for _, layer in weight_layers(model) if not isinstance(layer, nn.Embedding)]
-        return "int8" if grids and all(grid is not None and grid.bits <= 8 for grid in grids) else "fp32"
+        total = small = 0
+        for _, layer in weight_layers(model):
+            if not isinstance(layer, nn.Embedding):
+                state = read_weight(layer)
+                total += state.weight.numel()
+                small += state.weight.numel() if state.grid is not None and state.grid.bits <= 8 else 0
+        return "int8" if 2 * small > total else "fp32"
 
     def _feeds(self, signature: Signature, calibration: Split) -> list[dict[str, np.ndarray]]:
         split = Split(calibration.subset(self.calibration_samples).source, _CALIBRATION_BATCH)
