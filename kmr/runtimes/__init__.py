@@ -6,7 +6,10 @@ are read off a file and times off a run of it. `check` holds what a session comp
 """
 
 from kmr.runtimes.eager import Eager
+from kmr.runtimes.inductor import Inductor
 from kmr.runtimes.onnxruntime import OnnxRuntime
+from kmr.runtimes.openvino import OpenVino
 from kmr.runtimes.runtime import Runtime, Session
+from kmr.runtimes.tensorrt import TensorRT
 
-__all__ = ["Eager", "OnnxRuntime", "Runtime", "Session"]
+__all__ = ["Eager", "Inductor", "OnnxRuntime", "OpenVino", "Runtime", "Session", "TensorRT"]

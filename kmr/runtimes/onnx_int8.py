@@ -21,7 +21,9 @@ Feed = dict[str, np.ndarray]
 Method = Literal["minmax", "percentile", "entropy"]
 
 
-def static_int8(graph: Any, feeds: Sequence[Feed], *, method: Method = "minmax", reduce_range: bool = False) -> Any:
+def static_int8(
+    graph: Any, feeds: Sequence[Feed], *, method: Method = "minmax", reduce_range: bool = False, signed: bool = False
+) -> Any:
     """Quantize weights and activations to 8 bits, as QDQ pairs around each operation.
 
     Args:
@@ -29,6 +31,7 @@ def static_int8(graph: Any, feeds: Sequence[Feed], *, method: Method = "minmax",
         feeds: batches of calibration data, by input name.
         method: how the range of an activation is read off them.
         reduce_range: 7-bit weights, for processors without VNNI, whose 8-bit sums of products may saturate.
+        signed: activations in signed bytes, evenly around 0.
     """
     from onnxruntime import quantization as q
 
@@ -48,7 +51,8 @@ def static_int8(graph: Any, feeds: Sequence[Feed], *, method: Method = "minmax",
     with _files(graph) as (source, target):
         q.quantize_static(
             source, target, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
-            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, calibrate_method=methods[method],
+            activation_type=q.QuantType.QInt8 if signed else q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+            calibrate_method=methods[method], extra_options={"ActivationSymmetric": signed},
         )  # fmt: skip
         return _load(target)
 

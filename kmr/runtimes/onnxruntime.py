@@ -64,6 +64,7 @@ class OnnxRuntime(Runtime):
         calibration_samples: samples that the ranges of activations are read on.
         calibration_method: `minmax`, `percentile` or `entropy`.
         reduce_range: 7-bit weights in int8, for processors without VNNI, whose 8-bit sums of products may saturate.
+        signed_activations: symmetric, signed activations in int8, which other runtimes want and this one is slow with.
         block_size: weights that share a scale in int4.
     """
 
@@ -72,6 +73,7 @@ class OnnxRuntime(Runtime):
     calibration_samples: int = 512
     calibration_method: onnx_int8.Method = "minmax"
     reduce_range: bool = False
+    signed_activations: bool = False
     block_size: int = 32
 
     def __post_init__(self) -> None:
@@ -105,8 +107,9 @@ class OnnxRuntime(Runtime):
                 assert calibration is not None
                 feeds = self._feeds(signature, calibration)
                 graph = onnx_int8.static_int8(
-                    onnx_graph.folded(graph), feeds, method=self.calibration_method, reduce_range=self.reduce_range
-                )
+                    onnx_graph.folded(graph), feeds,
+                    method=self.calibration_method, reduce_range=self.reduce_range, signed=self.signed_activations,
+                )  # fmt: skip
             case "int8_dynamic":
                 graph = onnx_int8.dynamic_int8(onnx_graph.folded(graph), reduce_range=self.reduce_range)
             case "int4":
