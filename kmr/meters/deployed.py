@@ -1,5 +1,6 @@
 """What is shipped, measured: the size of the file a runtime loads, and qualities of what it computes with it."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
@@ -9,7 +10,7 @@ from torch import nn
 from kmr.core import Cost, KMRError, Quality, Reading
 from kmr.data import Inputs, Split
 from kmr.meters.deployment import DeployedPredictions, Deployment
-from kmr.meters.prediction import Accuracy, Outputs, Predictions
+from kmr.meters.prediction import Accuracy, Outputs, Predictions, predict
 from kmr.runtimes import OnnxRuntime, Runtime, Session
 
 
@@ -75,7 +76,7 @@ class Deployed(Quality):
         self.runtime.require()
         deployment = Deployment.of(self.runtime, self.example_inputs, self.calibration, self.threads)
         view = DeployedPredictions.through(deployment, Predictions.of(self.data).split)
-        quality = _made(self.quality, view, self.original)
+        quality = self._made(view)
         object.__setattr__(self, "_quality", quality)
         object.__setattr__(self, "unit", quality.unit)
 
@@ -87,12 +88,12 @@ class Deployed(Quality):
     def read(self, seen: Outputs) -> Reading:
         return self._quality.read(seen)  # type: ignore[attr-defined, no-any-return]
 
-
-def _made(quality: Callable[..., Quality], view: Predictions, original: nn.Module | None) -> Quality:
-    import inspect
-
-    given = {"original": original} if "original" in inspect.signature(quality).parameters else {}
-    made = quality(data=view, **given)
-    if not isinstance(made, Quality):
-        raise KMRError(f"quality must make a Quality, not a {type(made).__name__}")
-    return made
+    def _made(self, view: Predictions) -> Quality:
+        given: dict[str, object] = {"data": view}
+        if "original" in inspect.signature(self.quality).parameters and self.original is not None:
+            # The original as it is, not as the runtime would have it.
+            given["original"] = predict(self.original, self.data)
+        made = self.quality(**given)
+        if not isinstance(made, Quality):
+            raise KMRError(f"quality must make a Quality, not a {type(made).__name__}")
+        return made
