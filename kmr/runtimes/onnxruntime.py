@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs, Split
-from kmr.runtimes import onnx_graph, onnx_int8
+from kmr.runtimes import onnx_graph, onnx_int8, onnx_qdq
 from kmr.runtimes.program import Signature
 from kmr.runtimes.runtime import Runtime, Session
 from kmr.weights import read_weight, weight_layers
 
-Precision = Literal["auto", "fp32", "int8", "int8_dynamic", "int4"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "int8", "int8_dynamic", "int4")
+Precision = Literal["auto", "fp32", "int8", "int8_own", "int8_dynamic", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "int8", "int8_own", "int8_dynamic", "int4")
 _CALIBRATION_BATCH = 64
 
 
@@ -58,9 +58,10 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU.
 
     Args:
-        precision: `fp32`; `int8`, static, with ranges of activations read on calibration data; `int8_dynamic` and
-            `int4` (weights only), for models of matrix products; `auto`, int8 for a model of whose linear and
-            convolution weights more than half are on grids of 8 bits or fewer, else fp32.
+        precision: `fp32`; `int8`, static, with ranges of activations read on calibration data; `int8_own`,
+            the grids of weights and activations that the model itself has; `int8_dynamic` and `int4` (of weights), for
+            models of matrix products; `auto`, int8_own where activations are on grids, int8 where more than half of the
+            linear and convolution weights are on grids of 8 bits or fewer, else fp32.
         calibration_samples: samples that the ranges of activations are read on.
         calibration_method: `minmax`, `percentile` or `entropy`.
         reduce_range: 7-bit weights in int8, for processors without VNNI, whose 8-bit sums of products may saturate.
@@ -101,6 +102,9 @@ class OnnxRuntime(Runtime):
         precision = self.precision_of(model)
         if precision == "int8" and calibration is None:
             raise KMRError("static int8 reads the ranges of activations on calibration data, and there is none")
+        if precision == "int8_own":
+            graph, signature = onnx_qdq.to_qdq(model, example_inputs)
+            return onnx_graph.slim(graph), signature
         graph, signature = onnx_graph.to_onnx(model, example_inputs)
         match precision:
             case "int8":
@@ -122,6 +126,8 @@ class OnnxRuntime(Runtime):
         """Return the precision a model gets: what is asked for, or what its weights call for."""
         if self.precision != "auto":
             return self.precision
+        if onnx_qdq.on_grids(model):
+            return "int8_own"
         total = small = 0
         for _, layer in weight_layers(model):
             if not isinstance(layer, nn.Embedding):
