@@ -23,7 +23,8 @@ class OpenVinoSession(Session):
 
         super().__init__(threads, artifact)
         core = openvino.Core()
-        settings = {"INFERENCE_NUM_THREADS": threads} if device == "CPU" else {}
+        # Processors with bfloat16 would compute float32 models in it, unasked.
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"} if device == "CPU" else {}
         try:
             self._compiled = core.compile_model(core.read_model(artifact), device, settings)
         except Exception as error:  # its exceptions share no base class
