@@ -94,11 +94,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The three splits a sweep needs: train to recover, validation to choose, test to report."""
+    """The three splits a sweep needs: train to recover, validation to choose, test to report.
+
+    `preprocessing` says, in JSON values, how raw samples became inputs; it goes with the models that are shipped.
+    """
 
     train: Split
     validation: Split
     test: Split
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Return one digest of the three splits."""
@@ -112,7 +116,8 @@ def as_data(splits: object, batch_size: int) -> Data:
 
     Args:
         splits: a `Data`, or a mapping with the keys train, validation and test; each value a `Split`, a pair
-            (inputs, targets) or a torch `Dataset`.
+            (inputs, targets) or a torch `Dataset`. A fourth key, preprocessing, may say in JSON values how raw samples
+            became inputs.
         batch_size: of the splits that do not say their own.
 
     Raises:
@@ -124,7 +129,11 @@ def as_data(splits: object, batch_size: int) -> Data:
     if not isinstance(splits, Mapping) or any(name not in splits for name in names):
         given = ", ".join(map(str, splits)) if isinstance(splits, Mapping) else type(splits).__name__
         raise KMRError(f"data must be a dict with the keys {', '.join(names)}; it has {given}")
-    return Data(*(s if isinstance(s, Split) else Split(s, batch_size) for s in (splits[name] for name in names)))
+    preprocessing = splits.get("preprocessing") or {}
+    if not isinstance(preprocessing, Mapping):
+        raise KMRError(f"preprocessing must be a dict of JSON values, not {type(preprocessing).__name__}")
+    made = {name: s if isinstance(s := splits[name], Split) else Split(s, batch_size) for name in names}
+    return Data(**made, preprocessing=preprocessing)
 
 
 def map_tensors(function: Any, inputs: Inputs) -> Inputs:

@@ -31,6 +31,7 @@ from kmr.core import (
 from kmr.data import Data, as_data, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
+from kmr.runtimes.program import describe_inputs
 from sweeps.build import part
 from sweeps.config import Config
 from sweeps.errors import SweepError
@@ -75,6 +76,12 @@ class Experiment:
         """The base model's readings, measured once in the life of a study."""
         return self.known_base or measure_base(self.model, self.instantiation)
 
+    @cached_property
+    def usage(self) -> dict[str, Any]:
+        """What one who is given a model must know to call it: the form of its inputs, how they are made."""
+        inputs = describe_inputs(self.data.train.first_inputs())
+        return {"inputs": inputs, "preprocessing": dict(self.data.preprocessing) or None}
+
     def test(self, model: nn.Module) -> Readings:
         """Read the quality meters on the held-out test data."""
         return measure(model, self.test_qualities)
@@ -109,7 +116,12 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
     _try_once(model, data)
     model = _with_weights(model, config, plain, data, trusted).eval()
-    live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
+    live = {
+        "example_inputs": data.train.first_inputs(),
+        "calibration": data.train,
+        "original": model,
+        "seed": config.seed,
+    }
     finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
     instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}

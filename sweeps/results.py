@@ -16,6 +16,7 @@ import torch
 from analysis.table import FORMAT, StudyTable
 from analysis.uncertainty import front_probability
 from kmr.core import Reading, Readings, TransformationSequence
+from kmr.meters import hardware
 from sweeps.card import StudyCard, without_passwords
 from sweeps.front import artifact_path, corners
 from sweeps.noise import Noise, summary
@@ -189,7 +190,10 @@ def to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Re
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides the numbers."""
-    names = ("kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core")
+    names = (
+        "kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core", "onnx",
+        "onnxruntime",
+    )  # fmt: skip
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -213,14 +217,8 @@ def git_commit() -> str | None:
 
 def environment() -> dict[str, str]:
     """Return the machine's traits that decide timings."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    except OSError:
-        pass
     return {
-        "cpu": cpu,
+        "cpu": hardware(torch.device("cpu")),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "system": platform.platform(),

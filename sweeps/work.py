@@ -113,7 +113,7 @@ def save_artifact(experiment: Experiment, place: Path, point: Point, model: nn.M
         builder=experiment.builder,
         sequence=point.moves,
         readings=point.to_readings(),
-        extra={"study": experiment.config.name, "point": place.name},
+        extra={"study": experiment.config.name, "point": place.name, **experiment.usage},
     )
     return place
 

@@ -14,12 +14,13 @@ from torch import nn
 import conf
 import kmr
 from kmr.artifact import Builder
-from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, Quality, Rule, RuleWarning, measure
+from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, NotHere, Quality, Rule, RuleWarning, measure
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
-from kmr.meters import Predictions
+from kmr.meters import Energy, Latency, Predictions, SampleTime
 from kmr.policies.ladder import rungs
 from sweeps.build import part
+from sweeps.errors import SweepError
 
 CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
@@ -54,8 +55,14 @@ def meter(name: str) -> Meter:
     targets = torch.arange(24) % 4
     if name in ("r2", "neg_mse"):
         targets = torch.nn.functional.one_hot(targets).float() + torch.arange(24)[:, None]
-    live = {"data": Predictions(Split((IMAGES, targets), 8)), "original": cnn(), "example_inputs": IMAGES[:1]}
-    made = part(f"meters.{name}", config, name=name, **live)
+    split = Split((IMAGES, targets), 8)
+    live = {"data": Predictions(split), "original": cnn(), "example_inputs": IMAGES[:1], "calibration": split}
+    try:
+        made = part(f"meters.{name}", config, name=name, **live)
+    except SweepError as error:
+        if isinstance(error.__cause__, NotHere):
+            pytest.skip(str(error))
+        raise
     assert isinstance(made, Meter)
     return made
 
@@ -138,8 +145,8 @@ def test_a_meter_reads_a_finite_number_and_leaves_the_model_as_it_was(name: str)
 
 @pytest.mark.parametrize("name", METERS)
 def test_a_meter_reads_the_same_of_an_equal_model(name: str) -> None:
-    if name == "latency_ms":
-        pytest.skip("times differ from run to run")
     model, made = cnn(), meter(name)
+    if isinstance(made, Latency | SampleTime | Energy):
+        pytest.skip("times differ from run to run")
     twin: Any = copy.deepcopy(model)
     assert made(model) == made(twin)

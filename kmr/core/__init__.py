@@ -14,7 +14,7 @@ from kmr.core.engine import (
     measure_base,
     run_sequence,
 )
-from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, RuleWarning
+from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, NotHere, RuleWarning
 from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
 from kmr.core.meter import Cost, Direction, Meter, Quality, Reading, Readings, measure
@@ -40,6 +40,7 @@ __all__ = [
     "Move",
     "NonFiniteReading",
     "NotApplicable",
+    "NotHere",
     "OnStep",
     "Outcome",
     "Policy",

@@ -250,7 +250,8 @@ def _take(
         costs = _after_finetuning(before, measure(moved, instantiation.costs), move)
     qualities = measure(moved, instantiation.qualities)
     clock.charge("meter")
-    return _Taken(moved, Step(move, sequence, costs, qualities, clock.seconds(), notes=notes))
+    doubts = tuple(reading.note for reading in (*costs.values(), *qualities.values()) if reading.note)
+    return _Taken(moved, Step(move, sequence, costs, qualities, clock.seconds(), notes=(*notes, *doubts)))
 
 
 def _after_finetuning(before: Readings, after: Readings, move: Move) -> dict[str, Reading]:

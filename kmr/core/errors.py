@@ -9,6 +9,10 @@ class NotApplicable(KMRError):
     """A rule cannot be applied to this model at this value: the move is infeasible, the model is untouched."""
 
 
+class NotHere(KMRError):
+    """This machine or environment lacks what is asked for: a package, a device, a counter; the message says which."""
+
+
 class NonFiniteReading(KMRError):
     """A meter read NaN or infinity: the model has diverged and its point must not enter a study."""
 

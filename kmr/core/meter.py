@@ -18,10 +18,14 @@ View: TypeAlias = Callable[[nn.Module], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """One measured value; `stderr` is its standard error where the value is an estimate."""
+    """One measured value; `stderr` is its standard error where the value is an estimate.
+
+    `note` says what is doubtful about the value; it is kept with the step, and no part of what was read.
+    """
 
     value: float
     stderr: float | None = None
+    note: str | None = field(default=None, compare=False)
 
 
 Readings: TypeAlias = Mapping[str, Reading]

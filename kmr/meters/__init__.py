@@ -1,12 +1,15 @@
 """Meters: what a compressed model costs and how good it still is.
 
-Costs are those of things that exist: `WeightBytes` is the size of the file that `kmr.packing` writes, `Latency` is the
-time of a run. `MACs` is counted on the dense model that runs, so that sparsity the runtime cannot use is never shown as
-a gain; the theoretical counts are meters of their own, `EffectiveMACs` without zero weights and `ExpectedMACs` without
-the channels that gates close. Qualities read predictions on a data split; meters given the same split, or the same
-`Predictions`, share one pass over it.
+Costs are those of things that exist: `WeightBytes` is the size of the file that `kmr.packing` writes, `ArtifactBytes`
+that of the file a runtime loads, `Latency` the time of a run in it. `MACs` is counted on the dense model that runs, so
+that sparsity the runtime cannot use is never shown as a gain; the theoretical counts are meters of their own,
+`EffectiveMACs` without zero weights and `ExpectedMACs` without the channels that gates close. Qualities read
+predictions on a data split, those of the model or (`Deployed`) those of the file that a runtime loaded; meters given
+the same split and runtime share one export and one pass over it.
 """
 
+from kmr.meters.deployed import ArtifactBytes, Deployed
+from kmr.meters.energy import Energy
 from kmr.meters.expected_macs import ExpectedMACs
 from kmr.meters.faithfulness import (
     AccuracyDegradationFactor,
@@ -15,17 +18,22 @@ from kmr.meters.faithfulness import (
     NegativeKL,
     WorstClassAccuracy,
 )
-from kmr.meters.latency import Latency, Timing, time_model
+from kmr.meters.latency import Latency, SampleTime, time_model, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
+from kmr.meters.memory import PeakMemory
 from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
 from kmr.meters.size import NonzeroParameters, Parameters, WeightBytes
+from kmr.meters.timing import Timing, hardware
 
 __all__ = [
     "Accuracy",
     "AccuracyDegradationFactor",
     "Agreement",
+    "ArtifactBytes",
     "ChiSquaredP",
+    "Deployed",
     "EffectiveMACs",
+    "Energy",
     "ExpectedMACs",
     "Latency",
     "MACs",
@@ -36,10 +44,14 @@ __all__ = [
     "NonzeroParameters",
     "Outputs",
     "Parameters",
+    "PeakMemory",
     "Predictions",
     "R2",
+    "SampleTime",
     "Timing",
     "WeightBytes",
     "WorstClassAccuracy",
+    "hardware",
     "time_model",
+    "time_sessions",
 ]

@@ -1,49 +1,31 @@
-"""How long a forward pass takes, on this machine, in eager PyTorch, with the threads stated."""
+"""How long a forward pass takes, on this machine, in the runtime named, with the threads stated."""
 
-import copy
-import gc
-import math
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from kmr.core import Cost, KMRError, Reading
-from kmr.data import Inputs, map_tensors
-from kmr.weights import strip_all
+from kmr.data import Inputs, Split
+from kmr.meters.deployment import Deployment, batch_of
+from kmr.meters.timing import Timing, hardware, quantile, quantile_stderr, time_calls
+from kmr.runtimes import Eager, Runtime, Session
 
 FEWEST_FOR_P95 = 21
 """Runs below which the error of a 95th percentile would need a run slower than the slowest."""
 
+_DRIFT = 0.1
+_FIRST: "WeakKeyDictionary[Session, float]" = WeakKeyDictionary()
+"""The median of each original's session when it was timed first."""
 
-@dataclass(frozen=True)
-class Timing:
-    """The times of repeated forward passes, in milliseconds, and where they were taken.
-
-    `spread` is the interquartile range over the median: above about 0.1 the machine was too busy to compare small
-    differences. `load` is the machine's 1-minute load average before the first run, where it has one.
-    """
-
-    median: float
-    p95: float
-    minimum: float
-    spread: float
-    repeats: int
-    threads: int
-    hardware: str
-    load: float | None = None
-    samples: tuple[float, ...] = field(default=(), repr=False)
+_ORIGINALS: "WeakKeyDictionary[Deployment, tuple[nn.Module, Session]]" = WeakKeyDictionary()
 
 
 def time_model(model: nn.Module, inputs: Inputs, *, threads: int = 1, warmup: int = 5, repeats: int = 50) -> Timing:
-    """Time forward passes of a plain copy of a model: grids and masks are taken off, gradients are off.
+    """Time forward passes of a plain copy of a model in eager PyTorch: grids and masks are taken off, gradients off.
 
     Args:
         model: any module, on the device to be timed; it is not changed.
@@ -55,145 +37,161 @@ def time_model(model: nn.Module, inputs: Inputs, *, threads: int = 1, warmup: in
     Raises:
         KMRError: threads or repeats are below 1, or warmup below 0.
     """
-    if threads < 1 or repeats < 1 or warmup < 0:
-        raise KMRError(f"timing needs threads and repeats >= 1 and warmup >= 0, not {threads}, {repeats} and {warmup}")
-    model = strip_all(copy.deepcopy(model)).eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    call = _bind(model, map_tensors(lambda tensor: tensor.to(device), inputs))
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else _nothing
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    samples: list[float] = []
-    with _threads(threads), _no_garbage_collection(), torch.inference_mode():
-        for _ in range(warmup):
-            call()
-        for _ in range(repeats):
-            synchronize()
-            start = time.perf_counter_ns()
-            call()
-            synchronize()
-            samples.append((time.perf_counter_ns() - start) / 1e6)
-    ordered = sorted(samples)
-    median = quantile(ordered, 0.5)
-    return Timing(
-        median=median,
-        p95=quantile(ordered, 0.95),
-        minimum=ordered[0],
-        spread=(quantile(ordered, 0.75) - quantile(ordered, 0.25)) / median,
-        repeats=repeats,
-        threads=threads,
-        hardware=hardware(device),
-        load=load,
-        samples=tuple(samples),
-    )
+    _check_threads(threads)
+    session = Eager().prepare(model, inputs, threads=threads)
+    return time_sessions([session], inputs, warmup=warmup, repeats=repeats, device=_device(model))[0]
+
+
+def time_sessions(
+    sessions: Sequence[Session],
+    inputs: Inputs,
+    *,
+    warmup: int = 5,
+    repeats: int = 50,
+    device: torch.device | None = None,
+) -> list[Timing]:
+    """Time sessions in turns on one batch, with the threads of the first.
+
+    Args:
+        sessions: what to time.
+        inputs: the batch.
+        warmup: turns before the first timed one.
+        repeats: timed turns.
+        device: what they run on: the CPU unless it is said.
+    """
+    calls = [session.bind(inputs) for session in sessions]
+    with sessions[0].pinned():
+        return time_calls(
+            calls, warmup=warmup, repeats=repeats, threads=sessions[0].threads,
+            hardware=hardware(device or torch.device("cpu")),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency(Cost):
-    """The time of one forward pass over `example_inputs` in eager PyTorch, see `time_model`.
+class _Timed(Cost):
+    """What is read off times in a runtime."""
 
-    It is that of the dense kernels that run: masks and simulated grids change nothing. The standard error is that of
-    the sample quantile, from its order statistics; it holds noise within the run, not between runs.
+    example_inputs: Inputs = field(repr=False, compare=False)
+    original: nn.Module | None = field(default=None, repr=False, compare=False)
+    calibration: Split | None = field(default=None, repr=False, compare=False)
+    runtime: Runtime = field(default_factory=Eager)
+    batch: int | None = None
+    threads: int = 1
+    warmup: int = 5
+    repeats: int = 50
+    statistic: Literal["median", "p95", "ratio"] = "median"
+
+    def __post_init__(self) -> None:
+        if self.statistic not in ("median", "p95", "ratio"):
+            raise KMRError(f"the statistic of a latency is median, p95 or ratio, not {self.statistic!r}")
+        if self.statistic == "p95" and self.repeats < FEWEST_FOR_P95:
+            raise KMRError(f"a 95th percentile needs at least {FEWEST_FOR_P95} repeats, not {self.repeats}")
+        if self.statistic == "ratio":
+            if self.original is None:
+                raise KMRError("the ratio of a latency to the original's needs the original")
+            object.__setattr__(self, "unit", "of the original's")
+        _check_threads(self.threads)
+        self.runtime.require()
+        deployment = Deployment.of(self.runtime, self.example_inputs, self.calibration, self.threads)
+        object.__setattr__(self, "_deployment", deployment)
+
+    @property
+    def view(self) -> Deployment:
+        """The model as it runs."""
+        return self._deployment  # type: ignore[attr-defined, no-any-return]
+
+    def _time(self, seen: Session) -> Reading:
+        inputs = batch_of(self.example_inputs, self.batch)
+        original = None if self.original is None else _original(self.view, self.original)
+        sessions = [seen] if original is None else [seen, original]
+        timing, *beside = time_sessions(sessions, inputs, warmup=self.warmup, repeats=self.repeats)
+        note = self._note(timing, original, beside)
+        if self.statistic == "ratio":
+            ratios = sorted(a / b for a, b in zip(timing.samples, beside[0].samples, strict=True))
+            return Reading(quantile(ratios, 0.5), quantile_stderr(ratios, 0.5), note)
+        fraction = 0.5 if self.statistic == "median" else 0.95
+        return Reading(getattr(timing, self.statistic), quantile_stderr(sorted(timing.samples), fraction), note)
+
+    def _note(self, timing: Timing, original: Session | None, beside: Sequence[Timing]) -> str | None:
+        flags = []
+        if timing.noisy:
+            flags.append(f"its times spread over {timing.spread:.0%} of their median")
+        if original is not None and self.statistic != "ratio":
+            now, first = beside[0].median, _FIRST.setdefault(original, beside[0].median)
+            if abs(now / first - 1) > _DRIFT:
+                flags.append(f"the original took {now:.3g} ms beside it and {first:.3g} ms when it was timed first")
+        return f"{self.name}: the machine was busy: {'; '.join(flags)}" if flags else None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Latency(_Timed):
+    """The time of one forward pass in a runtime, in turns with the original model in the same runtime.
+
+    In eager PyTorch it is that of the dense kernels that run: masks and simulated grids change nothing. The standard
+    error is that of the sample quantile, from its order statistics; it holds noise within the run, not between runs.
+    The reading is flagged where the machine was too busy (a spread over 10 %), or is faster or slower by more than
+    that than when the original was timed first. `ratio` takes each pass over the original's beside it, so that a
+    machine whose speed changes over a long study changes nothing.
 
     Args:
-        example_inputs: the batch to time, whole.
+        example_inputs: the batch to time, whole unless `batch` is given.
+        original: the model to take turns with; None to time alone.
+        calibration: data that the runtime may read ranges of activations on.
+        runtime: where it runs.
+        batch: samples in a batch, those of the example over and over.
         threads: CPU threads.
         warmup: passes before the first timed one.
         repeats: timed passes; a 95th percentile needs 21 or more.
         statistic: what to report of them.
     """
 
-    example_inputs: Inputs = field(repr=False, compare=False)
-    threads: int = 1
-    warmup: int = 5
-    repeats: int = 50
-    statistic: Literal["median", "p95"] = "median"
     name: str = "latency_ms"
     unit: str = field(init=False, default="ms")
 
-    def __post_init__(self) -> None:
-        if self.statistic not in ("median", "p95"):
-            raise KMRError(f"the statistic of a latency is median or p95, not {self.statistic!r}")
-        if self.statistic == "p95" and self.repeats < FEWEST_FOR_P95:
-            raise KMRError(f"a 95th percentile needs at least {FEWEST_FOR_P95} repeats, not {self.repeats}")
-
-    def read(self, seen: nn.Module) -> Reading:
-        timing = time_model(seen, self.example_inputs, threads=self.threads, warmup=self.warmup, repeats=self.repeats)
-        fraction = 0.5 if self.statistic == "median" else 0.95
-        return Reading(getattr(timing, self.statistic), quantile_stderr(sorted(timing.samples), fraction))
+    def read(self, seen: Session) -> Reading:
+        return self._time(seen)
 
 
-def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Return a quantile of ascending values, interpolated linearly between the two nearest."""
-    return _at(ordered, fraction * (len(ordered) - 1))
+@final
+@dataclass(frozen=True, kw_only=True)
+class SampleTime(_Timed):
+    """The time of one sample in a batch of many: throughput as a cost, 1000 / it is the samples per second.
 
-
-def quantile_stderr(ordered: Sequence[float], fraction: float) -> float | None:
-    """Return the standard error of a sample quantile, None of fewer than three values.
-
-    The number of values below the true quantile is binomial, so the ranks one standard deviation √(n·q·(1−q)) to either
-    side bound it as one standard error would (the distribution-free interval of David & Nagaraja, 2003, §7.1).
+    Args:
+        batch: samples in a batch, those of the example over and over.
+        others: see `Latency`.
     """
-    count = len(ordered)
-    if count < 3:
-        return None
-    rank = fraction * (count - 1)
-    deviation = math.sqrt(count * fraction * (1 - fraction))
-    return (_at(ordered, rank + deviation) - _at(ordered, rank - deviation)) / 2
+
+    batch: int | None = 32
+    name: str = "ms_per_sample"
+    unit: str = field(init=False, default="ms/sample")
+
+    def read(self, seen: Session) -> Reading:
+        whole = self._time(seen)
+        samples = 1 if self.statistic == "ratio" else _samples(batch_of(self.example_inputs, self.batch))
+        stderr = None if whole.stderr is None else whole.stderr / samples
+        return Reading(whole.value / samples, stderr, whole.note)
 
 
-def hardware(device: torch.device) -> str:
-    """Name the processor that runs a model, with the vector instructions that decide its speed."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model, flags = platform.processor() or platform.machine(), ""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = {
-            key.strip(): value.strip()
-            for key, _, value in (line.partition(":") for line in info.read_text().splitlines())
-        }
-        model, flags = lines.get("model name", model), lines.get("flags", "")
-    vectors = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in flags.split()]
-    return ", ".join([f"{model} ({os.cpu_count()} logical cores)", *vectors])
+def _samples(inputs: Inputs) -> int:
+    from kmr.runtimes.program import Signature
+
+    return max((len(tensor) for tensor in Signature.of(inputs).flatten(inputs) if tensor.dim()), default=1)
 
 
-def _at(ordered: Sequence[float], rank: float) -> float:
-    rank = min(max(rank, 0.0), len(ordered) - 1.0)
-    below = math.floor(rank)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (rank - below) * (ordered[above] - ordered[below])
+def _original(deployment: Deployment, original: nn.Module) -> Session:
+    """Return the original's session, which is kept for as long as the deployment is."""
+    known = _ORIGINALS.get(deployment)
+    if known is None or known[0] is not original:
+        known = _ORIGINALS[deployment] = (original, deployment.prepare(original))
+    return known[1]
 
 
-def _bind(model: nn.Module, inputs: Inputs) -> Callable[[], Any]:
-    match inputs:
-        case Mapping():
-            return lambda: model(**inputs)
-        case tuple():
-            return lambda: model(*inputs)
-        case _:
-            return lambda: model(inputs)
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _nothing() -> None:
-    pass
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def _check_threads(threads: int) -> None:
+    if threads < 1:
+        raise KMRError(f"timing needs threads and repeats >= 1 and warmup >= 0, not {threads} threads")

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -81,7 +82,7 @@ def resnet56() -> nn.Module:
 
 def cifar10(
     path: str, train: int = 45_000, validation: int = 5_000, test: int = 10_000, seed: int = 0
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> dict[str, Any]:
     """Read CIFAR-10; the validation images are split off the training images by the seed.
 
     Args:
@@ -103,6 +104,7 @@ def cifar10(
         "train": _read(folder, "train", order[validation : validation + train]),
         "validation": _read(folder, "train", order[:validation]),
         "test": _read(folder, "test", np.arange(min(test, _count(folder, "test")))),
+        "preprocessing": {"image": "RGB, 32 × 32, values / 255", "mean": MEAN, "std": STD},
     }
 
 

@@ -99,3 +99,14 @@ def test_first_inputs_are_one_batch_of_the_count_asked() -> None:
     assert split.first_inputs(3)[:, 0].tolist() == [0, 1, 2]
     assert len(split.subset(2)) == 2
     assert split.subset(99) is split
+
+
+def test_preprocessing_goes_with_the_data() -> None:
+    pair = (torch.zeros(2, 1), torch.zeros(2))
+    splits = {"train": pair, "validation": pair, "test": pair}
+    assert dict(as_data(splits, 2).preprocessing) == {}
+    told = as_data({**splits, "preprocessing": {"mean": [0.5]}}, 2)
+    assert told.preprocessing == {"mean": [0.5]}
+    assert told.fingerprint() == as_data(splits, 2).fingerprint()
+    with pytest.raises(KMRError, match="preprocessing must be a dict"):
+        as_data({**splits, "preprocessing": "divide"}, 2)

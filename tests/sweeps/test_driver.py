@@ -17,6 +17,7 @@ from rich.console import Console
 from small import SMALL, sweep, table
 
 import kmr
+from kmr import artifact
 from kmr.data import as_data
 from kmr.meters import Accuracy
 from sweeps.examples.digits import digits, small_cnn
@@ -62,6 +63,9 @@ def test_a_front_member_loads_without_pickle_and_measures_what_the_table_says(fi
         model = kmr.load(folder)
         assert meter(model).value == pytest.approx(row["meter/accuracy"], abs=1e-9)
         assert (folder / "model.safetensors").stat().st_size == row["meter/weight_bytes"]
+        usage = artifact.read(folder).extra
+        assert usage["inputs"] == {"tensor": [1, 8, 8], "dtype": "float32"}
+        assert usage["preprocessing"] is None
 
 
 def test_running_again_resumes_and_repeats_no_finished_trial(finished) -> None:

@@ -1,0 +1,114 @@
+"""A view of a model as it runs in a runtime, made once for all the meters that look at it."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+from torch import nn
+
+from kmr.cache.identity import fingerprint
+from kmr.core import KMRError
+from kmr.data import Inputs, Split, map_tensors
+from kmr.meters.prediction import Outputs, Predictions
+from kmr.runtimes import Runtime, Session
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """Makes models ready in a runtime. Of equal models that follow each other, the first one's session serves all.
+
+    Args:
+        runtime: where models run.
+        example_inputs: a batch as the model takes it.
+        calibration: data that the runtime may read ranges of activations on.
+        threads: CPU threads.
+    """
+
+    runtime: Runtime
+    example_inputs: Inputs = field(repr=False)
+    calibration: Split | None = field(repr=False)
+    threads: int
+    _live: ClassVar["WeakValueDictionary[tuple[object, ...], Deployment]"] = WeakValueDictionary()
+    _last: ClassVar["WeakKeyDictionary[Deployment, tuple[str, Session]]"] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, runtime: Runtime, example_inputs: Inputs, calibration: Split | None, threads: int) -> "Deployment":
+        """Return the deployment of these parts: the same object for the same parts, for as long as someone holds it."""
+        # It holds its parts, so that their ids stand for no others while the entry lives.
+        key = (runtime, id(example_inputs), id(calibration), threads)
+        found = cls._live.get(key)
+        if found is None:
+            found = cls._live[key] = cls(runtime, example_inputs, calibration, threads)
+        return found
+
+    def __call__(self, model: nn.Module) -> Session:
+        """Return the model's session in this runtime."""
+        key = _digest(model)
+        known = self._last.get(self)
+        if known is not None and key is not None and known[0] == key:
+            return known[1]
+        session = self.prepare(model)
+        if key is not None:
+            self._last[self] = (key, session)
+        return session
+
+    def prepare(self, model: nn.Module) -> Session:
+        """Make a new session."""
+        return self.runtime.prepare(model, self.example_inputs, threads=self.threads, calibration=self.calibration)
+
+
+@dataclass(frozen=True, eq=False)
+class DeployedPredictions(Predictions):
+    """What a model predicts over a split when it runs in a runtime.
+
+    Args:
+        deployment: where it runs.
+    """
+
+    deployment: Deployment | None = None
+    _through: ClassVar["WeakValueDictionary[tuple[int, int], DeployedPredictions]"] = WeakValueDictionary()
+
+    @classmethod
+    def through(cls, deployment: Deployment, split: Split) -> "DeployedPredictions":
+        """Return the predictions over a split in a deployment: the same object for the same two."""
+        key = (id(deployment), id(split))
+        found = cls._through.get(key)
+        if found is None:
+            found = cls._through[key] = cls(split, deployment)
+        return found
+
+    def __call__(self, model: nn.Module) -> Outputs:
+        """Run the split through the model's session."""
+        assert self.deployment is not None
+        session = self.deployment(model)
+        with session.pinned():
+            pairs = [(session(inputs), targets.cpu()) for inputs, targets in self.split.batches()]
+        outputs, targets = zip(*pairs, strict=True)
+        return Outputs(torch.cat(outputs), torch.cat(targets))
+
+
+def batch_of(inputs: Inputs, samples: int | None) -> Inputs:
+    """Return a batch of that many samples, those of `inputs` over and over; the batch itself for None.
+
+    Raises:
+        KMRError: fewer than one.
+    """
+    if samples is None:
+        return inputs
+    if samples < 1:
+        raise KMRError(f"a batch has at least 1 sample, not {samples}")
+
+    def resize(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 0 or len(tensor) == samples:
+            return tensor
+        return tensor[torch.arange(samples) % len(tensor)]
+
+    return map_tensors(resize, inputs)
+
+
+def _digest(model: nn.Module) -> str | None:
+    try:
+        return fingerprint(model)
+    except (KMRError, RuntimeError):
+        return None

@@ -1,0 +1,72 @@
+"""How much memory a forward pass needs at once, beside the weights."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kmr.core import Cost, Reading
+from kmr.data import Inputs, forward
+from kmr.meters.deployment import batch_of
+from kmr.weights import strip_all
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PeakMemory(Cost):
+    """The largest sum of bytes of all tensors that live at one time in a forward pass, its inputs with them.
+
+    Weights and buffers do not count, nor what a kernel needs inside of itself. It is counted where PyTorch dispatches
+    its operations: the same on every machine, and exact, but of eager PyTorch; a runtime that fuses operations needs
+    less.
+
+    Args:
+        example_inputs: a batch as the model takes it.
+        batch: samples in it; whole when None.
+    """
+
+    example_inputs: Inputs = field(repr=False, compare=False)
+    batch: int | None = 1
+    name: str = "peak_memory"
+    unit: str = field(init=False, default="B")
+
+    def read(self, seen: nn.Module) -> Reading:
+        model = strip_all(copy.deepcopy(seen)).eval()
+        inputs = batch_of(self.example_inputs, self.batch)
+        live = _Live([*model.parameters(), *model.buffers()], tree_leaves(inputs))
+        with torch.no_grad(), live:
+            forward(model, inputs)
+        return Reading(float(live.peak))
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows which storages live from operation to operation."""
+
+    def __init__(self, without: list[Tensor], inputs: list[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Held, so that no other storage gets the address of a buffer that the model replaces.
+        self._held = [tensor.untyped_storage() for tensor in without]
+        self._without = {storage._cdata for storage in self._held}
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+        self._see(inputs)
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._see(tree_leaves(output))
+        return output
+
+    def _see(self, tensors: list[Any]) -> None:
+        self._live = {key: kept for key, kept in self._live.items() if not kept[0].expired()}  # type: ignore[no-untyped-call]
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._without:
+                    self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))

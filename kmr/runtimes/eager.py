@@ -1,0 +1,68 @@
+"""Eager PyTorch: always here, on whichever device the model is."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from kmr.data import Inputs, Split, forward, map_tensors
+from kmr.runtimes.runtime import Runtime, Session
+from kmr.weights import strip_all
+
+
+class EagerSession(Session):
+    """A plain copy of a model: grids and masks are taken off, so that what is timed is the dense kernels."""
+
+    def __init__(self, model: nn.Module, threads: int) -> None:
+        super().__init__(threads)
+        self.model = strip_all(copy.deepcopy(model)).eval()
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def bind(self, inputs: Inputs) -> Callable[[], Any]:
+        call = _bind(self.model, map_tensors(lambda tensor: tensor.to(self._device), inputs))
+        synchronize = torch.cuda.synchronize if self._device.type == "cuda" else _nothing
+
+        @torch.inference_mode()
+        def run() -> Any:
+            output = call()
+            synchronize()
+            return output
+
+        return run
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        with torch.inference_mode():
+            return forward(self.model, inputs).cpu()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Eager(Runtime):
+    """PyTorch as the model is written: what trains also runs."""
+
+    name: str = "eager PyTorch"
+
+    def probe(self) -> str | None:
+        return None
+
+    def prepare(
+        self, model: nn.Module, example_inputs: Inputs, *, threads: int = 1, calibration: Split | None = None
+    ) -> EagerSession:
+        return EagerSession(model, threads)
+
+
+def _bind(model: nn.Module, inputs: Inputs) -> Callable[[], Any]:
+    match inputs:
+        case Mapping():
+            return lambda: model(**inputs)
+        case tuple():
+            return lambda: model(*inputs)
+        case _:
+            return lambda: model(inputs)
+
+
+def _nothing() -> None:
+    pass

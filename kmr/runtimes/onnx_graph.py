@@ -1,0 +1,209 @@
+"""A model as an ONNX graph without ballast: exported, its normalisations folded, its names short.
+
+Exporters and quantizers leave stack traces, long names and shape notes on every node. None is needed to run, and in a
+small int8 model they weigh as much as a tenth of the weights, so the file that is measured and shipped has none.
+"""
+
+import copy
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kmr.cache.identity import fingerprint
+from kmr.core import KMRError
+from kmr.data import Inputs
+from kmr.runtimes.program import Signature, to_program
+from kmr.runtimes.runtime import missing
+from kmr.weights import strip_all
+
+OUTPUT = "output"
+BATCH = "batch"
+_PREFIX = "kmr."
+
+
+def why_not() -> str | None:
+    """Say what is missing to make and run ONNX graphs; None where nothing is."""
+    return missing("onnx", "onnxscript", "onnxruntime", extra="onnx")
+
+
+def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
+    """Export a model as an ONNX graph in float32 with any number of samples in a batch.
+
+    Returns:
+        The `onnx.ModelProto` and the names and form of its inputs.
+
+    Raises:
+        KMRError: the model cannot be traced, or uses an operation that ONNX does not have.
+    """
+    plain = strip_all(copy.deepcopy(model)).eval()
+    key = _key(plain, example_inputs)
+    if key in _RECENT:
+        return _copied(_RECENT[key]), Signature.of(example_inputs)
+    program, signature, samples = to_program(plain, example_inputs)
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program, samples, dynamo=True, verbose=False, external_data=False,
+                input_names=list(signature.names), output_names=[OUTPUT],
+            )  # fmt: skip
+    except Exception as error:  # the exporter raises whatever its passes do
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise KMRError(f"this model cannot be exported to ONNX: {why}") from error
+    assert exported is not None
+    graph = exported.model_proto
+    if key is not None:
+        _RECENT[key] = _copied(graph)
+        while len(_RECENT) > _KEPT:
+            _RECENT.pop(next(iter(_RECENT)))
+    return graph, signature
+
+
+_KEPT = 2
+_RECENT: dict[str | None, Any] = {}
+"""The last graphs exported, by what from: another precision of the same model is not traced again."""
+
+
+def _key(plain: nn.Module, example_inputs: Inputs) -> str | None:
+    signature = Signature.of(example_inputs)
+    shapes = [f"{tuple(tensor.shape[1:])} {tensor.dtype}" for tensor in signature.flatten(example_inputs)]
+    try:
+        return f"{fingerprint(plain)} {signature} {shapes}"
+    except KMRError:  # it holds something that has no digest
+        return None
+
+
+def _copied(graph: Any) -> Any:
+    copied = type(graph)()
+    copied.CopyFrom(graph)
+    return copied
+
+
+def folded(graph: Any) -> Any:
+    """Return the graph with constants folded and normalisations merged into the convolutions before them."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "folded.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        merged = onnx.load(path)
+    # The optimizer leaves notes on shapes that its own rewriting made wrong; whoever needs them infers them again.
+    del merged.graph.value_info[:]
+    return merged
+
+
+def slim(graph: Any) -> Any:
+    """Return the graph with short names and without notes; what it computes, and its inputs and outputs, stay."""
+    slimmed = _copied(graph)
+    body = slimmed.graph
+    if any(attribute.HasField("g") or attribute.graphs for node in body.node for attribute in node.attribute):
+        return slimmed  # names inside of subgraphs refer to those outside
+    slimmed.doc_string = body.doc_string = ""
+    del body.value_info[:]
+    del body.metadata_props[:]
+    del body.quantization_annotation[:]
+    zeros = _merge_zero_points(body)
+    names: dict[str, str] = {value.name: value.name for value in (*body.input, *body.output)}
+    names[""] = ""
+
+    def short(name: str) -> str:
+        name = zeros.get(name, name)
+        if name not in names:
+            names[name] = f"{len(names):x}"
+            while names[name] in taken:
+                names[name] = f"_{names[name]}"
+        return names[name]
+
+    taken = set(names)
+    for initializer in body.initializer:
+        initializer.name = short(initializer.name)
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    for node in body.node:
+        node.name = node.doc_string = ""
+        del node.metadata_props[:]
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+    for value in (*body.input, *body.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = BATCH
+    used = {node.domain for node in body.node}
+    for index in reversed(range(len(slimmed.opset_import))):
+        if slimmed.opset_import[index].domain and slimmed.opset_import[index].domain not in used:
+            del slimmed.opset_import[index]
+    if not {function.domain for function in slimmed.functions} & used:
+        del slimmed.functions[:]
+    return slimmed
+
+
+def _merge_zero_points(body: Any) -> dict[str, str]:
+    """Keep one of the equal zero points of symmetric grids over channels; return what became the one kept.
+
+    Other equal values are left apart: whether they are equal is chance, and the size of a file would follow it.
+    """
+    from onnx import numpy_helper
+
+    grids = (node for node in body.node if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+    zero_points = {node.input[2] for node in grids if len(node.input) > 2}
+    first: dict[Any, str] = {}
+    became: dict[str, str] = {}
+    for index in reversed(range(len(body.initializer))):
+        initializer = body.initializer[index]
+        if initializer.name not in zero_points or len(initializer.dims) != 1:
+            continue
+        if np.any(numpy_helper.to_array(initializer)):
+            continue
+        key = (initializer.data_type, tuple(initializer.dims))
+        if key in first:
+            became[initializer.name] = first[key]
+            del body.initializer[index]
+        else:
+            first[key] = initializer.name
+    return became
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporters and quantizers log, advice about steps taken already, off the user's screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def annotate(graph: Any, metadata: Mapping[str, Any]) -> Any:
+    """Write JSON values into the graph's metadata, under names that start with `kmr.`; return the graph."""
+    kept = {entry.key: entry.value for entry in graph.metadata_props if entry.key.startswith(_PREFIX)}
+    kept |= {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    del graph.metadata_props[:]
+    for key, value in kept.items():
+        graph.metadata_props.add(key=key, value=value)
+    return graph
+
+
+def annotations(graph: Any) -> dict[str, Any]:
+    """Return the JSON values that `annotate` wrote."""
+    return {
+        entry.key.removeprefix(_PREFIX): json.loads(entry.value)
+        for entry in graph.metadata_props
+        if entry.key.startswith(_PREFIX)
+    }
