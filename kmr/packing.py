@@ -191,7 +191,7 @@ def _check_parametrizations(slot: Slot) -> None:
 def _to_cpu(state: WeightState) -> WeightState:
     grid = state.grid
     if grid is not None and grid.scale.device.type != "cpu":
-        grid = Grid(grid.scale.cpu(), grid.zero_point.cpu(), grid.bits)
+        grid = grid.like(grid.scale.cpu(), grid.zero_point.cpu())
     return WeightState(state.weight.cpu(), grid, None if state.keep is None else state.keep.cpu())
 
 

@@ -34,6 +34,7 @@ class _Index:
     encode: Callable[[], Tensor]
 
 
+@torch.no_grad()
 def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str, Any]] | None:
     """Encode a weight as bytes and the manifest entry that decodes them; None where it is best stored as it is.
 
@@ -83,6 +84,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
     return torch.cat([part.reshape(-1) for part in parts]), entry
 
 
+@torch.no_grad()
 def decode_weight(data: Tensor, entry: dict[str, Any]) -> WeightState:
     """Return the weight (the latent one where that was stored), grid and mask that bytes and manifest entry hold."""
     reader = _Reader(data)
@@ -181,10 +183,15 @@ def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str,
         described["zero_dtype"] = _dtype_name(zero)
     if not coded:
         described["bits"] = grid.bits
+    if grid.group:
+        described["group"] = grid.group
+    if grid.learned:
+        described["learned"] = True
     parts = [scale.reshape(-1).view(torch.uint8)]
     whole = bool((zero == zero.round()).all()) and bool((zero.abs() < 2**31).all())
-    if whole and zero.numel() and bool((zero == zero.flatten()[0]).all()):
-        described["zero"] = int(zero.flatten()[0])
+    if zero.numel() and bool((zero == zero.flatten()[0]).all()) and bool((2 * zero == (2 * zero).round()).all()):
+        first = float(zero.flatten()[0])
+        described["zero"] = int(first) if whole else first
     else:
         narrow = next((d for d in _INTEGERS if whole and _fits(zero, d)), zero.dtype)
         described["zero"] = str(narrow).removeprefix("torch.")
@@ -199,12 +206,13 @@ def _decode_grid(reader: _Reader, entry: dict[str, Any], dtype: torch.dtype) -> 
     scale = reader.take(math.prod(shape) * scale_dtype.itemsize).view(scale_dtype).reshape(shape)
     zero_shape = tuple(described.get("zero_shape", shape))
     zero_dtype = _dtype(described["zero_dtype"]) if "zero_dtype" in described else scale_dtype
-    if isinstance(described["zero"], int):
+    if isinstance(described["zero"], int | float):
         zero = torch.full(zero_shape, described["zero"], dtype=zero_dtype)
     else:
         narrow = _dtype(described["zero"])
         zero = reader.take(math.prod(zero_shape) * narrow.itemsize).view(narrow).reshape(zero_shape).to(zero_dtype)
-    return Grid(scale, zero, int(entry.get("bits", described.get("bits"))))
+    bits = int(entry.get("bits", described.get("bits")))
+    return Grid(scale, zero, bits, group=described.get("group", 0), learned=described.get("learned", False))
 
 
 def _fits(values: Tensor, dtype: torch.dtype) -> bool:

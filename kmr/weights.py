@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kmr.rounding import fake_quantize, from_codes, to_codes
+
 WeightLayer: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     | nn.Linear | nn.Embedding | nn.Bilinear
@@ -29,38 +31,67 @@ class Grid(nn.Module):
     """Rounds a weight to `scale · (code − zero_point)` with whole codes in [0, 2^bits − 1]; gradients pass straight.
 
     Args:
-        scale: positive; broadcasts against the weight (one value, or one for each output channel).
-        zero_point: the code of 0, whole numbers, same shape as `scale`; it may lie outside the codes.
+        scale: positive; broadcasts against the weight (one value, or one for each output channel). With `group`, of
+            shape (rows, groups in a row).
+        zero_point: the code of 0, whole or half numbers, same shape as `scale`; it may lie outside the codes.
         bits: bits of a code, 1 to 16.
+        group: entries that share a scale: that many in a row of the weight seen as a matrix of its first dimension by
+            all others, the last group of a row perhaps shorter. 0 where scales broadcast.
+        learned: the scale is trained with the weight (learned step size quantization, Esser et al. 2020).
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int, *, group: int = 0, learned: bool = False) -> None:
         super().__init__()
-        self.register_buffer("scale", scale)
+        if learned:
+            self.scale = nn.Parameter(scale.detach().clone())
+        else:
+            self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         self.bits = bits
+        self.group = group
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the scale."""
+        return isinstance(self.scale, nn.Parameter)
 
     def codes(self, weight: Tensor) -> Tensor:
         """Return the codes of a weight as whole numbers of its own dtype."""
-        return torch.clamp(torch.round(weight / self.scale) + self.zero_point, 0, 2**self.bits - 1)
+        scale, zero_point = self.spread(weight)
+        return to_codes(weight, scale, zero_point, self.bits)
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the weights that codes stand for."""
-        return self.scale * (codes - self.zero_point)
+        scale, zero_point = self.spread(codes)
+        return from_codes(codes, scale, zero_point)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round, with the gradient of the identity inside the grid's range and 0 outside it."""
-        low, high = self.values(torch.zeros(())), self.values(torch.full((), 2**self.bits - 1.0))
-        inside = torch.maximum(torch.minimum(weight, high), low)
-        # The difference is exactly 0: values stay on the grid to the last bit, and the gradient is that of `inside`.
-        return self.values(self.codes(weight)).detach() + (inside - inside.detach())
+        """Round, with the gradient of the identity where the code is not clamped and 0 elsewhere."""
+        scale, zero_point = self.spread(weight)
+        step_gradient = (weight.numel() / max(1, self.scale.numel()) * (2**self.bits - 1)) ** -0.5
+        return fake_quantize(weight, scale, zero_point, self.bits, step_gradient)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Keep the latent values as they are given."""
         return weight
+
+    def spread(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point as they broadcast against a weight."""
+        scale = self.scale.clamp(min=torch.finfo(self.scale.dtype).tiny) if self.learned else self.scale
+        if not self.group:
+            return scale, self.zero_point
+        columns = weight[:1].numel()
+        spread = (
+            t.repeat_interleave(self.group, 1)[:, :columns].reshape(weight.shape) for t in (scale, self.zero_point)
+        )
+        return next(spread), next(spread)
+
+    def like(self, scale: Tensor, zero_point: Tensor) -> "Grid":
+        """Return a grid of the same kind with other scales and zero points."""
+        return Grid(scale, zero_point, self.bits, group=self.group, learned=self.learned)
 
 
 class Mask(nn.Module):
@@ -123,6 +154,8 @@ def write_weight(layer: nn.Module, state: WeightState) -> None:
     if state.keep is not None:
         state = replace(state, keep=state.keep & (effective.detach() != 0))
     layer.weight = nn.Parameter(effective.detach().clone(), requires_grad=parameter.requires_grad)
+    if state.grid is not None:
+        state.grid.requires_grad_(parameter.requires_grad)
     for part in _parts(state):
         parametrize.register_parametrization(layer, "weight", part)
 

@@ -19,6 +19,7 @@ from kmr.instantiations.pruning.surgery import (
     sliced,
     sliced_like,
 )
+from kmr.instantiations.quantization.quantizers import fit_like
 from kmr.weights import Grid, WeightState, strip, weight_layers, write_weight
 
 _NORM = {"l1": 1, "l2": 2}
@@ -140,6 +141,18 @@ class StructuredPruning(LayerRule):
         return best
 
 
+def _cut_grid(state: WeightState, grid: Grid, survivors: Tensor) -> Grid:
+    """Return the grid of what is left of a weight; groups of entries that no longer lie together are fitted anew."""
+    if not grid.group:
+        scale, zero_point = (sliced_like(t, state.weight.shape, survivors) for t in (grid.scale, grid.zero_point))
+        return grid.like(scale, zero_point)
+    columns = state.weight[:1].numel()
+    if survivors[:1].numel() == columns:
+        rows = survivors.flatten(1)[:, 0].to(grid.scale.device) // columns
+        return grid.like(grid.scale[rows], grid.zero_point[rows])
+    return fit_like(state, sliced(state.weight, survivors), 0)
+
+
 def _makers(groups: Iterable[ChannelGroup]) -> list[str]:
     return [maker for group in groups for maker in group.makers]
 
@@ -157,7 +170,5 @@ def _hold(smaller: Cut, states: dict[str, WeightState]) -> None:
         keep = None if state.keep is None else sliced(state.keep, survivors)
         grid = state.grid
         if grid is not None:
-            shape = state.weight.shape
-            scale, zero_point = (sliced_like(t, shape, survivors) for t in (grid.scale, grid.zero_point))
-            grid = Grid(scale, zero_point, grid.bits)
+            grid = _cut_grid(state, grid, survivors)
         write_weight(layer, WeightState(layer.weight.detach(), grid, keep))

@@ -12,18 +12,23 @@ from kmr.instantiations.quantization.quantizers import (
     fit_grid,
     fit_like,
     kmr_grid,
+    midrise_grid,
     symmetric_grid,
 )
+from kmr.instantiations.quantization.static import DynamicQuantization, StaticQuantization
 from kmr.instantiations.quantization.weights import WeightQuantization
 
 __all__ = [
+    "DynamicQuantization",
     "QUANTIZERS",
     "Quantizer",
+    "StaticQuantization",
     "WeightQuantization",
     "affine_grid",
     "channel_dim",
     "fit_grid",
     "fit_like",
     "kmr_grid",
+    "midrise_grid",
     "symmetric_grid",
 ]
