@@ -6,6 +6,7 @@ a gain; the theoretical count is a meter of its own, `EffectiveMACs`. Qualities 
 given the same split, or the same `Predictions`, share one pass over it.
 """
 
+from kmr.meters.bops import BOPs
 from kmr.meters.latency import Latency, Timing, time_model
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
@@ -14,6 +15,7 @@ from kmr.meters.size import NonzeroParameters, Parameters, WeightBytes
 __all__ = [
     "Accuracy",
     "Agreement",
+    "BOPs",
     "EffectiveMACs",
     "Latency",
     "MACs",

@@ -15,6 +15,13 @@ from kmr.instantiations.quantization.quantizers import (
     midrise_grid,
     symmetric_grid,
 )
+from kmr.instantiations.quantization.sensitivity import (
+    Sensitivity,
+    as_sequence,
+    as_vector,
+    measure_sensitivity,
+    per_layer,
+)
 from kmr.instantiations.quantization.static import DynamicQuantization, StaticQuantization
 from kmr.instantiations.quantization.weights import WeightQuantization
 
@@ -22,13 +29,18 @@ __all__ = [
     "DynamicQuantization",
     "QUANTIZERS",
     "Quantizer",
+    "Sensitivity",
     "StaticQuantization",
     "WeightQuantization",
     "affine_grid",
+    "as_sequence",
+    "as_vector",
     "channel_dim",
     "fit_grid",
     "fit_like",
     "kmr_grid",
+    "measure_sensitivity",
     "midrise_grid",
+    "per_layer",
     "symmetric_grid",
 ]

@@ -18,6 +18,9 @@ from kmr.weights import Grid, WeightLayer, WeightState, read_weight, write_weigh
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+_PART = 32
+"""Samples whose inputs are unfolded at once."""
+
 
 def gptq_round(weight: Tensor, grid: Grid, gram: Tensor, damping: float = 0.01) -> Tensor:
     """Choose a level for each weight so that ‖(W − Q)·X‖² is small, one input after the other (Frantar et al. 2023).
@@ -78,14 +81,14 @@ def round_by_layer(
 
     def rounding(path: str, layer: WeightLayer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            columns = _columns(layer, args[0]) if path in missed and args and isinstance(args[0], Tensor) else None
-            if columns is None:
+            grams = _gram(layer, args[0]) if path in missed and args and isinstance(args[0], Tensor) else None
+            if grams is None:
                 return
             missed.discard(path)
             state = read_weight(layer)
             grid = grid_of(layer)
             with torch.no_grad():
-                rounded = _rounded(state, grid, columns)
+                rounded = _rounded(state, grid, grams)
             write_weight(layer, WeightState(rounded, grid, state.keep))
 
         return hook
@@ -162,14 +165,13 @@ def _after(
             handle.remove()
 
 
-def _rounded(state: WeightState, grid: Grid, columns: Tensor) -> Tensor:
-    """Round a weight whose groups of outputs meet the inputs of columns, of shape (groups, inputs, samples)."""
+def _rounded(state: WeightState, grid: Grid, grams: Tensor) -> Tensor:
+    """Round a weight whose groups of outputs have inputs of these Gram matrices, of shape (groups, inputs, inputs)."""
     weight = state.weight
-    rows = weight.reshape(len(columns), -1, columns.shape[1])
+    rows = weight.reshape(len(grams), -1, grams.shape[1])
     spread = [t.expand_as(weight).reshape(rows.shape) for t in grid.spread(weight)]
     parts = []
-    for group, inputs in enumerate(columns):
-        gram = inputs.double() @ inputs.double().T if inputs.shape[1] < 4096 else (inputs @ inputs.T).double()
+    for group, gram in enumerate(grams):
         part = Grid(spread[0][group], spread[1][group], grid.bits)
         if state.keep is None:
             parts.append(gptq_round(rows[group], part, gram))
@@ -189,6 +191,18 @@ def _row_by_row(weight: Tensor, grid: Grid, gram: Tensor, keep: Tensor) -> Tenso
             part = Grid(scale[row : row + 1, here], zero_point[row : row + 1, here], grid.bits)
             rounded[row, here] = gptq_round(weight[row : row + 1, here], part, gram[here][:, here])[0]
     return rounded
+
+
+def _gram(layer: WeightLayer, inputs: Tensor) -> Tensor | None:
+    """Sum up X·Xᵀ of a layer's inputs, of shape (groups, inputs, inputs), in double precision over parts of a batch."""
+    total: Tensor | None = None
+    for part in inputs.detach().split(_PART):
+        columns = _columns(layer, part.float())
+        if columns is None:
+            return None
+        gram = (columns @ columns.transpose(1, 2)).double()
+        total = gram if total is None else total + gram
+    return total
 
 
 def _columns(layer: WeightLayer, inputs: Tensor) -> Tensor | None:

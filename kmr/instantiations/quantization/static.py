@@ -45,7 +45,7 @@ class _BothQuantization(LayerRule):
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
-        model, read_by_parent = split_attention(model, lambda path: self.governs(knob, path))
+        model, read_by_parent = split_attention(model, lambda path: self.reaches(knob, path))
         self.report(read_by_parent, "attention left as it is: it computes in a way of its own")
         layers = self.weights_of(model, knob)
         self._quantize_activations(model, knob, layers, bits)

@@ -71,7 +71,7 @@ class WeightQuantization(LayerRule):
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
-        model, left = split_attention(model, lambda path: self.governs(knob, path))
+        model, left = split_attention(model, lambda path: self.reaches(knob, path))
         self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
         layers = self.weights_of(model, knob)
         states = {path: read_weight(layer) for path, layer in layers.items()}
