@@ -15,6 +15,7 @@ same parameters and the same name in the model. It holds `input_quantizer` and `
         grid.scale, grid.zero_point               # broadcast against the weight, (out, 1, 1, 1) where per channel
         # int8: codes − 128, zero point grid.zero_point − 128, which is 0 for the scheme `symmetric`
 
+Weights in a `kmr.weights.Codebook` have levels in place of scale and zero point: an exporter writes their values.
 Where normalisation was folded the convolution carries a bias and the normalisation is `nn.Identity`. To run the model
 without simulating the rounding of activations (a float export, say) use `without_quantizers`.
 """

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kmr.core import KMRError
 from kmr.packing_codecs import narrowest_gaps, pack_bits, pack_gaps, packed_size, unpack_bits, unpack_gaps
-from kmr.weights import Grid, WeightState
+from kmr.weights import Codebook, Grid, WeightState
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
@@ -128,13 +128,13 @@ class _Reader:
         return part.clone()
 
 
-def _exact_codes(weight: Tensor, grid: Grid, keep: Tensor | None) -> Tensor | None:
+def _exact_codes(weight: Tensor, grid: Grid | Codebook, keep: Tensor | None) -> Tensor | None:
     codes = grid.codes(weight).nan_to_num(0).to(torch.int32).clamp_(0, 2**grid.bits - 1)
     same = _raw(grid.values(codes.to(weight.dtype)).to(weight.dtype)) == _raw(weight)
     return codes if bool((same if keep is None else same | ~keep).all()) else None
 
 
-def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | None, keep: Tensor | None) -> bool:
+def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | Codebook | None, keep: Tensor | None) -> bool:
     if keep is None:
         return True
     if codes is None or grid is None:
@@ -172,7 +172,17 @@ def _decode_index(reader: _Reader, entry: dict[str, Any], total: int) -> Tensor 
             return fewer if side == "kept" else ~fewer
 
 
-def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str, Any], list[Tensor]]:
+def _encode_grid(grid: Grid | Codebook, dtype: torch.dtype, coded: bool) -> tuple[dict[str, Any], list[Tensor]]:
+    if isinstance(grid, Codebook):
+        levels = grid.levels.detach().cpu().contiguous()
+        book: dict[str, Any] = {"levels": len(levels)}
+        if levels.dtype != dtype:
+            book["dtype"] = _dtype_name(levels)
+        if not coded:
+            book["bits"] = grid.bits
+        if grid.learned:
+            book["learned"] = True
+        return book, [levels.view(torch.uint8)]
     scale, zero = grid.scale.detach().cpu().contiguous(), grid.zero_point.detach().cpu().contiguous()
     described: dict[str, Any] = {"scale": list(scale.shape)}
     if scale.dtype != dtype:
@@ -199,8 +209,13 @@ def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str,
     return described, parts
 
 
-def _decode_grid(reader: _Reader, entry: dict[str, Any], dtype: torch.dtype) -> Grid:
+def _decode_grid(reader: _Reader, entry: dict[str, Any], dtype: torch.dtype) -> Grid | Codebook:
     described = entry["grid"]
+    if "levels" in described:
+        kind = _dtype(described["dtype"]) if "dtype" in described else dtype
+        levels = reader.take(described["levels"] * kind.itemsize).view(kind)
+        width = int(entry.get("bits", described.get("bits")))
+        return Codebook(levels, width, learned=described.get("learned", False))
     shape = tuple(described["scale"])
     scale_dtype = _dtype(described["scale_dtype"]) if "scale_dtype" in described else dtype
     scale = reader.take(math.prod(shape) * scale_dtype.itemsize).view(scale_dtype).reshape(shape)

@@ -79,3 +79,32 @@ class _FakeQuantize(torch.autograd.Function):
 def _unclamped(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     whole = zero_point.floor()
     return torch.round(x / scale + (zero_point - whole)) + whole
+
+
+def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
+    """Return the place of the nearest of ascending levels for each value; half-way, the lower one."""
+    return torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)
+
+
+def look_up(x: Tensor, levels: Tensor) -> Tensor:
+    """Replace values by their nearest levels; gradients pass straight, and sum up at each level, see `Codebook`."""
+    found: Tensor = _LookUp.apply(x, levels)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: Tensor) -> Tensor:
+        # Levels that training moved past one another are still looked up in order.
+        order = torch.argsort(levels)
+        places = order[nearest_level(x, levels[order])]
+        ctx.save_for_backward(places)
+        ctx.count = len(levels)
+        return levels[places]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        total = torch.zeros(ctx.count, dtype=gradient.dtype, device=gradient.device)
+        total.index_add_(0, places.reshape(-1), gradient.reshape(-1))
+        return gradient, total * (ctx.count / max(1, gradient.numel())) ** 0.5

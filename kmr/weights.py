@@ -1,11 +1,11 @@
 """How a compressed weight is represented: values on a grid, under a mask, through any optimizer step.
 
-A weight is `mask ⊙ grid(latent)`. The grid and the mask are parametrizations, so that an optimizer moves the latent
-values while every forward pass sees on-grid, masked ones: a plain gradient step cannot un-prune or un-quantize. Between
-fine-tunings the latent values are settled onto what the model computes with (`settle`), so that a model is described in
-full by its visible weights, grids and masks, and a saved and a live model go on alike. Settling also takes into a mask
-whatever has become 0 under it: what a model costs to store then follows from its masks and grids, and training can only
-lower it.
+A weight is `mask ⊙ grid(latent)`. The grid (evenly spaced levels, or any levels in a codebook) and the mask are
+parametrizations, so that an optimizer moves the latent values while every forward pass sees on-grid, masked ones: a
+plain gradient step cannot un-prune or un-quantize. Between fine-tunings the latent values are settled onto what the
+model computes with (`settle`), so that a model is described in full by its visible weights, grids and masks, and a
+saved and a live model go on alike. Settling also takes into a mask whatever has become 0 under it: what a model costs
+to store then follows from its masks and grids, and training can only lower it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kmr.rounding import fake_quantize, from_codes, to_codes
+from kmr.rounding import fake_quantize, from_codes, look_up, nearest_level, to_codes
 
 WeightLayer: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -94,6 +94,50 @@ class Grid(nn.Module):
         return Grid(scale, zero_point, self.bits, group=self.group, learned=self.learned)
 
 
+class Codebook(nn.Module):
+    """Replaces each weight by the nearest of a few levels, any numbers; gradients pass straight, to the levels too.
+
+    A level receives the sum of the gradients of its weights (Han et al. 2016, section 3), divided by the square root of
+    how many there are on average, so that it learns at about the pace of a weight.
+
+    Args:
+        levels: ascending, of shape (k,).
+        bits: bits of a code, 1 to 16; 2^bits ≥ k.
+        learned: the levels are trained with the weight.
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: Tensor, bits: int, *, learned: bool = True) -> None:
+        super().__init__()
+        if learned:
+            self.levels = nn.Parameter(levels.detach().clone())
+        else:
+            self.register_buffer("levels", levels)
+        self.bits = bits
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the levels."""
+        return isinstance(self.levels, nn.Parameter)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the places of the nearest levels as whole numbers of the weight's dtype."""
+        return nearest_level(weight, self.levels.detach()).to(weight.dtype)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes stand for."""
+        return self.levels[codes.long().clamp(0, len(self.levels) - 1)]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Replace."""
+        return look_up(weight, self.levels)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+
 class Mask(nn.Module):
     """Holds weights at zero wherever `keep` is False."""
 
@@ -117,7 +161,7 @@ class WeightState:
     """What a layer computes with: its effective weight (detached), and the grid and mask that hold it."""
 
     weight: Tensor
-    grid: Grid | None = None
+    grid: Grid | Codebook | None = None
     keep: Tensor | None = None
 
 
@@ -134,7 +178,7 @@ def read_weight(layer: nn.Module) -> WeightState:
     grid = keep = None
     if parametrize.is_parametrized(layer, "weight"):
         for part in layer.parametrizations.weight:  # type: ignore[union-attr]
-            if isinstance(part, Grid):
+            if isinstance(part, Grid | Codebook):
                 grid = part
             elif isinstance(part, Mask):
                 keep = part.keep
@@ -210,8 +254,8 @@ def tied_layers(model: nn.Module) -> frozenset[str]:
     return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths)
 
 
-def _parts(state: WeightState) -> list[Grid | Mask]:
-    parts: list[Grid | Mask] = []
+def _parts(state: WeightState) -> list[Grid | Codebook | Mask]:
+    parts: list[Grid | Codebook | Mask] = []
     if state.grid is not None:
         parts.append(state.grid)
     if state.keep is not None:

@@ -20,7 +20,7 @@ from kmr.instantiations.pruning.surgery import (
     sliced_like,
 )
 from kmr.instantiations.quantization.quantizers import fit_like
-from kmr.weights import Grid, WeightState, strip, weight_layers, write_weight
+from kmr.weights import Codebook, Grid, WeightState, strip, weight_layers, write_weight
 
 _NORM = {"l1": 1, "l2": 2}
 _MOST_CUTS = 48
@@ -141,8 +141,10 @@ class StructuredPruning(LayerRule):
         return best
 
 
-def _cut_grid(state: WeightState, grid: Grid, survivors: Tensor) -> Grid:
+def _cut_grid(state: WeightState, grid: Grid | Codebook, survivors: Tensor) -> Grid | Codebook:
     """Return the grid of what is left of a weight; groups of entries that no longer lie together are fitted anew."""
+    if isinstance(grid, Codebook):
+        return grid
     if not grid.group:
         scale, zero_point = (sliced_like(t, state.weight.shape, survivors) for t in (grid.scale, grid.zero_point))
         return grid.like(scale, zero_point)

@@ -4,11 +4,13 @@ A method is a choice of grid, which is a pure function of the weight (`quantizer
 rule). Holding weights on a grid through training is `kmr.weights.Grid`, the same for every method.
 """
 
+from kmr.instantiations.quantization.clustering import WeightClustering
 from kmr.instantiations.quantization.quantizers import (
     QUANTIZERS,
     Quantizer,
     affine_grid,
     channel_dim,
+    fit_codebook,
     fit_grid,
     fit_like,
     kmr_grid,
@@ -31,11 +33,13 @@ __all__ = [
     "Quantizer",
     "Sensitivity",
     "StaticQuantization",
+    "WeightClustering",
     "WeightQuantization",
     "affine_grid",
     "as_sequence",
     "as_vector",
     "channel_dim",
+    "fit_codebook",
     "fit_grid",
     "fit_like",
     "kmr_grid",

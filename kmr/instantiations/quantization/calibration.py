@@ -124,10 +124,12 @@ class Uses(TorchFunctionMode):
 
     Args:
         model: the model about to run; its modules are watched by hooks until `close`.
+        through_relu: take what a ReLU returns for the output of what it was given, too.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, through_relu: bool = False) -> None:
         super().__init__()
+        self._through_relu = through_relu
         self.readers: dict[str, list[str]] = {}
         """Of the path of each layer or module without parts, what took its output: such paths, functions by name."""
         self._made: dict[int, tuple[Tensor, list[str]]] = {}
@@ -149,6 +151,10 @@ class Uses(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if not self._inside and name not in _SILENT:
             self._read(name, (*args, *(kwargs or {}).values()))
+            if self._through_relu and name in ("relu", "relu_"):
+                output = func(*args, **(kwargs or {}))
+                self._pass_on(args[0], output)
+                return output
         return func(*args, **(kwargs or {}))
 
     def _read(self, reader: str, values: Iterable[Any]) -> None:
@@ -167,10 +173,13 @@ class Uses(TorchFunctionMode):
         return hook
 
     def _leave(self, path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._inside -= 1
             self.readers.setdefault(path, [])
-            self._register(path, output)
+            if self._through_relu and isinstance(module, nn.ReLU) and args:
+                self._pass_on(args[0], output)
+            else:
+                self._register(path, output)
 
         return hook
 
@@ -180,6 +189,11 @@ class Uses(TorchFunctionMode):
                 map_tensors(lambda tensor: self._read("output", [tensor]), output)
 
         return hook
+
+    def _pass_on(self, given: Any, output: Any) -> None:
+        for path in list(self._made.get(id(given), (None, []))[1]):
+            if output is not given:
+                self._register(path, output)
 
     def _register(self, path: str, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -192,9 +206,9 @@ _SILENT = frozenset({"__get__", "size", "dim", "numel", "shape", "stride", "is_f
 """What functions ask of a tensor without reading its values."""
 
 
-def uses(model: nn.Module, inputs: Inputs) -> dict[str, list[str]]:
+def uses(model: nn.Module, inputs: Inputs, *, through_relu: bool = False) -> dict[str, list[str]]:
     """Run a model once and return, for each innermost module by path, what took its output (paths, function names)."""
-    watch = Uses(model)
+    watch = Uses(model, through_relu=through_relu)
     try:
         with evaluating(model), watch:
             forward(model, inputs)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.rounding import from_codes, to_codes
-from kmr.weights import Grid, WeightState
+from kmr.rounding import from_codes, nearest_level, to_codes
+from kmr.weights import Codebook, Grid, WeightState
 
 Quantizer: TypeAlias = Callable[[Tensor, int, int | None], tuple[Tensor, Tensor]]
 """Of (weight, bits, dim or None for one grid over the tensor), the (scale, zero_point)."""
@@ -98,15 +98,18 @@ def fit_grid(
     return Grid(scale.reshape(shape), zero_point.reshape(shape), bits, group=group, learned=learned)
 
 
-def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid:
+def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid | Codebook:
     """Return a grid for another weight with the bits, scheme and granularity of the one a layer's weight is on.
 
     The scheme is told from the grid: symmetric ones have 0 in the middle of the codes and leave the lowest code unused,
     affine ones have 0 among the codes, and the paper's anywhere (where it is among the codes, it is taken for affine).
+    A codebook gets one of as many levels.
     """
     grid = state.grid
     if grid is None:
         raise KMRError("a weight that is on no grid has none to be like")
+    if isinstance(grid, Codebook):
+        return fit_codebook(weight, grid.bits, learned=grid.learned)
     codes, zero_point = grid.codes(state.weight), grid.zero_point
     if bool((zero_point != zero_point.floor()).any()):
         scheme = "midrise"
@@ -118,6 +121,39 @@ def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid:
     return fit_grid(
         weight, grid.bits, scheme=scheme, dim=dim if by_channel else None, group=grid.group, learned=grid.learned
     )
+
+
+def fit_codebook(weight: Tensor, bits: int, *, keep: Tensor | None = None, learned: bool = True) -> Codebook:
+    """Return at most 2^bits levels for a weight by k-means (Han et al. 2016, section 3), started evenly over its range.
+
+    Args:
+        weight: any shape.
+        bits: bits of a code.
+        keep: where the weight counts; what a mask removes needs no level.
+        learned: the levels are trained with the weight.
+    """
+    _steps(bits)
+    values = weight.detach().double()
+    values = (values if keep is None else values[keep.expand(weight.shape)]).reshape(-1)
+    distinct = torch.unique(values)
+    if len(distinct) == 0:
+        distinct = values.new_zeros(1)
+    if len(distinct) <= 2**bits:
+        return Codebook(distinct.to(weight.dtype), bits, learned=learned)
+    levels = torch.linspace(float(distinct[0]), float(distinct[-1]), 2**bits, dtype=torch.float64, device=values.device)
+    for _ in range(_ROUNDS):
+        places = nearest_level(values, levels)
+        counts = torch.bincount(places, minlength=len(levels))
+        sums = torch.zeros_like(levels).index_add_(0, places, values)
+        moved = torch.where(counts > 0, sums / counts.clamp(min=1), levels)
+        if torch.equal(moved, levels):
+            break
+        levels = moved
+    return Codebook(levels[counts > 0].to(weight.dtype), bits, learned=learned)
+
+
+_ROUNDS = 60
+"""Rounds of k-means; the levels of real weights hardly move after 30."""
 
 
 def channel_dim(layer: nn.Module) -> int:

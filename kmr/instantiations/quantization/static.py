@@ -14,6 +14,7 @@ from kmr.data import Inputs, Split
 from kmr.instantiations.attention import leave_fast_path, split_attention
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.quantization.calibration import calibration_batches, observe, uses
+from kmr.instantiations.quantization.equalization import equalize
 from kmr.instantiations.quantization.folding import fold_norms
 from kmr.instantiations.quantization.quantizers import affine_grid, channel_dim, fit_grid
 from kmr.instantiations.quantization.ranges import RANGES, Seen
@@ -95,6 +96,7 @@ class StaticQuantization(_BothQuantization):
         samples: calibration samples, from the start of `data`.
         observer: the range to cover: `minmax`, `moving_average`, `percentile`, `mse` or `entropy`.
         fold: fold batch normalisation.
+        equalize: make the ranges of weights alike across layers first (`equalization`).
         sums: quantize the outputs of layers that are added up.
     """
 
@@ -104,6 +106,7 @@ class StaticQuantization(_BothQuantization):
     samples: int = 512
     observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
     fold: bool = True
+    equalize: bool = False
     sums: bool = True
 
     def __post_init__(self) -> None:
@@ -115,6 +118,8 @@ class StaticQuantization(_BothQuantization):
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         if self.fold:
             fold_norms(model, self._example(), lambda path: self.governs(knob, path))
+        if self.equalize:
+            equalize(model, self._example(), lambda path: self.governs(knob, path))
         return super().apply(model, knob, value)
 
     def _example(self) -> Inputs:

@@ -15,9 +15,14 @@ from kmr.core import NotApplicable, Rule, RuleWarning
 from kmr.data import Split, forward, map_tensors
 from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
-from kmr.instantiations.quantization import DynamicQuantization, StaticQuantization, WeightQuantization
+from kmr.instantiations.quantization import (
+    DynamicQuantization,
+    StaticQuantization,
+    WeightClustering,
+    WeightQuantization,
+)
 from kmr.packing_state import slots, unique
-from kmr.weights import read_weight, weight_layers
+from kmr.weights import Codebook, read_weight, weight_layers
 
 RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "prune": (lambda _: UnstructuredPruning(), 0.6),
@@ -35,6 +40,7 @@ RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "static": (lambda inputs: StaticQuantization(data=samples(inputs)), 4),
     "static_learned": (lambda inputs: StaticQuantization(data=samples(inputs), learned=True, observer="entropy"), 8),
     "dynamic": (lambda _: DynamicQuantization(), 8),
+    "cluster": (lambda _: WeightClustering(), 2),
     "lowrank": (lambda _: LowRank(), 0.3),
 }
 FAMILIES = ("prune", "structured", "quantize", "lowrank")
@@ -90,7 +96,7 @@ def cost(name: str, model: nn.Module) -> float:
     """What the rule is there to lower."""
     if name.startswith("prune"):
         return sum(int((slot.tensor != 0).sum()) for slot in unique(slots(model)) if slot.parameter)
-    if name.startswith(("quantize", "static", "dynamic")):
+    if name.startswith(("quantize", "static", "dynamic", "cluster")):
         bits = 0
         for _, layer in weight_layers(model):
             state = read_weight(layer)
@@ -106,7 +112,7 @@ def levels(model: nn.Module) -> list[tuple[int, int]]:
         state = read_weight(layer)
         if state.grid is None:
             continue
-        if state.grid.group:
+        if isinstance(state.grid, Codebook) or state.grid.group:
             assert torch.equal(state.grid.values(state.grid.codes(state.weight)), state.weight)
             continue
         scale = state.grid.scale.expand_as(state.weight)
