@@ -7,7 +7,8 @@ Lagrangian bound says how far from the best a result could be where the list of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from kmr.core import KMRError, NotApplicable
 
@@ -49,31 +50,30 @@ def allocate(
     Raises:
         NotApplicable: even the cheapest options cost more.
     """
-    if not costs or len(costs) != len(losses) or any(len(c) != len(l) or not c for c, l in zip(costs, losses)):  # noqa: B905, E741
+    if not costs or [len(row) for row in costs] != [len(row) for row in losses] or not all(costs):
         raise KMRError("an allocation needs items with as many costs as losses")
     cheapest = sum(min(options) for options in costs)
     if cheapest > budget:
         raise NotApplicable(f"the cheapest options cost {cheapest:g} together, more than the budget of {budget:g}")
-    total_cost, total_loss = np.zeros(1), np.zeros(1)
-    back: list[tuple[np.ndarray, np.ndarray]] = []
+    total_cost, total_loss = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    back: list[tuple[Tensor, Tensor]] = []
     # What the items still to come cost at least: a pair that leaves less cannot be completed.
-    rest = np.cumsum([min(options) for options in costs][::-1])[::-1]
-    for place, (item_costs, item_losses) in enumerate(zip(costs, losses, strict=True)):
-        left = budget - (rest[place + 1] if place + 1 < len(costs) else 0.0)
-        cost = (total_cost[:, None] + np.asarray(item_costs, float)[None]).ravel()
-        loss = (total_loss[:, None] + np.asarray(item_losses, float)[None]).ravel()
-        source, option = np.divmod(np.arange(len(cost)), len(item_costs))
+    rest = cheapest
+    for item_costs, item_losses in zip(costs, losses, strict=True):
+        rest -= min(item_costs)
+        cost = (total_cost[:, None] + torch.tensor(item_costs, dtype=torch.float64)[None]).reshape(-1)
+        loss = (total_loss[:, None] + torch.tensor(item_losses, dtype=torch.float64)[None]).reshape(-1)
         # Sums in another order may differ in their last bits.
-        keep = np.flatnonzero(cost <= left + 1e-9 * max(1.0, abs(budget)))
-        keep = keep[np.lexsort((loss[keep], cost[keep]))]
-        lowest = np.minimum.accumulate(loss[keep])
-        better = np.concatenate([[True], loss[keep][1:] < lowest[:-1]])
-        keep = keep[better]
+        keep = torch.nonzero(cost <= budget - rest + 1e-9 * max(1.0, abs(budget))).reshape(-1)
+        keep = keep[torch.argsort(loss[keep], stable=True)]
+        keep = keep[torch.argsort(cost[keep], stable=True)]
+        lowest = torch.cummin(loss[keep], 0).values
+        keep = keep[torch.cat([torch.ones(1, dtype=torch.bool), loss[keep][1:] < lowest[:-1]])]
         if len(keep) > most_pairs:
             # The cheapest stays, so that a completion within the budget always exists.
-            keep = keep[np.unique(np.linspace(0, len(keep) - 1, most_pairs).astype(int))]
+            keep = keep[torch.linspace(0, len(keep) - 1, most_pairs).long().unique()]
         total_cost, total_loss = cost[keep], loss[keep]
-        back.append((source[keep], option[keep]))
+        back.append((keep // len(item_costs), keep % len(item_costs)))
     # The list ascends in cost and descends in loss: its last pair loses least.
     at = len(total_cost) - 1
     cost_found, loss_found = float(total_cost[at]), float(total_loss[at])
@@ -86,13 +86,18 @@ def allocate(
 
 def _bound(costs: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], budget: float) -> float:
     """Return the largest Lagrangian bound max_λ Σᵢ min_o (loss + λ·cost) − λ·budget (Everett 1963)."""
-    items = [(np.asarray(c, float), np.asarray(l, float)) for c, l in zip(costs, losses, strict=True)]  # noqa: E741
+    items = [
+        (torch.tensor(c, dtype=torch.float64), torch.tensor(lost, dtype=torch.float64))
+        for c, lost in zip(costs, losses, strict=True)
+    ]
 
     def dual(price: float) -> tuple[float, float]:
-        picks = [int(np.argmin(loss + price * cost)) for cost, loss in items]
-        spent = sum(float(cost[pick]) for pick, (cost, _) in zip(picks, items, strict=True))
-        lost = sum(float(loss[pick]) for pick, (_, loss) in zip(picks, items, strict=True))
-        return lost + price * (spent - budget), spent
+        value, spent = -price * budget, 0.0
+        for cost, loss in items:
+            pick = int(torch.argmin(loss + price * cost))
+            value += float(loss[pick] + price * cost[pick])
+            spent += float(cost[pick])
+        return value, spent
 
     best, spent = dual(0.0)
     if spent <= budget:

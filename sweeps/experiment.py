@@ -184,14 +184,7 @@ def _instantiation(
     config: Config, plain: Mapping[str, Any], data: Data, live: Mapping[str, Any], trusted: tuple[str, ...]
 ) -> Instantiation:
     rules = [
-        part(
-            f"rules.{name}",
-            entry,
-            trusted,
-            name=name,
-            data=data.train,
-            **{k: v for k, v in live.items() if k != "original"},
-        )
+        part(f"rules.{name}", entry, trusted, name=name, data=data.train, **live)
         for name, entry in (plain.get("rules") or {}).items()
         if entry is not None
     ]

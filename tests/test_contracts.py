@@ -24,7 +24,6 @@ CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
 METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-DATA = Split((IMAGES, torch.arange(24) % 4), 8)
 
 
 def cnn() -> nn.Module:
@@ -37,7 +36,9 @@ def cnn() -> nn.Module:
 
 def rule(name: str) -> Rule:
     config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
-    made = part(f"rules.{name}", config, name=name, seed=0, example_inputs=IMAGES[:2], data=DATA)
+    data = Split((IMAGES, torch.arange(24) % 4), 8)
+    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn()}
+    made = part(f"rules.{name}", config, name=name, seed=0, **live)
     assert isinstance(made, Rule)
     return made
 

@@ -196,7 +196,7 @@ def _row_by_row(weight: Tensor, grid: Grid, gram: Tensor, keep: Tensor) -> Tenso
 def _gram(layer: WeightLayer, inputs: Tensor) -> Tensor | None:
     """Sum up X·Xᵀ of a layer's inputs, of shape (groups, inputs, inputs), in double precision over parts of a batch."""
     total: Tensor | None = None
-    for part in inputs.detach().split(_PART):
+    for part in torch.split(inputs.detach(), _PART):
         columns = _columns(layer, part.float())
         if columns is None:
             return None
