@@ -71,7 +71,7 @@ def allocate(
         keep = keep[torch.cat([torch.ones(1, dtype=torch.bool), loss[keep][1:] < lowest[:-1]])]
         if len(keep) > most_pairs:
             # The cheapest stays, so that a completion within the budget always exists.
-            keep = keep[torch.linspace(0, len(keep) - 1, most_pairs).long().unique()]
+            keep = keep[torch.unique(torch.linspace(0, len(keep) - 1, most_pairs, dtype=torch.float64).long())]
         total_cost, total_loss = cost[keep], loss[keep]
         back.append((keep // len(item_costs), keep % len(item_costs)))
     # The list ascends in cost and descends in loss: its last pair loses least.

@@ -6,8 +6,8 @@ from `kmr.weights` (a mask, a grid) or the architecture itself (a smaller layer,
 reaches, and what it reports having left alone, is the rule, a thin class over `layers.LayerRule`.
 
 - `pruning`: magnitude masks (`UnstructuredPruning`), channels by dependency groups (`StructuredPruning`).
-- `quantization`: weights on uniform grids (`WeightQuantization`) or on a few shared values (`WeightClustering`), weights
-  and activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
+- `quantization`: weights on uniform grids (`WeightQuantization`) or few shared values (`WeightClustering`), weights and
+  activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
 - `lowrank`: truncated singular values (`LowRank`).
 
 Rules compose in any order: a grid is kept under a mask and the other way round, both are cut along with channels, and

@@ -105,6 +105,8 @@ def entropy(seen: Seen, bits: int, stride: int = 8) -> tuple[float, float]:
     bins = len(seen.histogram)
     places = (seen.centers.abs() / edge * bins).long().clamp(max=bins - 1)
     counts = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, seen.histogram.double())
+    # 0 is a level whatever the threshold: the many zeros after a ReLU must not ask for narrow bins around it.
+    counts[0] = counts[1]
     best = (float("inf"), bins)
     for kept in range(min(levels, bins), bins + 1, stride):
         divergence = _divergence(counts, kept, levels)

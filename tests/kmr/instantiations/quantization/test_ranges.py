@@ -48,6 +48,13 @@ def test_least_squares_beats_every_other_share_it_could_take() -> None:
     assert error(low, high) < 0.6 * error(float(x.min()), float(x.max()))
 
 
+def test_entropy_minds_no_zeros() -> None:
+    # Half of what a ReLU returns is exactly 0, which every grid holds.
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).relu()
+    for bits in (8, 4):
+        assert entropy(seen_of(x), bits)[1] > 1.9
+
+
 def test_entropy_clips_a_long_tail_and_keeps_a_uniform_range() -> None:
     generator = torch.Generator().manual_seed(0)
     heavy = torch.cat([torch.rand(100_000, generator=generator), torch.tensor([20.0])])
