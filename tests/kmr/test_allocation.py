@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmr.allocation import allocate
@@ -17,6 +17,7 @@ tables = st.integers(0, 2**31).map(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(table=tables)
 def test_equals_trying_every_choice(table: tuple[list[list[float]], list[list[float]], float]) -> None:
     costs, losses, budget = table
