@@ -82,8 +82,13 @@ def _unclamped(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
-    """Return the place of the nearest of ascending levels for each value; half-way, the lower one."""
-    return torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)
+    """Return the place of the nearest level for each value; half-way, that of the lower one.
+
+    Levels may be in any order: training moves them past one another.
+    """
+    order = torch.argsort(levels)
+    ascending = levels[order]
+    return order[torch.bucketize(x.contiguous(), (ascending[1:] + ascending[:-1]) / 2)]
 
 
 def look_up(x: Tensor, levels: Tensor) -> Tensor:
@@ -95,9 +100,7 @@ def look_up(x: Tensor, levels: Tensor) -> Tensor:
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, levels: Tensor) -> Tensor:
-        # Levels that training moved past one another are still looked up in order.
-        order = torch.argsort(levels)
-        places = order[nearest_level(x, levels[order])]
+        places = nearest_level(x, levels)
         ctx.save_for_backward(places)
         ctx.count = len(levels)
         return levels[places]

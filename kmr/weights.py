@@ -101,7 +101,7 @@ class Codebook(nn.Module):
     how many there are on average, so that it learns at about the pace of a weight.
 
     Args:
-        levels: ascending, of shape (k,).
+        levels: of shape (k,).
         bits: bits of a code, 1 to 16; 2^bits ≥ k.
         learned: the levels are trained with the weight.
     """

@@ -11,8 +11,9 @@ from kmr.core import NotApplicable, RuleWarning
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightClustering, fit_codebook
 from kmr.meters import WeightBytes
+from kmr.packing import pack, unpack
 from kmr.rounding import look_up
-from kmr.weights import Codebook, read_weight, settle
+from kmr.weights import Codebook, WeightState, read_weight, settle, write_weight
 
 
 def test_k_means_by_hand() -> None:
@@ -34,6 +35,15 @@ def test_no_split_in_two_is_better_than_the_one_found() -> None:
     best = min(error(list(values.tensor_split([cut]))) for cut in range(1, 12))
     book = fit_codebook(values, 1)
     assert float((book(values) - values).detach().square().sum()) == pytest.approx(best, rel=1e-6)
+
+
+def test_levels_that_training_moved_past_one_another_are_still_stored_as_codes() -> None:
+    layer = nn.Linear(16, 16, bias=False)
+    write_weight(layer, WeightState(layer.weight.detach(), Codebook(torch.tensor([0.3, -0.2, 0.0, 0.1]), 2)))
+    assert pack(layer).manifest["weights"]["weight"]["bits"] == 2
+    restored = unpack(pack(layer), nn.Linear(16, 16, bias=False))
+    assert torch.equal(restored.weight, layer.weight)
+    assert set(layer.weight.unique().tolist()) <= set(torch.tensor([0.3, -0.2, 0.0, 0.1]).tolist())
 
 
 def test_gradients_go_to_weights_straight_and_to_levels_summed() -> None:
