@@ -7,6 +7,7 @@ names, shapes and the manifest that decodes the rest. The round trip is exact to
 masks back, so that training can go on.
 """
 
+import copy
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from kmr.core import KMRError
 from kmr.packing_state import Slot, slots
 from kmr.packing_weights import decode_weight, encode_weight
-from kmr.weights import WEIGHT_LAYERS, Grid, Mask, WeightState, read_weight, strip_all, write_weight
+from kmr.weights import WEIGHT_LAYERS, Codebook, Grid, Mask, WeightState, read_weight, strip_all, write_weight
 
 FORMAT = 1
 
@@ -182,16 +183,18 @@ def _held(slot: Slot) -> Any:
 
 def _check_parametrizations(slot: Slot) -> None:
     kinds = [type(part) for part in _held(slot)]
-    ours = any(issubclass(kind, Grid | Mask) or kind.__module__.partition(".")[0] == "kmr" for kind in kinds)
-    if ours and kinds not in ([Grid], [Mask], [Grid, Mask]):
+    ours = any(issubclass(kind, Grid | Codebook | Mask) or kind.__module__.partition(".")[0] == "kmr" for kind in kinds)
+    if ours and kinds not in ([Grid], [Codebook], [Mask], [Grid, Mask], [Codebook, Mask]):
         names = ", ".join(kind.__name__ for kind in kinds)
-        raise KMRError(f"{slot.name} is held by {names}: a weight can be stored under a Grid, a Mask, or both in turn")
+        raise KMRError(
+            f"{slot.name} is held by {names}: a weight can be stored under a Grid or Codebook, a Mask, or both in turn"
+        )
 
 
 def _to_cpu(state: WeightState) -> WeightState:
     grid = state.grid
-    if grid is not None and grid.scale.device.type != "cpu":
-        grid = Grid(grid.scale.cpu(), grid.zero_point.cpu(), grid.bits)
+    if grid is not None and any(t.device.type != "cpu" for t in grid.state_dict().values()):
+        grid = copy.deepcopy(grid).cpu()
     return WeightState(state.weight.cpu(), grid, None if state.keep is None else state.keep.cpu())
 
 

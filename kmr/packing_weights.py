@@ -31,7 +31,7 @@ from kmr.packing_codecs import (
     unpack_gaps,
     unpack_rows,
 )
-from kmr.weights import Grid, WeightState
+from kmr.weights import Codebook, Grid, WeightState
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
@@ -45,6 +45,7 @@ class _Index:
     encode: Callable[[], Tensor]
 
 
+@torch.no_grad()
 def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str, Any]] | None:
     """Encode a weight as bytes and the manifest entry that decodes them; None where it is best stored as it is.
 
@@ -94,6 +95,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
     return torch.cat([part.reshape(-1) for part in parts]), entry
 
 
+@torch.no_grad()
 def decode_weight(data: Tensor, entry: dict[str, Any]) -> WeightState:
     """Return the weight (the latent one where that was stored), grid and mask that bytes and manifest entry hold."""
     reader = _Reader(data)
@@ -137,13 +139,13 @@ class _Reader:
         return part.clone()
 
 
-def _exact_codes(weight: Tensor, grid: Grid, keep: Tensor | None) -> Tensor | None:
+def _exact_codes(weight: Tensor, grid: Grid | Codebook, keep: Tensor | None) -> Tensor | None:
     codes = grid.codes(weight).nan_to_num(0).to(torch.int32).clamp_(0, 2**grid.bits - 1)
     same = _raw(grid.values(codes.to(weight.dtype)).to(weight.dtype)) == _raw(weight)
     return codes if bool((same if keep is None else same | ~keep).all()) else None
 
 
-def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | None, keep: Tensor | None) -> bool:
+def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | Codebook | None, keep: Tensor | None) -> bool:
     if keep is None:
         return True
     if codes is None or grid is None:
@@ -194,7 +196,17 @@ def _decode_index(reader: _Reader, entry: dict[str, Any], total: int) -> Tensor 
             return fewer if side == "kept" else ~fewer
 
 
-def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str, Any], list[Tensor]]:
+def _encode_grid(grid: Grid | Codebook, dtype: torch.dtype, coded: bool) -> tuple[dict[str, Any], list[Tensor]]:
+    if isinstance(grid, Codebook):
+        levels = grid.levels.detach().cpu().contiguous()
+        book: dict[str, Any] = {"levels": len(levels)}
+        if levels.dtype != dtype:
+            book["dtype"] = _dtype_name(levels)
+        if not coded:
+            book["bits"] = grid.bits
+        if grid.learned:
+            book["learned"] = True
+        return book, [levels.view(torch.uint8)]
     scale, zero = grid.scale.detach().cpu().contiguous(), grid.zero_point.detach().cpu().contiguous()
     described: dict[str, Any] = {"scale": list(scale.shape)}
     if scale.dtype != dtype:
@@ -205,10 +217,15 @@ def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str,
         described["zero_dtype"] = _dtype_name(zero)
     if not coded:
         described["bits"] = grid.bits
+    if grid.group:
+        described["group"] = grid.group
+    if grid.learned:
+        described["learned"] = True
     parts = [scale.reshape(-1).view(torch.uint8)]
     whole = bool((zero == zero.round()).all()) and bool((zero.abs() < 2**31).all())
-    if whole and zero.numel() and bool((zero == zero.flatten()[0]).all()):
-        described["zero"] = int(zero.flatten()[0])
+    if zero.numel() and bool((zero == zero.flatten()[0]).all()) and bool((2 * zero == (2 * zero).round()).all()):
+        first = float(zero.flatten()[0])
+        described["zero"] = int(first) if whole else first
     else:
         narrow = next((d for d in _INTEGERS if whole and _fits(zero, d)), zero.dtype)
         described["zero"] = str(narrow).removeprefix("torch.")
@@ -216,19 +233,25 @@ def _encode_grid(grid: Grid, dtype: torch.dtype, coded: bool) -> tuple[dict[str,
     return described, parts
 
 
-def _decode_grid(reader: _Reader, entry: dict[str, Any], dtype: torch.dtype) -> Grid:
+def _decode_grid(reader: _Reader, entry: dict[str, Any], dtype: torch.dtype) -> Grid | Codebook:
     described = entry["grid"]
+    if "levels" in described:
+        kind = _dtype(described["dtype"]) if "dtype" in described else dtype
+        levels = reader.take(described["levels"] * kind.itemsize).view(kind)
+        width = int(entry.get("bits", described.get("bits")))
+        return Codebook(levels, width, learned=described.get("learned", False))
     shape = tuple(described["scale"])
     scale_dtype = _dtype(described["scale_dtype"]) if "scale_dtype" in described else dtype
     scale = reader.take(math.prod(shape) * scale_dtype.itemsize).view(scale_dtype).reshape(shape)
     zero_shape = tuple(described.get("zero_shape", shape))
     zero_dtype = _dtype(described["zero_dtype"]) if "zero_dtype" in described else scale_dtype
-    if isinstance(described["zero"], int):
+    if isinstance(described["zero"], int | float):
         zero = torch.full(zero_shape, described["zero"], dtype=zero_dtype)
     else:
         narrow = _dtype(described["zero"])
         zero = reader.take(math.prod(zero_shape) * narrow.itemsize).view(narrow).reshape(zero_shape).to(zero_dtype)
-    return Grid(scale, zero, int(entry.get("bits", described.get("bits"))))
+    bits = int(entry.get("bits", described.get("bits")))
+    return Grid(scale, zero, bits, group=described.get("group", 0), learned=described.get("learned", False))
 
 
 def _fits(values: Tensor, dtype: torch.dtype) -> bool:

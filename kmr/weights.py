@@ -1,11 +1,11 @@
 """How a compressed weight is represented: values on a grid, under a mask, through any optimizer step.
 
-A weight is `mask ⊙ grid(latent)`. The grid and the mask are parametrizations, so that an optimizer moves the latent
-values while every forward pass sees on-grid, masked ones: a plain gradient step cannot un-prune or un-quantize. Between
-fine-tunings the latent values are settled onto what the model computes with (`settle`), so that a model is described in
-full by its visible weights, grids and masks, and a saved and a live model go on alike. Settling also takes into a mask
-whatever has become 0 under it: what a model costs to store then follows from its masks and grids, and training can only
-lower it.
+A weight is `mask ⊙ grid(latent)`. The grid (evenly spaced levels, or any levels in a codebook) and the mask are
+parametrizations, so that an optimizer moves the latent values while every forward pass sees on-grid, masked ones: a
+plain gradient step cannot un-prune or un-quantize. Between fine-tunings the latent values are settled onto what the
+model computes with (`settle`), so that a model is described in full by its visible weights, grids and masks, and a
+saved and a live model go on alike. Settling also takes into a mask whatever has become 0 under it: what a model costs
+to store then follows from its masks and grids, and training can only lower it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from kmr.rounding import fake_quantize, from_codes, look_up, nearest_level, to_codes
 
 WeightLayer: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -29,34 +31,107 @@ class Grid(nn.Module):
     """Rounds a weight to `scale · (code − zero_point)` with whole codes in [0, 2^bits − 1]; gradients pass straight.
 
     Args:
-        scale: positive; broadcasts against the weight (one value, or one for each output channel).
-        zero_point: the code of 0, whole numbers, same shape as `scale`; it may lie outside the codes.
+        scale: positive; broadcasts against the weight (one value, or one for each output channel). With `group`, of
+            shape (rows, groups in a row).
+        zero_point: the code of 0, whole or half numbers, same shape as `scale`; it may lie outside the codes.
         bits: bits of a code, 1 to 16.
+        group: entries that share a scale: that many in a row of the weight seen as a matrix of its first dimension by
+            all others, the last group of a row perhaps shorter. 0 where scales broadcast.
+        learned: the scale is trained with the weight (learned step size quantization, Esser et al. 2020).
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int, *, group: int = 0, learned: bool = False) -> None:
         super().__init__()
-        self.register_buffer("scale", scale)
+        if learned:
+            self.scale = nn.Parameter(scale.detach().clone())
+        else:
+            self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         self.bits = bits
+        self.group = group
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the scale."""
+        return isinstance(self.scale, nn.Parameter)
 
     def codes(self, weight: Tensor) -> Tensor:
         """Return the codes of a weight as whole numbers of its own dtype."""
-        return torch.clamp(torch.round(weight / self.scale) + self.zero_point, 0, 2**self.bits - 1)
+        scale, zero_point = self.spread(weight)
+        return to_codes(weight, scale, zero_point, self.bits)
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the weights that codes stand for."""
-        return self.scale * (codes - self.zero_point)
+        scale, zero_point = self.spread(codes)
+        return from_codes(codes, scale, zero_point)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round, with the gradient of the identity inside the grid's range and 0 outside it."""
-        low, high = self.values(torch.zeros(())), self.values(torch.full((), 2**self.bits - 1.0))
-        inside = torch.maximum(torch.minimum(weight, high), low)
-        # The difference is exactly 0: values stay on the grid to the last bit, and the gradient is that of `inside`.
-        return self.values(self.codes(weight)).detach() + (inside - inside.detach())
+        """Round, with the gradient of the identity where the code is not clamped and 0 elsewhere."""
+        scale, zero_point = self.spread(weight)
+        step_gradient = (weight.numel() / max(1, self.scale.numel()) * (2**self.bits - 1)) ** -0.5
+        return fake_quantize(weight, scale, zero_point, self.bits, step_gradient)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+    def spread(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point as they broadcast against a weight."""
+        scale = self.scale.clamp(min=torch.finfo(self.scale.dtype).tiny) if self.learned else self.scale
+        if not self.group:
+            return scale, self.zero_point
+        columns = weight[:1].numel()
+        spread = (
+            t.repeat_interleave(self.group, 1)[:, :columns].reshape(weight.shape) for t in (scale, self.zero_point)
+        )
+        return next(spread), next(spread)
+
+    def like(self, scale: Tensor, zero_point: Tensor) -> "Grid":
+        """Return a grid of the same kind with other scales and zero points."""
+        return Grid(scale, zero_point, self.bits, group=self.group, learned=self.learned)
+
+
+class Codebook(nn.Module):
+    """Replaces each weight by the nearest of a few levels, any numbers; gradients pass straight, to the levels too.
+
+    A level receives the sum of the gradients of its weights (Han et al. 2016, section 3), divided by the square root of
+    how many there are on average, so that it learns at about the pace of a weight.
+
+    Args:
+        levels: of shape (k,).
+        bits: bits of a code, 1 to 16; 2^bits ≥ k.
+        learned: the levels are trained with the weight.
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: Tensor, bits: int, *, learned: bool = True) -> None:
+        super().__init__()
+        if learned:
+            self.levels = nn.Parameter(levels.detach().clone())
+        else:
+            self.register_buffer("levels", levels)
+        self.bits = bits
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the levels."""
+        return isinstance(self.levels, nn.Parameter)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the places of the nearest levels as whole numbers of the weight's dtype."""
+        return nearest_level(weight, self.levels.detach()).to(weight.dtype)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes stand for."""
+        return self.levels[codes.long().clamp(0, len(self.levels) - 1)]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Replace."""
+        return look_up(weight, self.levels)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Keep the latent values as they are given."""
@@ -86,7 +161,7 @@ class WeightState:
     """What a layer computes with: its effective weight (detached), and the grid and mask that hold it."""
 
     weight: Tensor
-    grid: Grid | None = None
+    grid: Grid | Codebook | None = None
     keep: Tensor | None = None
 
 
@@ -103,7 +178,7 @@ def read_weight(layer: nn.Module) -> WeightState:
     grid = keep = None
     if parametrize.is_parametrized(layer, "weight"):
         for part in layer.parametrizations.weight:  # type: ignore[union-attr]
-            if isinstance(part, Grid):
+            if isinstance(part, Grid | Codebook):
                 grid = part
             elif isinstance(part, Mask):
                 keep = part.keep
@@ -123,6 +198,8 @@ def write_weight(layer: nn.Module, state: WeightState) -> None:
     if state.keep is not None:
         state = replace(state, keep=state.keep & (effective.detach() != 0))
     layer.weight = nn.Parameter(effective.detach().clone(), requires_grad=parameter.requires_grad)
+    if state.grid is not None:
+        state.grid.requires_grad_(parameter.requires_grad)
     for part in _parts(state):
         parametrize.register_parametrization(layer, "weight", part)
 
@@ -177,8 +254,8 @@ def tied_layers(model: nn.Module) -> frozenset[str]:
     return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths)
 
 
-def _parts(state: WeightState) -> list[Grid | Mask]:
-    parts: list[Grid | Mask] = []
+def _parts(state: WeightState) -> list[Grid | Codebook | Mask]:
+    parts: list[Grid | Codebook | Mask] = []
     if state.grid is not None:
         parts.append(state.grid)
     if state.keep is not None:

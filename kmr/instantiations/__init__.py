@@ -9,7 +9,8 @@ reaches, and what it reports having left alone, is the rule, a thin class over `
   in steps (`Gradual`), masks found by training (`LotteryTicket`).
 - `dynamic`: channels that each input closes for itself (`ChannelGating`).
 - `recovery`: what a smaller model wins back without training (`Recovery`).
-- `quantization`: weights on uniform grids (`WeightQuantization`).
+- `quantization`: weights on uniform grids (`WeightQuantization`) or few shared values (`WeightClustering`), weights and
+  activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
 - `lowrank`: truncated singular values (`LowRank`).
 
 Rules compose in any order: a grid is kept under a mask and the other way round, both are cut along with channels, and

@@ -42,6 +42,10 @@ class LayerRule(Rule, ABC):
         """Tell whether the knob reaches the module at this path."""
         return matches(path, knob.layers) and not any(matches(path, pattern) for pattern in self.exclude)
 
+    def reaches(self, knob: Knob, path: str) -> bool:
+        """Tell whether the knob governs the module at this path or names one inside it."""
+        return self.governs(knob, path) or knob.layers.startswith(f"{path}.")
+
     def weights_of(self, model: nn.Module, knob: Knob) -> dict[str, WeightLayer]:
         """Return the layers the knob governs whose weight is theirs alone, by path; report the weights it cannot reach.
 

@@ -8,6 +8,7 @@ predictions on a data split, those of the model or (`Deployed`) those of the fil
 the same split and runtime share one export and one pass over it.
 """
 
+from kmr.meters.bops import BOPs
 from kmr.meters.deployed import ArtifactBytes, Deployed
 from kmr.meters.energy import Energy
 from kmr.meters.expected_macs import ExpectedMACs
@@ -30,6 +31,7 @@ __all__ = [
     "AccuracyDegradationFactor",
     "Agreement",
     "ArtifactBytes",
+    "BOPs",
     "ChiSquaredP",
     "Deployed",
     "EffectiveMACs",

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from kmr.activations import without_quantizers
 from kmr.data import Inputs, Split, forward, map_tensors
 from kmr.runtimes.runtime import Runtime, Session
 from kmr.weights import strip_all
@@ -18,7 +19,7 @@ class EagerSession(Session):
 
     def __init__(self, model: nn.Module, threads: int) -> None:
         super().__init__(threads)
-        self.model = strip_all(copy.deepcopy(model)).eval()
+        self.model = without_quantizers(strip_all(copy.deepcopy(model))).eval()
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def bind(self, inputs: Inputs) -> Callable[[], Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kmr.data import Inputs
 from kmr.runtimes.onnx_graph import to_onnx
 from kmr.runtimes.program import Signature
-from kmr.weights import read_weight, weight_layers
+from kmr.weights import Grid, read_weight, weight_layers
 
 _BITS = 8
 _SIDES = ("input_quantizer", "output_quantizer")
@@ -94,7 +94,7 @@ def _codes(layer: nn.Module) -> _Codes | None:
     """Return what a layer's weight is stored as, None where it is on no grid that 8 bits hold."""
     state = read_weight(layer)
     grid = state.grid
-    if grid is None or grid.bits > _BITS or getattr(grid, "group", None):
+    if not isinstance(grid, Grid) or grid.bits > _BITS or grid.group:
         return None
     scale, zero_point = grid.scale.detach(), grid.zero_point.detach()
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, TypeAlias, cast, final
 import torch
 from torch import Tensor, nn
 
+from kmr.activations import QuantizedLayer, quantize_activations
 from kmr.core import Domain, FloatRange, Knob, NotApplicable, Value
+from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.quantization import channel_dim, fit_like
 from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
@@ -48,7 +50,8 @@ class LowRank(LayerRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
     The value is the share of a layer's weights that its two factors may hold; the rank follows from it. The factors of
-    a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
+    a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense. Where a layer's
+    activations are quantized those between its factors are not.
     """
 
     name: str = "lowrank"
@@ -79,7 +82,7 @@ class LowRank(LayerRule):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters as two factors")
         self.report(dense, "left dense: two factors of that rank would hold no fewer parameters")
         self.report(unmasked, "the mask is gone: the factors of a masked weight are dense")
-        _leave_fast_path(model)
+        leave_fast_path(model)
         return model
 
 
@@ -101,7 +104,8 @@ def _matrix(weight: Tensor) -> Tensor:
 def _is_factorable(layer: WeightLayer) -> bool:
     """Tell whether a layer computes what its class does in torch; a subclass may compute something else."""
     kind = next((kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind)), None)
-    return kind is not None and type(layer).forward is kind.forward and getattr(layer, "groups", 1) == 1
+    as_in_torch = kind is not None and (isinstance(layer, QuantizedLayer) or type(layer).forward is kind.forward)
+    return as_in_torch and getattr(layer, "groups", 1) == 1
 
 
 def _attention_outputs(model: nn.Module) -> set[str]:
@@ -111,21 +115,6 @@ def _attention_outputs(model: nn.Module) -> set[str]:
         for path, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention)
     }
-
-
-def _leave_fast_path(model: nn.Module) -> None:
-    """Keep transformer layers without a plain `linear1` and `linear2` off the fused path, which reads their weights."""
-    for encoder in list(model.modules()):
-        if isinstance(encoder, nn.TransformerEncoderLayer) and not (
-            isinstance(encoder.linear1, nn.Linear) and isinstance(encoder.linear2, nn.Linear)
-        ):
-            encoder.activation_relu_or_gelu = 0
-    for encoder in model.modules():
-        if isinstance(encoder, nn.TransformerEncoder) and any(
-            isinstance(layer, nn.TransformerEncoderLayer) and not layer.activation_relu_or_gelu
-            for layer in encoder.layers
-        ):
-            encoder.use_nested_tensor = False
 
 
 def _factorise(layer: Factorable, rank: int) -> nn.Sequential:
@@ -159,4 +148,7 @@ def _factorise(layer: Factorable, rank: int) -> nn.Sequential:
         write_weight(factor, WeightState(weight, grid))
     if layer.bias is not None:
         pair[1].bias = layer.bias
+    if isinstance(layer, QuantizedLayer):
+        quantize_activations(pair[0], inputs=layer.input_quantizer)
+        quantize_activations(pair[1], inputs=None, outputs=layer.output_quantizer)
     return nn.Sequential(OrderedDict(first=pair[0], second=pair[1])).train(layer.training)

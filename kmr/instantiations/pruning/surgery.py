@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from kmr.data import Inputs
 from kmr.instantiations.pruning.graph import Graph
 from kmr.instantiations.pruning.proof import CutFailed, check_cut
-from kmr.weights import Grid, WeightState, weight_layers, write_weight
+from kmr.instantiations.quantization.quantizers import fit_like
+from kmr.weights import Codebook, Grid, WeightState, weight_layers, write_weight
 
 _EXACT_IN_FLOAT32 = 2**24
 
@@ -61,10 +62,22 @@ def hold(smaller: Cut, states: Mapping[str, WeightState]) -> None:
         keep = None if state.keep is None else sliced(state.keep, survivors)
         grid = state.grid
         if grid is not None:
-            shape = state.weight.shape
-            scale, zero_point = (sliced_like(t, shape, survivors) for t in (grid.scale, grid.zero_point))
-            grid = Grid(scale, zero_point, grid.bits)
+            grid = _cut_grid(state, grid, survivors)
         write_weight(layer, WeightState(layer.weight.detach(), grid, keep))
+
+
+def _cut_grid(state: WeightState, grid: Grid | Codebook, survivors: Tensor) -> Grid | Codebook:
+    """Return the grid of what is left of a weight; groups of entries that no longer lie together are fitted anew."""
+    if isinstance(grid, Codebook):
+        return grid
+    if not grid.group:
+        scale, zero_point = (sliced_like(t, state.weight.shape, survivors) for t in (grid.scale, grid.zero_point))
+        return grid.like(scale, zero_point)
+    columns = state.weight[:1].numel()
+    if survivors[:1].numel() == columns:
+        rows = survivors.flatten(1)[:, 0].to(grid.scale.device) // columns
+        return grid.like(grid.scale[rows], grid.zero_point[rows])
+    return fit_like(state, sliced(state.weight, survivors), 0)
 
 
 def sliced(tensor: Tensor, survivors: Tensor) -> Tensor:

@@ -1,40 +1,45 @@
-"""Uniform quantizers: which `scale` and `zero_point` a weight gets. Rounding itself is `kmr.weights.Grid`.
+"""Uniform quantizers: which `scale` and `zero_point` a weight gets. Rounding itself is `kmr.rounding`.
 
 All compute in double precision and return tensors of the weight's dtype that broadcast against it: one value for the
-whole tensor, or one for each index along `dim`.
+whole tensor, one for each index along `dim`, or (`fit_grid`) one for each group of entries in a row.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.weights import Grid, WeightState
+from kmr.rounding import from_codes, nearest_level, to_codes
+from kmr.weights import Codebook, Grid, WeightState
 
 Quantizer: TypeAlias = Callable[[Tensor, int, int | None], tuple[Tensor, Tensor]]
 """Of (weight, bits, dim or None for one grid over the tensor), the (scale, zero_point)."""
 
+SHRINKS = tuple(1 - 0.025 * step for step in range(34))
+"""Shares of a weight's range that `clip="mse"` tries, down to 0.175."""
+
 
 def affine_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Spread 2^bits levels over the weight's range, widened to hold 0, which is a level (Jacob et al. 2018, eq. 1)."""
-    low, high = _range(weight, dim)
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = _usable((high - low) / _steps(bits), weight)
-    zero_point = torch.round(-low / scale.double()).clamp(0, _steps(bits)) + 0.0
-    return scale, zero_point.to(weight.dtype)
+    """Spread 2^bits levels over the weight's range, widened to hold 0, which is a level (Jacob et al. 2018, eq. 1).
+
+    At 1 bit this and the other schemes are sign(w)·mean|w| (Rastegari et al. 2016).
+    """
+    return _grid("affine", weight, bits, dim)
 
 
 def symmetric_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Spread 2^bits − 1 levels evenly around 0, the outermost on the largest magnitude; needs 2 bits or more."""
-    if bits < 2:
-        raise KMRError(f"a symmetric grid needs at least 2 bits, not {bits}")
-    low, high = _range(weight, dim)
-    middle = 2.0 ** (bits - 1)
-    scale = _usable(torch.maximum(-low, high) / (middle - 1), weight)
-    return scale, torch.full_like(scale, middle)
+    """Spread 2^bits − 1 levels evenly around 0, the outermost on the largest magnitude."""
+    return _grid("symmetric", weight, bits, dim)
+
+
+def midrise_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
+    """Spread 2^bits levels evenly around 0, which is none of them, the outermost on the largest magnitude."""
+    return _grid("midrise", weight, bits, dim)
 
 
 def kmr_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
@@ -43,43 +48,112 @@ def kmr_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor,
     A constant weight c has no Δ; it gets multiples of c, so that it stays exact. So do weights whose spread is
     too small beside their size to tell levels apart in their precision.
     """
-    low, high = _range(weight, dim)
-    step = (high - low) / _steps(bits)
-    magnitude = torch.maximum(low.abs(), high.abs())
-    # Codes further from 0 than this are no longer whole numbers in the weight's precision.
-    farthest = max(0.125 / torch.finfo(weight.dtype).eps, 2 * _steps(bits))
-    scale = _usable(torch.where(magnitude > step * farthest, magnitude, step), weight)
-    # Rounded as the grid itself rounds, in the dtype of the weight, so that the lowest weight has code 0.
-    return scale, -torch.round(low.to(weight.dtype) / scale) + 0.0
+    return _grid("kmr", weight, bits, dim)
 
 
 QUANTIZERS: Mapping[str, Quantizer] = MappingProxyType(
-    {"affine": affine_grid, "symmetric": symmetric_grid, "kmr": kmr_grid}
+    {"affine": affine_grid, "symmetric": symmetric_grid, "midrise": midrise_grid, "kmr": kmr_grid}
 )
 
 
-def fit_grid(weight: Tensor, bits: int, *, scheme: str = "affine", dim: int | None = None) -> Grid:
-    """Return the grid of a scheme (`affine`, `symmetric` or `kmr`) for a weight."""
+def fit_grid(
+    weight: Tensor,
+    bits: int,
+    *,
+    scheme: str = "affine",
+    dim: int | None = None,
+    group: int = 0,
+    clip: Literal["range", "mse"] = "range",
+    power_of_two: bool = False,
+    learned: bool = False,
+) -> Grid:
+    """Return the grid of a scheme for a weight.
+
+    Args:
+        weight: any shape.
+        bits: bits of a code.
+        scheme: `affine`, `symmetric`, `midrise` or `kmr`.
+        dim: one grid for each index along this dimension; None for one grid.
+        group: instead, one grid for every so many entries of a row, as `kmr.weights.Grid` counts them; 0 for none.
+        clip: spread levels over the whole `range`, or over the share of it with the least squared error (`mse`).
+        power_of_two: scales are powers of two, rounded up, so that nothing is clamped that was not.
+        learned: the scale is trained with the weight.
+    """
     if scheme not in QUANTIZERS:
         raise KMRError(f"unknown quantization scheme {scheme!r}: choose {', '.join(QUANTIZERS)}")
-    return Grid(*QUANTIZERS[scheme](weight.detach(), bits, dim), bits)
+    if clip not in ("range", "mse"):
+        raise KMRError(f"a grid is clipped to the range or by mse, not {clip!r}")
+    if group < 0:
+        raise KMRError(f"a group has at least 1 entry (0 for no groups), not {group}")
+    weight = weight.detach()
+    if not group:
+        scale, zero_point = _grid(scheme, weight, bits, dim, clip=clip, power_of_two=power_of_two)
+        return Grid(scale, zero_point, bits, learned=learned)
+    rows = weight.flatten(1)
+    count = -(-rows.shape[1] // group)
+    # Filled up with the last entry of the row, which leaves the range of its group as it is.
+    filled = torch.cat([rows, rows[:, -1:].expand(-1, count * group - rows.shape[1])], 1).reshape(-1, group)
+    scale, zero_point = _grid(scheme, filled, bits, 0, clip=clip, power_of_two=power_of_two)
+    shape = (len(rows), count)
+    return Grid(scale.reshape(shape), zero_point.reshape(shape), bits, group=group, learned=learned)
 
 
-def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid:
+def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid | Codebook:
     """Return a grid for another weight with the bits, scheme and granularity of the one a layer's weight is on.
 
     The scheme is told from the grid: symmetric ones have 0 in the middle of the codes and leave the lowest code unused,
     affine ones have 0 among the codes, and the paper's anywhere (where it is among the codes, it is taken for affine).
+    A codebook gets one of as many levels.
     """
     grid = state.grid
     if grid is None:
         raise KMRError("a weight that is on no grid has none to be like")
+    if isinstance(grid, Codebook):
+        return fit_codebook(weight, grid.bits, learned=grid.learned)
     codes, zero_point = grid.codes(state.weight), grid.zero_point
-    if grid.bits > 1 and bool((zero_point == 2.0 ** (grid.bits - 1)).all()) and float(codes.min()) > 0:
+    if bool((zero_point != zero_point.floor()).any()):
+        scheme = "midrise"
+    elif grid.bits > 1 and bool((zero_point == 2.0 ** (grid.bits - 1)).all()) and float(codes.min()) > 0:
         scheme = "symmetric"
     else:
         scheme = "affine" if bool(((zero_point >= 0) & (zero_point <= _steps(grid.bits))).all()) else "kmr"
-    return fit_grid(weight, grid.bits, scheme=scheme, dim=None if grid.scale.numel() == 1 else dim)
+    by_channel = grid.scale.numel() > 1
+    return fit_grid(
+        weight, grid.bits, scheme=scheme, dim=dim if by_channel else None, group=grid.group, learned=grid.learned
+    )
+
+
+def fit_codebook(weight: Tensor, bits: int, *, keep: Tensor | None = None, learned: bool = True) -> Codebook:
+    """Return at most 2^bits levels for a weight by k-means (Han et al. 2016, section 3), started evenly over its range.
+
+    Args:
+        weight: any shape.
+        bits: bits of a code.
+        keep: where the weight counts; what a mask removes needs no level.
+        learned: the levels are trained with the weight.
+    """
+    _steps(bits)
+    values = weight.detach().double()
+    values = (values if keep is None else values[keep.expand(weight.shape)]).reshape(-1)
+    distinct = torch.unique(values)
+    if len(distinct) == 0:
+        distinct = values.new_zeros(1)
+    if len(distinct) <= 2**bits:
+        return Codebook(distinct.to(weight.dtype), bits, learned=learned)
+    levels = torch.linspace(float(distinct[0]), float(distinct[-1]), 2**bits, dtype=torch.float64, device=values.device)
+    for _ in range(_ROUNDS):
+        places = nearest_level(values, levels)
+        counts = torch.bincount(places, minlength=len(levels))
+        sums = torch.zeros_like(levels).index_add_(0, places, values)
+        moved = torch.where(counts > 0, sums / counts.clamp(min=1), levels)
+        if torch.equal(moved, levels):
+            break
+        levels = moved
+    return Codebook(levels[counts > 0].to(weight.dtype), bits, learned=learned)
+
+
+_ROUNDS = 60
+"""Rounds of k-means; the levels of real weights hardly move after 30."""
 
 
 def channel_dim(layer: nn.Module) -> int:
@@ -93,19 +167,86 @@ def channel_dim(layer: nn.Module) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What a grid is for: where levels may lie and in which precision."""
+
+    scheme: str
+    bits: int
+    dtype: torch.dtype
+    power_of_two: bool = False
+
+    def over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point for a range."""
+        steps, middle = _steps(self.bits), 2.0 ** (self.bits - 1)
+        magnitude = torch.maximum(low.abs(), high.abs())
+        match self.scheme:
+            case "affine":
+                low, high = low.clamp(max=0), high.clamp(min=0)
+                scale = self._usable((high - low) / steps)
+                zero_point = torch.round(-low / scale.double()).clamp(0, steps) + 0.0
+            case "symmetric":
+                scale = self._usable(magnitude / (middle - 1))
+                zero_point = torch.full_like(scale, middle)
+            case "midrise":
+                scale = self._usable(2 * magnitude / steps)
+                # Where there is nothing but 0, that is a level after all.
+                nothing = 2 * magnitude / steps < torch.finfo(self.dtype).tiny
+                zero_point = torch.where(nothing, middle, steps / 2)
+            case _:
+                step = (high - low) / steps
+                # Codes further from 0 than this are no longer whole numbers in the weight's precision.
+                farthest = max(0.125 / torch.finfo(self.dtype).eps, 2 * steps)
+                scale = self._usable(torch.where(magnitude > step * farthest, magnitude, step))
+                # Rounded as the grid itself rounds, in the dtype of the weight, so that the lowest weight has code 0.
+                zero_point = -torch.round(low.to(self.dtype) / scale) + 0.0
+        return scale, zero_point.to(self.dtype)
+
+    def _usable(self, scale: Tensor) -> Tensor:
+        """Return the scale in the weight's dtype, 1 where there is nothing to spread levels over."""
+        if self.power_of_two:
+            scale = torch.where(scale > 0, torch.exp2(torch.ceil(torch.log2(scale))), scale)
+        narrow = scale.to(self.dtype)
+        return torch.where(narrow >= torch.finfo(self.dtype).tiny, narrow, torch.ones_like(narrow))
+
+
+def _grid(
+    scheme: str,
+    weight: Tensor,
+    bits: int,
+    dim: int | None,
+    *,
+    clip: Literal["range", "mse"] = "range",
+    power_of_two: bool = False,
+) -> tuple[Tensor, Tensor]:
+    weight = weight.detach()
+    _steps(bits)
+    dims = tuple(d for d in range(weight.dim()) if dim is None or d != dim % weight.dim())
+    wide = weight.double()
+    if bits == 1:
+        mean = wide.abs().mean(dims, keepdim=True)
+        return _Target("midrise", bits, weight.dtype, power_of_two).over(-mean, mean)
+    target = _Target(scheme, bits, weight.dtype, power_of_two)
+    low, high = wide.amin(dims, keepdim=True), wide.amax(dims, keepdim=True)
+    best = target.over(low, high)
+    if clip == "mse":
+        error = partial(_squared_error, weight, bits, dims)
+        least = error(*best)
+        for shrink in SHRINKS[1:]:
+            scale, zero_point = target.over(low * shrink, high * shrink)
+            found = error(scale, zero_point)
+            better = found < least
+            least = torch.where(better, found, least)
+            best = torch.where(better, scale, best[0]), torch.where(better, zero_point, best[1])
+    return best
+
+
+def _squared_error(weight: Tensor, bits: int, dims: tuple[int, ...], scale: Tensor, zero_point: Tensor) -> Tensor:
+    rounded = from_codes(to_codes(weight, scale, zero_point, bits), scale, zero_point)
+    return (weight - rounded).double().square().sum(dims, keepdim=True)
+
+
 def _steps(bits: int) -> float:
     if bits < 1:
         raise KMRError(f"a grid needs at least 1 bit, not {bits}")
     return 2.0**bits - 1
-
-
-def _range(weight: Tensor, dim: int | None) -> tuple[Tensor, Tensor]:
-    dims = tuple(d for d in range(weight.dim()) if dim is None or d != dim % weight.dim())
-    wide = weight.detach().double()
-    return wide.amin(dims, keepdim=True), wide.amax(dims, keepdim=True)
-
-
-def _usable(scale: Tensor, weight: Tensor) -> Tensor:
-    """Return the scale in the weight's dtype, 1 where there is nothing to spread levels over."""
-    narrow = scale.to(weight.dtype)
-    return torch.where(narrow >= torch.finfo(weight.dtype).tiny, narrow, torch.ones_like(narrow))

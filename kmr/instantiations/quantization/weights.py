@@ -1,33 +1,58 @@
 """Weight quantization (Algorithm 5): every weight of a layer becomes one of 2^bits levels and stays one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 from torch import nn
 
 from kmr.core import Choice, Domain, KMRError, Knob, Value
+from kmr.data import Split
+from kmr.instantiations.attention import split_attention
 from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.quantization.calibration import calibration_batches
 from kmr.instantiations.quantization.quantizers import QUANTIZERS, channel_dim, fit_grid
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.instantiations.quantization.rounding import correct_biases, output_means, round_by_layer
+from kmr.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightQuantization(LayerRule):
-    """Round weights to grids of a number of bits, fitted to the range of what the model computes with now.
+    """Round weights to grids of a number of bits, fitted to what the model computes with now.
 
-    A layer whose grid has that many bits or fewer keeps it; a mask stays the mask and is applied after the grid.
+    A layer whose grid has that many bits or fewer keeps it; a mask stays the mask and is applied after the grid. The
+    packed projections of attention become layers of their own (`kmr.instantiations.attention`) and are rounded too.
+    Trained afterwards, the weights stay on their grids (QAT, weights only).
 
     Args:
-        scheme: `affine` (levels over the range, 0 among them), `symmetric` (evenly around 0) or `kmr` (the paper's Δ).
+        scheme: `affine` (levels over the range, 0 among them), `symmetric` (evenly around 0, which is one),
+            `midrise` (evenly around 0, which is none) or `kmr` (the paper's Δ). 1 bit is sign(w)·mean|w| in all.
         granularity: one grid for each output `channel`, or one for the `tensor`.
+        group: one grid for every so many entries of each row instead (`kmr.weights.Grid`); 0 for none.
+        clip: levels over the whole `range` of the weights, or over the share of it with the least squared error, `mse`.
+        power_of_two: scales are powers of two.
+        rounding: each weight to the `nearest` level, or one after the other so that the layer's outputs on calibration
+            data change least (`gptq`, Frantar et al. 2023).
+        bias_correction: move biases by the mean change of each output channel on calibration data (Nagel et al. 2019).
+        learned: scales are trained when the model is (LSQ, Esser et al. 2020).
+        data: calibration samples, which `gptq` and `bias_correction` need.
+        samples: how many of them, from the start.
     """
 
     name: str = "quantize"
-    scheme: Literal["affine", "symmetric", "kmr"] = "affine"
+    scheme: Literal["affine", "symmetric", "midrise", "kmr"] = "affine"
     granularity: Literal["channel", "tensor"] = "channel"
+    group: int = 0
+    clip: Literal["range", "mse"] = "range"
+    power_of_two: bool = False
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    bias_correction: bool = False
+    learned: bool = False
+    data: Split | None = field(default=None, repr=False)
+    samples: int = 256
+    version: ClassVar[int] = 2
     setting: ClassVar[str] = "bits"
-    domain: ClassVar[Domain] = Choice((8, 7, 6, 5, 4, 3, 2), neutral=32)
+    domain: ClassVar[Domain] = Choice((16, 8, 7, 6, 5, 4, 3, 2, 1), neutral=32)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,17 +60,52 @@ class WeightQuantization(LayerRule):
             raise KMRError(f"the scheme of {self.name} must be {', '.join(QUANTIZERS)}, not {self.scheme!r}")
         if self.granularity not in ("channel", "tensor"):
             raise KMRError(f"the granularity of {self.name} must be channel or tensor, not {self.granularity!r}")
+        if self.clip not in ("range", "mse"):
+            raise KMRError(f"the clip of {self.name} must be range or mse, not {self.clip!r}")
+        if self.rounding not in ("nearest", "gptq"):
+            raise KMRError(f"the rounding of {self.name} must be nearest or gptq, not {self.rounding!r}")
+        if self.group < 0:
+            raise KMRError(f"the group of {self.name} must be at least 1, or 0 for no groups, not {self.group}")
+        if self.rounding != "nearest" or self.bias_correction:
+            calibration_batches(self.data, self.samples, self.name)
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
-        already: list[str] = []
-        for path, layer in self.weights_of(model, knob).items():
-            state = read_weight(layer)
-            if state.grid is not None and state.grid.bits <= bits:
-                already.append(path)
-                continue
-            dim = channel_dim(layer) if self.granularity == "channel" else None
-            grid = fit_grid(state.weight, bits, scheme=self.scheme, dim=dim)
-            write_weight(layer, WeightState(state.weight, grid, state.keep))
+        model, left = split_attention(model, lambda path: self.reaches(knob, path))
+        self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
+        layers = self.weights_of(model, knob)
+        states = {path: read_weight(layer) for path, layer in layers.items()}
+        already = [path for path, state in states.items() if state.grid is not None and state.grid.bits <= bits]
         self.report(already, f"left as they are: on a grid of {bits} bits or fewer already")
+        chosen = {path: layer for path, layer in layers.items() if path not in already}
+        before = output_means(model, chosen, self._batches()) if self.bias_correction else {}
+        if self.rounding == "gptq":
+            missed = round_by_layer(model, chosen, lambda layer: self._grid(layer, bits), self._batches())
+            self.report(
+                missed, "rounded to nearest: of a kind without a Gram matrix, or not called on calibration data"
+            )
+        else:
+            for layer in chosen.values():
+                state = read_weight(layer)
+                write_weight(layer, WeightState(state.weight, self._grid(layer, bits), state.keep))
+        if self.bias_correction:
+            self.report(
+                correct_biases(model, chosen, before, self._batches()),
+                "without bias correction: no bias, and none is added before a normalisation or in an embedding",
+            )
         return model
+
+    def _grid(self, layer: WeightLayer, bits: int) -> Grid:
+        return fit_grid(
+            read_weight(layer).weight,
+            bits,
+            scheme=self.scheme,
+            dim=channel_dim(layer) if self.granularity == "channel" else None,
+            group=self.group,
+            clip=self.clip,
+            power_of_two=self.power_of_two,
+            learned=self.learned,
+        )
+
+    def _batches(self) -> list[object]:
+        return calibration_batches(self.data, self.samples, self.name)

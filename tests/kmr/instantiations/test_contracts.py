@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from kmr.core import NotApplicable, Rule, RuleWarning
-from kmr.data import forward
+from kmr.data import Split, forward, map_tensors
 from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
 from kmr.instantiations.pruning.criteria import L1
-from kmr.instantiations.quantization import WeightQuantization
-from kmr.weights import read_weight, weight_layers
+from kmr.instantiations.quantization import (
+    DynamicQuantization,
+    StaticQuantization,
+    WeightClustering,
+    WeightQuantization,
+)
+from kmr.packing_state import slots, unique
+from kmr.weights import Codebook, read_weight, weight_layers
 
 RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "prune": (lambda _: UnstructuredPruning(), 0.6),
@@ -29,9 +36,35 @@ RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "quantize": (lambda _: WeightQuantization(), 3),
     "quantize_symmetric": (lambda _: WeightQuantization(scheme="symmetric", granularity="tensor"), 4),
     "quantize_kmr": (lambda _: WeightQuantization(scheme="kmr"), 3),
+    "quantize_group": (lambda _: WeightQuantization(group=5, learned=True, clip="mse"), 2),
+    "static": (lambda inputs: StaticQuantization(data=samples(inputs)), 4),
+    "static_learned": (lambda inputs: StaticQuantization(data=samples(inputs), learned=True, observer="entropy"), 8),
+    "dynamic": (lambda _: DynamicQuantization(), 8),
+    "cluster": (lambda _: WeightClustering(), 2),
     "lowrank": (lambda _: LowRank(), 0.3),
 }
 FAMILIES = ("prune", "structured", "quantize", "lowrank")
+
+
+class Samples(Dataset[Any]):
+    """The samples of one batch of inputs."""
+
+    def __init__(self, inputs: Any) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        counts: list[int] = []
+        map_tensors(lambda tensor: counts.append(len(tensor)), self.inputs)
+        return counts[0]
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return map_tensors(lambda tensor: tensor[index], self.inputs), 0
+
+
+def samples(inputs: Any) -> Split:
+    return Split(Samples(inputs), 2)
 
 
 def turn(name: str, model: nn.Module, inputs: Any, value: float | None = None) -> tuple[nn.Module, list[Warning]]:
@@ -62,8 +95,8 @@ def output(model: nn.Module, inputs: Any) -> Tensor:
 def cost(name: str, model: nn.Module) -> float:
     """What the rule is there to lower."""
     if name.startswith("prune"):
-        return sum(int((read_weight(layer).weight != 0).sum()) for _, layer in weight_layers(model))
-    if name.startswith("quantize"):
+        return sum(int((slot.tensor != 0).sum()) for slot in unique(slots(model)) if slot.parameter)
+    if name.startswith(("quantize", "static", "dynamic", "cluster")):
         bits = 0
         for _, layer in weight_layers(model):
             state = read_weight(layer)
@@ -78,6 +111,9 @@ def levels(model: nn.Module) -> list[tuple[int, int]]:
     for _, layer in weight_layers(model):
         state = read_weight(layer)
         if state.grid is None:
+            continue
+        if isinstance(state.grid, Codebook) or state.grid.group:
+            assert torch.equal(state.grid.values(state.grid.codes(state.weight)), state.weight)
             continue
         scale = state.grid.scale.expand_as(state.weight)
         kept = torch.ones_like(state.weight, dtype=torch.bool) if state.keep is None else state.keep

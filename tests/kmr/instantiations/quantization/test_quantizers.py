@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -14,8 +14,10 @@ from kmr.instantiations.quantization import (
     fit_grid,
     fit_like,
     kmr_grid,
+    midrise_grid,
     symmetric_grid,
 )
+from kmr.instantiations.quantization.quantizers import SHRINKS
 from kmr.weights import WeightState
 
 
@@ -41,8 +43,6 @@ def test_symmetric_by_hand() -> None:
     weight = torch.tensor([[-3.0, 0.0, 1.4]])
     assert flat(symmetric_grid(weight, 3)) == ([1.0], [4.0])
     assert fit_grid(weight, 3, scheme="symmetric").codes(weight).tolist() == [[1.0, 4.0, 5.0]]
-    with pytest.raises(KMRError, match="at least 2 bits"):
-        symmetric_grid(weight, 1)
 
 
 def test_kmr_by_hand() -> None:
@@ -60,6 +60,52 @@ def test_kmr_clamps_where_the_paper_would_use_a_level_too_many() -> None:
     values = fit_grid(weight, 2, scheme="kmr")(weight)
     assert values.unique().tolist() == [-2.0, -1.0, 0.0, 1.0]
     assert float((values - weight).abs().max()) == pytest.approx(0.5)
+
+
+def test_midrise_by_hand() -> None:
+    # ±3 on four levels: −3, −1, 1, 3.
+    weight = torch.tensor([[-3.0, 0.1, 1.4]])
+    assert flat(midrise_grid(weight, 2)) == ([2.0], [1.5])
+    assert fit_grid(weight, 2, scheme="midrise")(weight).tolist() == [[-3.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("scheme", QUANTIZERS)
+def test_1_bit_is_the_sign_times_the_mean_magnitude(scheme: str) -> None:
+    weight = torch.tensor([[-3.0, 0.5, 1.0], [2.0, 2.0, -8.0], [0.0, 0.0, 0.0]])
+    values = fit_grid(weight, 1, scheme=scheme, dim=0)(weight)
+    assert values.tolist() == [[-1.5, 1.5, 1.5], [4.0, 4.0, -4.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("scheme", ["affine", "symmetric", "midrise"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_clipping_by_least_squares_beats_the_range_and_every_share_tried(scheme: str, bits: int) -> None:
+    weight = torch.randn(3, 400, generator=torch.Generator().manual_seed(bits))
+    clipped = fit_grid(weight, bits, scheme=scheme, dim=0, clip="mse")
+    whole = fit_grid(weight, bits, scheme=scheme, dim=0)
+    least = (clipped(weight) - weight).square().sum(1)
+    assert bool((least < (whole(weight) - weight).square().sum(1)).all())
+    for share in SHRINKS:
+        other = fit_grid(torch.stack([weight.amin(1), weight.amax(1)], 1) * share, bits, scheme=scheme, dim=0)
+        assert bool((least <= (other(weight) - weight).square().sum(1) * 1.0001).all())
+
+
+@pytest.mark.parametrize("scheme", ["affine", "symmetric", "midrise", "kmr"])
+def test_scales_that_are_powers_of_two_cover_the_range(scheme: str) -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    grid = fit_grid(weight, 4, scheme=scheme, dim=0, power_of_two=True)
+    plain = fit_grid(weight, 4, scheme=scheme, dim=0)
+    assert torch.equal(torch.log2(grid.scale), torch.log2(grid.scale).round())
+    assert bool(((grid.scale >= plain.scale) & (grid.scale < 2 * plain.scale)).all())
+    assert bool(((grid(weight) - weight).abs() <= grid.scale * 0.501).all())
+
+
+@pytest.mark.parametrize("group", [1, 4, 5, 12, 100])
+def test_a_group_has_the_grid_it_would_have_alone(group: int) -> None:
+    weight = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(0))
+    values = fit_grid(weight, 3, group=group)(weight)
+    for row, rounded in zip(weight.flatten(1), values.flatten(1), strict=True):
+        for part, found in zip(row.split(group), rounded.split(group), strict=True):
+            assert torch.equal(found, fit_grid(part[None], 3)(part[None])[0])
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)
@@ -86,6 +132,7 @@ weights = st.integers(0, 2**31).map(
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)
+@settings(deadline=None)
 @given(weight=weights, bits=st.integers(2, 8), by_channel=st.booleans())
 def test_codes_levels_and_error(scheme: str, weight: Tensor, bits: int, by_channel: bool) -> None:
     grid = fit_grid(weight, bits, scheme=scheme, dim=0 if by_channel else None)
@@ -93,16 +140,18 @@ def test_codes_levels_and_error(scheme: str, weight: Tensor, bits: int, by_chann
     assert torch.equal(codes, codes.round())
     assert float(codes.min()) >= 0
     assert float(codes.max()) <= 2**bits - 1
-    assert torch.equal(grid.zero_point, grid.zero_point.round())
+    half = 2 * grid.zero_point if scheme == "midrise" else grid.zero_point
+    assert torch.equal(half, half.round())
     assert grid.scale.shape == grid.zero_point.shape == ((3, 1) if by_channel else (1, 1))
     values = grid(weight)
     assert all(len(row.unique()) <= 2**bits for row in values)
     assert bool(((values - weight).abs() <= grid.scale * 0.501).all())
-    if scheme != "kmr":
+    if scheme in ("affine", "symmetric"):
         assert bool((grid(torch.zeros_like(weight)) == 0).all())
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)
+@settings(deadline=None)
 @given(weight=weights, bits=st.integers(2, 8))
 def test_fitting_again_to_what_is_on_the_grid_changes_nothing_to_speak_of(
     scheme: str, weight: Tensor, bits: int
@@ -168,7 +217,7 @@ def test_output_channels_of_every_kind_of_layer() -> None:
 
 
 def test_unknown_requests_are_refused() -> None:
-    with pytest.raises(KMRError, match="affine, symmetric, kmr"):
+    with pytest.raises(KMRError, match="affine, symmetric, midrise, kmr"):
         fit_grid(torch.ones(2, 2), 4, scheme="log")
     with pytest.raises(KMRError, match="on no grid"):
         fit_like(WeightState(torch.ones(2, 2)), torch.ones(2, 2), 0)

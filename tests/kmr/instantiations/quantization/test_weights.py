@@ -105,9 +105,9 @@ def test_shared_weights_are_left_and_reported() -> None:
 
 
 def test_settings_outside_their_choices_are_refused() -> None:
-    with pytest.raises(KMRError, match="affine, symmetric, kmr"):
+    with pytest.raises(KMRError, match="affine, symmetric, midrise, kmr"):
         WeightQuantization(scheme="log")  # type: ignore[arg-type]
     with pytest.raises(KMRError, match="channel or tensor"):
-        WeightQuantization(granularity="group")  # type: ignore[arg-type]
+        WeightQuantization(granularity="block")  # type: ignore[arg-type]
     with pytest.raises(KMRError, match="cannot be 9"):
         WeightQuantization()(nn.Linear(2, 2), "quantize.bits", 9)

@@ -1,0 +1,54 @@
+"""Weight clustering (Han et al. 2016, section 3; Algorithm 9): a layer's weights share a few values, any values."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import nn
+
+from kmr.core import Choice, Domain, Knob, NotApplicable, Value
+from kmr.instantiations.attention import split_attention
+from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.quantization.quantizers import fit_codebook
+from kmr.packing import file_bytes, pack
+from kmr.weights import WeightState, read_weight, write_weight
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class WeightClustering(LayerRule):
+    """Replace each weight by the nearest of 2^bits values of its layer, found by k-means.
+
+    Trained afterwards, weights move between the values (straight-through) and the values move too. A mask stays the
+    mask; a layer that already takes as few bits, or whose codebook would take more bytes than it saves, is left.
+
+    Args:
+        learned: values are trained when the model is; otherwise only which weight has which.
+    """
+
+    name: str = "cluster"
+    learned: bool = True
+    setting: ClassVar[str] = "bits"
+    domain: ClassVar[Domain] = Choice((8, 7, 6, 5, 4, 3, 2, 1), neutral=32)
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        bits = int(value)
+        model, left = split_attention(model, lambda path: self.reaches(knob, path))
+        self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
+        layers = self.weights_of(model, knob)
+        already, larger = [], []
+        for path, layer in layers.items():
+            state = read_weight(layer)
+            if state.grid is not None and state.grid.bits <= bits:
+                already.append(path)
+                continue
+            size = file_bytes(pack(layer))
+            book = fit_codebook(state.weight, bits, keep=state.keep, learned=self.learned)
+            write_weight(layer, WeightState(state.weight, book, state.keep))
+            if file_bytes(pack(layer)) >= size:
+                write_weight(layer, state)
+                larger.append(path)
+        if len(larger) == len(layers):
+            raise NotApplicable(f"{knob.name}={bits}: every codebook would take more bytes than it saves")
+        self.report(already, f"left as they are: on a grid of {bits} bits or fewer already")
+        self.report(larger, "left as they are: their codebook would take more bytes than it saves")
+        return model

@@ -1,0 +1,193 @@
+"""Quantization of weights and activations: grids of activations fixed by calibration (static) or found at run time."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import nn
+
+from kmr.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
+from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Value
+from kmr.data import Inputs, Split
+from kmr.instantiations.attention import leave_fast_path, split_attention
+from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.quantization.calibration import calibration_batches, observe, uses
+from kmr.instantiations.quantization.equalization import equalize
+from kmr.instantiations.quantization.folding import fold_norms
+from kmr.instantiations.quantization.quantizers import affine_grid, channel_dim, fit_grid
+from kmr.instantiations.quantization.ranges import RANGES, Seen
+from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BothQuantization(LayerRule):
+    """Weights per output channel and activations per tensor, both of the knob's bits.
+
+    Args:
+        weight_bits: bits of the weights, where they are to differ from those of the activations; 32 leaves weights.
+        weight_scheme: `symmetric` (what integer kernels take) or `affine`.
+        learned: the steps of weights (and of static activations) are trained when the model is (LSQ).
+    """
+
+    weight_bits: int | None = None
+    weight_scheme: Literal["symmetric", "affine"] = "symmetric"
+    learned: bool = False
+    setting: ClassVar[str] = "bits"
+    domain: ClassVar[Domain] = Choice((8, 7, 6, 5, 4, 3, 2), neutral=32)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_scheme not in ("symmetric", "affine"):
+            raise KMRError(f"the weight_scheme of {self.name} must be symmetric or affine, not {self.weight_scheme!r}")
+        if self.weight_bits is not None and not (1 <= self.weight_bits <= 16 or self.weight_bits == 32):
+            raise KMRError(f"weight_bits of {self.name} must be 1 to 16, or 32, not {self.weight_bits}")
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        bits = int(value)
+        model, read_by_parent = split_attention(model, lambda path: self.reaches(knob, path))
+        self.report(read_by_parent, "attention left as it is: it computes in a way of its own")
+        layers = self.weights_of(model, knob)
+        self._quantize_activations(model, knob, layers, bits)
+        self._quantize_weights(layers, bits)
+        leave_fast_path(model)
+        return model
+
+    @abstractmethod
+    def _quantize_activations(
+        self, model: nn.Module, knob: Knob, layers: Mapping[str, WeightLayer], bits: int
+    ) -> None: ...
+
+    def _quantize_weights(self, layers: Mapping[str, WeightLayer], bits: int) -> None:
+        weight_bits = bits if self.weight_bits is None else self.weight_bits
+        if weight_bits == 32:
+            return
+        already = []
+        for path, layer in layers.items():
+            state = read_weight(layer)
+            if state.grid is not None and state.grid.bits <= weight_bits:
+                already.append(path)
+                continue
+            grid = fit_grid(
+                state.weight, weight_bits, scheme=self.weight_scheme, dim=channel_dim(layer), learned=self.learned
+            )
+            write_weight(layer, WeightState(state.weight, grid, state.keep))
+        self.report(already, f"weights left as they are: on a grid of {weight_bits} bits or fewer already")
+
+    def _reachable(self, layers: Mapping[str, WeightLayer]) -> dict[str, WeightLayer]:
+        others = {path for path, layer in layers.items() if not can_quantize(layer) and not _takes_indices(layer)}
+        self.report(others, "activations left as they are: not a plain linear layer or convolution")
+        return {path: layer for path, layer in layers.items() if can_quantize(layer)}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StaticQuantization(_BothQuantization):
+    """Put weights and activations on grids; those of activations come from calibration and stay (PTQ static).
+
+    Trained afterwards, the model learns with both roundings in place (QAT). Batch normalisation that alone reads a
+    layer is folded into it first. The inputs of every governed linear layer and convolution are quantized, and the
+    outputs of those that go into a sum.
+
+    Args:
+        data: calibration samples, by default none: the rule then refuses.
+        example_inputs: a batch to trace the model with; by default the first of `data`.
+        samples: calibration samples, from the start of `data`.
+        observer: the range to cover: `minmax`, `moving_average`, `percentile`, `mse` or `entropy`.
+        fold: fold batch normalisation.
+        equalize: make the ranges of weights alike across layers first (`equalization`).
+        sums: quantize the outputs of layers that are added up.
+    """
+
+    name: str = "static"
+    data: Split | None = field(default=None, repr=False)
+    example_inputs: Inputs = field(default=None, repr=False, compare=False)
+    samples: int = 512
+    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
+    fold: bool = True
+    equalize: bool = False
+    sums: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observer not in RANGES:
+            raise KMRError(f"the observer of {self.name} must be {', '.join(RANGES)}, not {self.observer!r}")
+        calibration_batches(self.data, self.samples, self.name)
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        if self.fold:
+            fold_norms(model, self._example(), lambda path: self.governs(knob, path))
+        if self.equalize:
+            equalize(model, self._example(), lambda path: self.governs(knob, path))
+        return super().apply(model, knob, value)
+
+    def _example(self) -> Inputs:
+        if self.example_inputs is not None:
+            return self.example_inputs
+        assert self.data is not None
+        return self.data.first_inputs(2)
+
+    def _quantize_activations(self, model: nn.Module, knob: Knob, layers: Mapping[str, WeightLayer], bits: int) -> None:
+        reachable = self._reachable(layers)
+        for layer in reachable.values():
+            quantize_activations(layer, inputs=None)
+        summed = {
+            path: layer for path, layer in reachable.items() if self.sums and path in _summed(model, self._example())
+        }
+        batches = calibration_batches(self.data, self.samples, self.name)
+        into, out = observe(model, reachable, summed, batches)
+        self.report(reachable.keys() - into.keys(), "activations left as they are: not called on the calibration data")
+        if reachable and not into:
+            raise NotApplicable(f"{knob.name}: the calibration data reach no layer")
+        for path, layer in reachable.items():
+            quantize_activations(
+                layer,
+                inputs=self._quantizer(into[path], bits) if path in into else None,
+                outputs=self._quantizer(out[path], bits) if path in out else None,
+            )
+
+    def _quantizer(self, seen: Seen, bits: int) -> ActivationQuantizer:
+        low, high = RANGES[self.observer](seen, bits)
+        scale, zero_point = affine_grid(torch.tensor([low, high]), bits)
+        return ActivationQuantizer(float(scale), float(zero_point), bits, learned=self.learned)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DynamicQuantization(_BothQuantization):
+    """Put weights on grids and round activations to the range they have at run time (PTQ dynamic); needs no data.
+
+    The inputs of every governed linear layer and convolution are quantized.
+
+    Args:
+        rows: one range for each vector along the last dimension (each token), instead of one for the whole batch.
+    """
+
+    name: str = "dynamic"
+    rows: bool = False
+
+    def _quantize_activations(self, model: nn.Module, knob: Knob, layers: Mapping[str, WeightLayer], bits: int) -> None:
+        for layer in self._reachable(layers).values():
+            quantize_activations(layer, inputs=DynamicQuantizer(bits, rows=self.rows))
+
+
+def _takes_indices(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Embedding)
+
+
+def _summed(model: nn.Module, inputs: Inputs) -> set[str]:
+    """Return the paths of modules whose output is added to another, perhaps through what a folded norm left."""
+    found = uses(model, inputs)
+    modules = dict(model.named_modules())
+
+    def goes_into_sum(path: str) -> bool:
+        return any(
+            reader in _SUMS or (isinstance(modules.get(reader), nn.Identity) and goes_into_sum(reader))
+            for reader in found.get(path, ())
+        )
+
+    return {path for path in found if goes_into_sum(path)}
+
+
+_SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
