@@ -99,7 +99,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     model = _with_weights(model, config, plain, data, trusted).eval()
     live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
     instantiation = _instantiation(config, plain, data, live, trusted)
-    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
+    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed, original=model)
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     space = parameter_space(config.policy_space) if config.policy else search_space(instantiation, plain["space"])
@@ -184,7 +184,7 @@ def _instantiation(
     config: Config, plain: Mapping[str, Any], data: Data, live: Mapping[str, Any], trusted: tuple[str, ...]
 ) -> Instantiation:
     rules = [
-        part(f"rules.{name}", entry, trusted, name=name, **{k: v for k, v in live.items() if k != "original"})
+        part(f"rules.{name}", entry, trusted, name=name, data=data.train, **live)
         for name, entry in (plain.get("rules") or {}).items()
         if entry is not None
     ]

@@ -36,7 +36,9 @@ def cnn() -> nn.Module:
 
 def rule(name: str) -> Rule:
     config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
-    made = part(f"rules.{name}", config, name=name, seed=0, example_inputs=IMAGES[:2])
+    data = Split((IMAGES, torch.arange(24) % 4), 8)
+    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn()}
+    made = part(f"rules.{name}", config, name=name, seed=0, **live)
     assert isinstance(made, Rule)
     return made
 
