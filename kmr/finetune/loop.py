@@ -120,7 +120,8 @@ class FineTune:
         object.__setattr__(self, "guides", dict(self.guides or {}))
         if self.total_steps < 0 or self.warmup < 0:
             raise KMRError(
-                f"fine-tuning needs epochs, steps and warmup >= 0, not {self.epochs}, {self.steps} and {self.warmup}"
+                f"fine-tuning needs epochs >= 0, steps >= 0 and warmup >= 0, not {self.epochs}, {self.steps} and "
+                f"{self.warmup}"
             )
 
     @property

@@ -69,7 +69,7 @@ def matching_pairs(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> di
     ours, theirs = _stages(student), _stages(teacher)
     common = [name for name in ours if name in theirs]
     first, second = features_of(student, common, inputs), features_of(teacher, common, inputs)
-    pairs = {name: name for name in common if first[name].shape[2:] == second[name].shape[2:]}
+    pairs = {name: name for name in common if _places(first[name]) == _places(second[name])}
     if not pairs:
         raise KMRError(
             "no features of the student and the teacher go together by name: say which in pairs, as "
@@ -90,3 +90,8 @@ def _stages(model: nn.Module) -> list[str]:
     weighted = [(name, child) for name, child in model.named_children() if any(True for _ in child.parameters())]
     containers = [name for name, child in weighted if any(True for _ in child.children())]
     return containers or [name for name, _ in weighted[:-1]]
+
+
+def _places(feature: Tensor) -> torch.Size:
+    """Return a feature's size but for its channels, which come second, or last where it has three dimensions or two."""
+    return feature.shape[:1] + (feature.shape[1:-1] if feature.dim() <= 3 else feature.shape[2:])

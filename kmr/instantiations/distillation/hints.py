@@ -5,48 +5,67 @@ Attention transfer compares where features are large, which needs no projection 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.data import Split
+from kmr.data import Inputs, Split
 from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.features import checked_pairs, features_of, tapped
-from kmr.instantiations.distillation.losses import attention, hint, same_places
-from kmr.instantiations.distillation.teachers import named_teachers
+from kmr.instantiations.distillation.losses import attention, attention_map, common_places, hint, pooled
+from kmr.instantiations.distillation.teachers import Lessons, named_teachers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Features(Guide):
     """Add weight · Σ distance(student feature, teacher feature) over pairs of modules.
 
+    Of two features with different numbers of places the finer is averaged down to the coarser.
+
     Args:
         teacher: a model, or None for the model before it was compressed.
         pairs: {path in the student: path in the teacher}; empty pairs the stages of the same name.
         count: how many of the pairs to use, the deepest ones; None uses all.
         weight: factor of the added loss.
+        cache_mb: what is taught of the training split is kept where it takes no more than this. Augmented samples are
+            computed anew.
     """
 
     teacher: nn.Module | None = field(default=None, repr=False)
     pairs: Mapping[str, str] = field(default_factory=dict)
     count: int | None = None
     weight: float = 1.0
+    cache_mb: float = 512.0
 
     def __post_init__(self) -> None:
         if self.weight < 0 or (self.count is not None and self.count < 1):
             raise KMRError(f"features need a weight >= 0 and a count >= 1, not {self.weight} and {self.count}")
+
+    @cached_property
+    def _lessons(self) -> Lessons:
+        return Lessons(self.cache_mb * 1e6)
 
     @abstractmethod
     def projections(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> nn.ModuleList:
         """Return what turns each student feature into one to compare with the teacher's, by examples of both."""
 
     @abstractmethod
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compare two features."""
+    def distance(self, student: Tensor, taught: Tensor) -> Tensor:
+        """Compare a student's feature, projected, with what is taught of the teacher's."""
+
+    def taught(self, feature: Tensor) -> Tensor:
+        """Return what of a teacher's feature the student is to match."""
+        return feature
+
+    def places(self, student: torch.Size, teacher: torch.Size) -> tuple[int, ...] | None:
+        """Return the places to average both features to; None leaves them."""
+        return common_places(student, teacher)
 
     @contextmanager
     def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
@@ -58,25 +77,37 @@ class _Features(Guide):
         theirs = features_of(teacher, list(pairs.values()), example)
         device = next(iter(ours.values())).device
         projections = self.projections(ours, {path: theirs[pairs[path]] for path in pairs}).to(device)
+        places = {path: self.places(ours[path].shape, theirs[pairs[path]].shape) for path in pairs}
+
+        def says(teacher: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+            features = features_of(teacher, list(pairs.values()), inputs)
+            return {path: self.taught(pooled(features[other], places[path])) for path, other in pairs.items()}
+
         with tapped(model, list(pairs)) as seen:
-            yield _Compared(self, teacher, pairs, seen, projections, tuple(projections.parameters()))
+            what = tuple((path, pairs[path], places[path]) for path in pairs)
+
+            def teach(batch: Batch) -> dict[str, Tensor]:
+                return self._lessons.of(teacher, data, batch, says, what)
+
+            yield _Compared(self, teach, places, seen, projections, tuple(projections.parameters()))
 
 
 @dataclass(eq=False)
 class _Compared(Guidance):
     settings: _Features
-    teacher: nn.Module
-    pairs: Mapping[str, str]
+    teach: Callable[[Batch], dict[str, Tensor]]
+    places: Mapping[str, tuple[int, ...] | None]
     seen: Mapping[str, Tensor]
     projections: nn.ModuleList
     parameters: Sequence[nn.Parameter] = ()
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
         """Return the loss and what the features are apart."""
-        theirs = features_of(self.teacher, list(self.pairs.values()), batch.inputs)
-        for (ours, other), projection in zip(self.pairs.items(), self.projections, strict=True):
-            student, teacher = same_places(self.seen[ours], theirs[other])
-            loss = loss + self.settings.weight * self.settings.distance(projection(student), teacher)
+        student = dict(self.seen)
+        taught = self.teach(batch)
+        for (path, places), projection in zip(self.places.items(), self.projections, strict=True):
+            projected = projection(pooled(student[path], places))
+            loss = loss + self.settings.weight * self.settings.distance(projected, taught[path].to(projected.device))
         return loss
 
 
@@ -86,31 +117,33 @@ class Hints(_Features):
     """Add weight · Σ ‖projection(student feature) − teacher feature‖² / ‖teacher feature‖²; projections are learned.
 
     A projection is linear over channels: a 1 × 1 convolution of features (n, channels, places…), a linear layer of
-    those that end with their channels (n, channels) or, with `channels_last`, (n, length, channels).
-
-    Args:
-        channels_last: features of three dimensions end with their channels, as those of transformers do.
+    those that end with their channels, (n, channels) or (n, length, channels) as of transformers.
     """
-
-    channels_last: bool = True
 
     def projections(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> nn.ModuleList:
         """Return one linear map over channels for each pair."""
         made: list[nn.Module] = []
         for path, feature in student.items():
             other = teacher[path]
-            if feature.dim() != other.dim() or feature.dim() < 2:
-                raise KMRError(f"the features at {path} have shapes {tuple(feature.shape)} and {tuple(other.shape)}")
-            if feature.dim() == 2 or (feature.dim() == 3 and self.channels_last):
+            if feature.dim() in (2, 3):
+                if feature.shape[:-1] != other.shape[:-1]:
+                    raise KMRError(
+                        f"the features at {path} have shapes {tuple(feature.shape)} and {tuple(other.shape)}, which "
+                        "differ in more than their last dimension: name other pairs"
+                    )
                 made.append(nn.Linear(feature.shape[-1], other.shape[-1]))
             else:
-                kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[feature.dim() - 3]
+                kind = nn.Conv2d if feature.dim() == 4 else nn.Conv3d
                 made.append(kind(feature.shape[1], other.shape[1], 1))
         return nn.ModuleList(made)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def places(self, student: torch.Size, teacher: torch.Size) -> tuple[int, ...] | None:
+        """Return the places to average both features to; those that end with their channels are left."""
+        return common_places(student, teacher) if len(student) > 3 else None
+
+    def distance(self, student: Tensor, taught: Tensor) -> Tensor:
         """Return the relative mean squared difference."""
-        return hint(student, teacher)
+        return hint(student, taught)
 
 
 @final
@@ -127,6 +160,10 @@ class AttentionTransfer(_Features):
             raise KMRError(f"attention transfer needs features with places, which {', '.join(flat)} has not")
         return nn.ModuleList(nn.Identity() for _ in student)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def taught(self, feature: Tensor) -> Tensor:
+        """Return the teacher's attention map."""
+        return attention_map(feature)
+
+    def distance(self, student: Tensor, taught: Tensor) -> Tensor:
         """Compare two attention maps."""
-        return attention(student, teacher)
+        return attention(attention_map(student), taught)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,20 +49,21 @@ def attention_map(feature: Tensor) -> Tensor:
 
 
 def attention(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of two attention maps; channels may differ, places may not."""
-    return (attention_map(student) - attention_map(teacher)).square().mean()
+    """Return the mean squared difference of two attention maps, of shape (n, places)."""
+    return (student - teacher.float()).square().mean()
 
 
-def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the finer of two features over places until both have the same number of them."""
-    if student.shape[2:] == teacher.shape[2:]:
-        return student, teacher
-    if student.dim() != teacher.dim() or student.dim() not in (3, 4, 5):
-        raise KMRError(
-            f"features of shape {tuple(student.shape)} and {tuple(teacher.shape)} cannot be compared: name other pairs"
-        )
-    size = [min(one, other) for one, other in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-    pool: Callable[[Tensor, list[int]], Tensor] = (
-        F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
-    )[student.dim() - 3]  # type: ignore[assignment]  # fmt: skip
-    return pool(student, size), pool(teacher, size)
+def common_places(student: torch.Size, teacher: torch.Size) -> tuple[int, ...]:
+    """Return the number of places, along each dimension, of the coarser of two features (n, channels, places…)."""
+    if len(student) != len(teacher) or len(student) < 2:
+        raise KMRError(f"features of shape {tuple(student)} and {tuple(teacher)} cannot be compared: name other pairs")
+    return tuple(min(one, other) for one, other in zip(student[2:], teacher[2:], strict=True))
+
+
+def pooled(feature: Tensor, places: tuple[int, ...] | None) -> Tensor:
+    """Average a feature (n, channels, places…) over places until it has this many; None leaves it."""
+    if places is None or tuple(feature.shape[2:]) == places:
+        return feature
+    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(places) - 1]
+    coarser: Tensor = pool(feature, places)
+    return coarser

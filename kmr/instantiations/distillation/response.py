@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kmr.core import KMRError
-from kmr.data import Split
+from kmr.data import Inputs, Split
 from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.losses import DIVERGENCES, softened
-from kmr.instantiations.distillation.teachers import Lessons, Teacher, named_teachers
+from kmr.instantiations.distillation.teachers import Lessons, Teacher, named_teachers, teach
 
 IGNORED = -100
 """The target of a prediction that does not count."""
@@ -90,6 +90,11 @@ class _Taught(Guidance):
         how = self.settings
         device = batch.outputs.device
         taught = {
-            name: how._lessons.of(teacher, self.data, batch).to(device) for name, teacher in self.teachers.items()
+            name: how._lessons.of(teacher, self.data, batch, _answers)["answer"].to(device)
+            for name, teacher in self.teachers.items()
         }
         return (1 - how.weight) * loss + how.weight * how.distance(batch.outputs, taught, batch.targets.to(device))
+
+
+def _answers(teacher: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    return {"answer": teach(teacher, inputs)}

@@ -1,6 +1,6 @@
 """Teachers at work: what they say of a batch, computed once where the batch is always the same."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -44,35 +44,49 @@ def teach(teacher: nn.Module, inputs: Inputs) -> Tensor:
         return forward(teacher, inputs).float()
 
 
+Says: TypeAlias = Callable[[nn.Module, Inputs], dict[str, Tensor]]
+"""Of (teacher, inputs), what is taught, by name; samples first."""
+
+
 @dataclass(eq=False)
 class Lessons:
     """What teachers say of the samples of a split, kept for all trainings on it.
 
     Args:
-        limit: bytes of a teacher's outputs past which they are computed for each batch instead.
+        limit: bytes that what a teacher says of a split may take; where it takes more, each batch is computed anew.
     """
 
     limit: float
-    kept: dict[int, tuple[nn.Module, Split, tuple[int, ...], Tensor]] = field(default_factory=dict, repr=False)
+    kept: dict[tuple[int, Hashable], tuple[nn.Module, Split, tuple[int, ...], dict[str, Tensor]]] = field(
+        default_factory=dict, repr=False
+    )
 
-    def of(self, teacher: nn.Module, data: Split, batch: Batch) -> Tensor:
-        """Return a teacher's outputs for a batch of the split.
+    def of(self, teacher: nn.Module, data: Split, batch: Batch, says: Says, what: Hashable = "") -> dict[str, Tensor]:
+        """Return what a teacher says of a batch of the split.
 
         The whole split is computed at once, in its own order: what a batch gets does not depend on what was asked
         before. Augmented inputs are computed anew.
+
+        Args:
+            teacher: the model.
+            data: the split.
+            batch: of the split.
+            says: computes it.
+            what: tells it from other things that this teacher says.
         """
         if batch.augmented:
-            return teach(teacher, batch.inputs)
+            return says(teacher, batch.inputs)
         versions = tuple(tensor._version for tensor in (*teacher.parameters(), *teacher.buffers()))
-        known = self.kept.get(id(teacher))
+        known = self.kept.get((id(teacher), what))
         if known is None or known[1] is not data or known[2] != versions:
-            one = teach(teacher, data.first_inputs())
-            if one.numel() * 4 * len(data) > self.limit:
-                return teach(teacher, batch.inputs)
-            outputs = torch.cat([teach(teacher, inputs).cpu() for inputs, _ in data.batches()])
-            known = (teacher, data, versions, outputs)
-            self.kept[id(teacher)] = known
-        return known[3][batch.places]
+            one = says(teacher, data.first_inputs())
+            if sum(part.numel() * part.element_size() for part in one.values()) * len(data) > self.limit:
+                return says(teacher, batch.inputs)
+            batches = [says(teacher, inputs) for inputs, _ in data.batches()]
+            whole = {name: torch.cat([part[name].cpu() for part in batches]) for name in one}
+            known = (teacher, data, versions, whole)
+            self.kept[id(teacher), what] = known
+        return {name: part[batch.places] for name, part in known[3].items()}
 
 
 def pretrained(model: nn.Module, weights: str) -> nn.Module:
