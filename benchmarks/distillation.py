@@ -53,7 +53,7 @@ class Setting:
     variants: tuple[str, ...]
 
 
-FULL = Setting(5_000, 300, 5_000, 3, (BASELINE, TAUGHT, "features", "attention"))
+FULL = Setting(4_000, 200, 5_000, 3, (BASELINE, TAUGHT, "features", "attention"))
 QUICK = Setting(1_000, 80, 1_000, 1, (BASELINE, TAUGHT))
 
 

@@ -71,7 +71,7 @@ class _Features(Guide):
     def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
         """Return the guidance of one training."""
         (teacher,) = named_teachers(self.teacher, original).values()
-        example = data.first_inputs(2)
+        example = data.first_inputs(8)
         pairs = checked_pairs(self.pairs, self.count, model, teacher, example)
         ours = features_of(model, list(pairs), example)
         theirs = features_of(teacher, list(pairs.values()), example)
@@ -111,6 +111,27 @@ class _Compared(Guidance):
         return loss
 
 
+class _Projection(nn.Module):
+    """A linear map between features of any size: the layer in it sees and gives numbers around 1.
+
+    Without that the steepness of the loss would be the ratio of the two sizes, and so would the learning rate it takes.
+    """
+
+    def __init__(self, layer: nn.Module, taken: float, given: float) -> None:
+        super().__init__()
+        self.layer, self.taken, self.given = layer, taken, given
+
+    def forward(self, feature: Tensor) -> Tensor:
+        projected: Tensor = self.given * self.layer(feature / self.taken)
+        return projected
+
+
+def size_of(feature: Tensor) -> float:
+    """Return the root mean square of a feature, 1 of one that is 0 everywhere."""
+    size = float(feature.float().square().mean().sqrt())
+    return size if size > 0 else 1.0
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Hints(_Features):
@@ -125,16 +146,18 @@ class Hints(_Features):
         made: list[nn.Module] = []
         for path, feature in student.items():
             other = teacher[path]
+            layer: nn.Module
             if feature.dim() in (2, 3):
                 if feature.shape[:-1] != other.shape[:-1]:
                     raise KMRError(
                         f"the features at {path} have shapes {tuple(feature.shape)} and {tuple(other.shape)}, which "
                         "differ in more than their last dimension: name other pairs"
                     )
-                made.append(nn.Linear(feature.shape[-1], other.shape[-1]))
+                layer = nn.Linear(feature.shape[-1], other.shape[-1])
             else:
                 kind = nn.Conv2d if feature.dim() == 4 else nn.Conv3d
-                made.append(kind(feature.shape[1], other.shape[1], 1))
+                layer = kind(feature.shape[1], other.shape[1], 1)
+            made.append(_Projection(layer, size_of(feature), size_of(other)))
         return nn.ModuleList(made)
 
     def places(self, student: torch.Size, teacher: torch.Size) -> tuple[int, ...] | None:
