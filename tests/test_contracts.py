@@ -101,7 +101,7 @@ def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str) ->
         made(model, knob.name, "surely not a value")
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", sorted({*RULES} - {"exits"}))  # heads are added; what they save is expected MACs
 def test_a_rule_lowers_the_bytes_that_are_stored(name: str) -> None:
     size = meter("weight_bytes")
     assert size(turned(rule(name), cnn())).value < size(cnn()).value

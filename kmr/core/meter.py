@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import torch
 from torch import nn
@@ -63,6 +63,8 @@ class Meter(ABC):
 class Cost(Meter):
     """A meter to minimise, never negative."""
 
+    trained: ClassVar[bool] = False
+    """Whether it reads something that training changes (how confident a model is, say), and may rise with it."""
     direction: Direction = field(init=False, default="minimize")
 
 

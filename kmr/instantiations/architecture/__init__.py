@@ -1,4 +1,4 @@
-"""Architecture (Algorithm 8): fewer blocks.
+"""Architecture (Algorithm 8): fewer blocks, for all samples (`DropBlocks`) or for the easy ones (`EarlyExit`).
 
 Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student of any width and depth from a builder is
 `distillation.Distillation`.
@@ -6,5 +6,6 @@ Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student o
 
 from kmr.instantiations.architecture.blocks import Block, change, drop, find_blocks, influence
 from kmr.instantiations.architecture.depth import DropBlocks
+from kmr.instantiations.architecture.exits import EarlyExit
 
-__all__ = ["Block", "DropBlocks", "change", "drop", "find_blocks", "influence"]
+__all__ = ["Block", "DropBlocks", "EarlyExit", "change", "drop", "find_blocks", "influence"]

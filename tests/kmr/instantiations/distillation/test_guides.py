@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, isolated_rng
 from kmr.data import Split, forward
+from kmr.exits import EarlyExits, Pooled
 from kmr.finetune import Batch, FineTune, mean_squared_error
-from kmr.instantiations.distillation import AttentionTransfer, Hints, Response
+from kmr.instantiations.distillation import AttentionTransfer, Hints, Mutual, Response, SelfDistillation
 from kmr.instantiations.distillation.losses import hinton, softened
 from kmr.instantiations.distillation.teachers import Lessons
 
@@ -185,3 +186,59 @@ def test_features_that_cannot_be_found_are_named() -> None:
         trained({"attention": AttentionTransfer(pairs={"head": "head"})})
     with pytest.raises(KMRError, match="go together by name"):
         trained({"hints": Hints()}, original=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
+
+
+def exits(seed: int = 0) -> EarlyExits:
+    body = made(4, seed)
+    with isolated_rng(seed + 1):
+        heads = [nn.Sequential(Pooled(), nn.Linear(4, 3)) for _ in range(2)]
+    return EarlyExits(body, heads, ["stage1", "stage2"], 0.9)
+
+
+def test_deeper_exits_teach_shallower_ones() -> None:
+    losses: list[float] = []
+    guide = SelfDistillation(temperature=2.0, weight=0.4, factor=0.5)
+    trained({"exits": guide}, steps=1, student=exits(), progress=lambda _d, _t, loss: losses.append(loss))
+    inputs, targets = next(data().batches(shuffle_seed=0))
+    model = exits().train()
+    with torch.no_grad():
+        first = model.body.stage1(inputs)
+        second = model.body.stage2(first)
+        final = model.body.head(second.mean((2, 3)))
+        logits = [head(feature) for head, feature in zip(model.heads, (first, second), strict=True)]
+    task = nn.functional.cross_entropy
+    expected = task(final, targets)
+    for ours, deeper in ((logits[0], logits[1]), (logits[1], final)):
+        taught = hinton(ours, softened({"deeper": deeper}, 2.0, 1), 2.0, 1).mean()
+        expected += 0.5 * (0.6 * task(ours, targets) + 0.4 * taught) / 2
+    assert losses == pytest.approx([expected.item()], rel=1e-5)
+    learned = trained({"exits": guide}, student=exits())
+    assert not torch.equal(learned.heads[0][1].weight, exits().heads[0][1].weight)
+    plain = trained({"exits": guide})
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), trained({}).parameters(), strict=True))
+
+
+def test_a_cohort_teaches_each_other_without_gradients_to_the_teachers() -> None:
+    # A peer alike in everything teaches nothing: what is left is the task, and the peer's own, which reaches it alone.
+    alike = trained({"mutual": Mutual(spread=0.0)})
+    for one, other in zip(alike.parameters(), trained({}).parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    losses: list[float] = []
+    peer = made(6, 3)
+    guide = Mutual(peer=partial(copy.deepcopy, peer), temperature=2.0, weight=0.5)
+    trained({"mutual": guide}, steps=1, progress=lambda _d, _t, loss: losses.append(loss))
+    inputs, targets = next(data().batches(shuffle_seed=0))
+    with torch.no_grad():
+        ours, theirs = made(4).train()(inputs), copy.deepcopy(peer).train()(inputs)
+    expected = sum(nn.functional.cross_entropy(answer, targets) for answer in (ours, theirs))
+    for answer, other in ((ours, theirs), (theirs, ours)):
+        expected += 0.5 * hinton(answer, softened({"t": other}, 2.0, -1), 2.0, -1).mean()
+    assert losses == pytest.approx([expected.item()], rel=1e-5)
+    seeded = [trained({"mutual": Mutual(peers=2)}).head.weight for _ in range(2)]
+    assert torch.equal(*seeded)
+
+
+@pytest.mark.parametrize("bad", [partial(Mutual, peers=0), partial(SelfDistillation, weight=2.0)])
+def test_bad_settings_of_cohorts_and_exits_are_refused(bad: Any) -> None:
+    with pytest.raises(KMRError, match="needs"):
+        bad()
