@@ -7,7 +7,9 @@ reaches, and what it reports having left alone, is the rule, a thin class over `
 
 - `pruning`: magnitude masks (`UnstructuredPruning`), channels by dependency groups (`StructuredPruning`).
 - `quantization`: weights on uniform grids (`WeightQuantization`).
-- `lowrank`: truncated singular values (`LowRank`).
+- `lowrank`: truncated singular values, of the weights or of what they make of their inputs (`LowRank`).
+- `architecture`: blocks that are left out (`DropBlocks`), exits for easy samples (`EarlyExit`).
+- `distillation`: students (`Distillation`), and what teachers teach in any fine-tuning (guides).
 
 Rules compose in any order: a grid is kept under a mask and the other way round, both are cut along with channels, and
 low-rank factors get grids of their own. Only a mask does not survive factorisation, which its rule says.
