@@ -50,19 +50,28 @@ TIMES = 40
 
 @dataclass(frozen=True)
 class Setting:
-    """What is done to one network: passes over the data for the dense one, after pruning and after rounding."""
+    """What is done to one network.
+
+    Args:
+        build: makes it.
+        dense: passes over the data that train it.
+        ramp: the sparsities it is pruned to, one after the other, each with the passes over the data after it.
+        rounded: passes after rounding, which is done from `rounds_from` on.
+        rounds_from: the least sparsity that is rounded; what is less sparse is on the way only.
+        bits: of the grids.
+    """
 
     build: Callable[[], nn.Module]
     dense: float
-    pruned: float
+    ramp: tuple[tuple[float, float], ...]
     rounded: float
-    sparsities: tuple[float, ...]
+    rounds_from: float = 0.88
     bits: tuple[int, ...] = (4,)
 
 
 NETWORKS: Mapping[str, Setting] = {
-    "LeNet-300-100": Setting(lenet_300_100, 8, 3, 1.5, (0.88, 0.93, 0.95)),
-    "LeNet-5": Setting(lenet5, 5, 1, 0.5, (0.88, 0.93, 0.95)),
+    "LeNet-300-100": Setting(lenet_300_100, 8, ((0.6, 1), (0.8, 1), (0.88, 2), (0.93, 4), (0.95, 3)), 1.5),
+    "LeNet-5": Setting(lenet5, 5, ((0.6, 0.5), (0.8, 0.5), (0.88, 1), (0.93, 2), (0.95, 1)), 0.5),
 }
 
 
@@ -101,10 +110,10 @@ def compress(setting: Setting, data: Data, dense: nn.Module, folder: Path, seed:
     )
     guides = {"dense": Response(temperature=2.0, weight=0.5)}
     pruned, points = dense, []
-    for sparsity in setting.sparsities:
+    for sparsity, epochs in setting.ramp:
         pruned = technique.rules[0](pruned, "prune.sparsity", sparsity)
-        pruned = tune(data, setting.pruned, 1e-3, seed, guides=guides, original=dense)(pruned)
-        for bits in setting.bits:
+        pruned = tune(data, epochs, 2e-3, seed, guides=guides, original=dense)(pruned)
+        for bits in setting.bits if sparsity >= setting.rounds_from else ():
             rounded = technique.rules[1](pruned, "quantize.bits", bits)
             rounded = tune(data, setting.rounded, 3e-4, seed, guides=guides, original=dense)(rounded)
             moves = (Move("prune.sparsity", sparsity), Move("quantize.bits", bits))
