@@ -9,7 +9,7 @@ gain is 95 % of Student's t over seeds. What the teacher says of the training im
 
 Bar: the student that learns from the teacher's answers is more accurate than without a teacher, mean over seeds.
 
-    KMR_DATA=/path/to/data python -m benchmarks.distillation            # three seeds, about ten minutes of one core
+    KMR_DATA=/path/to/data python -m benchmarks.distillation            # three seeds, about 15 minutes of one core
     KMR_DATA=/path/to/data python -m benchmarks.distillation --quick    # one seed, two variants, 1,000 images
 """
 
@@ -53,8 +53,8 @@ class Setting:
     variants: tuple[str, ...]
 
 
-FULL = Setting(4_000, 200, 5_000, 3, (BASELINE, TAUGHT, "features", "attention"))
-QUICK = Setting(1_000, 80, 1_000, 1, (BASELINE, TAUGHT))
+FULL = Setting(4_000, 600, 5_000, 3, (BASELINE, TAUGHT, "features", "attention"))
+QUICK = Setting(1_000, 200, 1_000, 1, (BASELINE, TAUGHT))
 
 
 def guides(teacher: nn.Module) -> dict[str, Mapping[str, Guide]]:
