@@ -108,7 +108,7 @@ def main() -> int:
     folder = Path(os.environ["KMR_DATA"]).expanduser()
     data = cifar10(str(folder / "cifar10"), train=setting.images * setting.seeds, test=setting.tested)
     inputs, targets = data["train"]
-    parts = [Split(part, 64) for part in zip(inputs.split(setting.images), targets.split(setting.images), strict=True)]
+    parts = [Split(part, 64) for part in zip(*(torch.split(t, setting.images) for t in (inputs, targets)), strict=True)]
     test = Split(data["test"], 250)
     teacher = pretrained(resnet56(), str(folder / "models" / "resnet56-cifar10-jpeg.safetensors"))
     whole = pretrained(resnet20(), str(folder / "models" / "resnet20-cifar10-jpeg.safetensors"))
