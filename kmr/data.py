@@ -23,10 +23,12 @@ class Split:
         source: a pair (inputs, targets) of tensors or arrays held in memory, or any map-style torch `Dataset` of
             (input, target) samples.
         batch_size: samples in a batch.
+        rows: the numbers of the samples that belong to the split, in its order; all of the source when None.
     """
 
     source: Any
     batch_size: int = 256
+    rows: Tensor | None = field(default=None, repr=False)
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,29 +46,55 @@ class Split:
             raise KMRError("a split has no samples")
 
     def __len__(self) -> int:
+        if self.rows is not None:
+            return len(self.rows)
         if isinstance(self.source, tuple):
             return len(self.source[0])
         return len(cast(Sized, self.source))
 
     def batches(self, shuffle_seed: int | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (inputs, targets) batches, in order, or shuffled by the seed given."""
+        for _, inputs, targets in self.numbered_batches(shuffle_seed):
+            yield inputs, targets
+
+    def numbered_batches(self, shuffle_seed: int | None = None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        """Yield (places, inputs, targets) batches; places are the samples' positions in the unshuffled split."""
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
+        places = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        chunks = torch.split(places, self.batch_size)
         if isinstance(self.source, tuple):
             inputs, targets = self.source
-            order = None if generator is None else torch.randperm(len(self), generator=generator)
-            for start in range(0, len(self), self.batch_size):
-                rows = (
-                    slice(start, start + self.batch_size) if order is None else order[start : start + self.batch_size]
-                )
-                yield inputs[rows], targets[rows]
+            for chunk in chunks:
+                # Neighbours are a view, which costs nothing; anything else is gathered.
+                rows: Any = self._rows(chunk)
+                if generator is None and self.rows is None:
+                    rows = slice(int(chunk[0]), int(chunk[-1]) + 1)
+                yield chunk, inputs[rows], targets[rows]
             return
         dataset = cast("Dataset[Any]", self.source)
         # Without a generator of its own a loader draws its base seed from the global one and moves it.
         loader = DataLoader(
-            dataset, self.batch_size, shuffle=generator is not None, generator=generator or torch.Generator()
+            dataset, batch_sampler=[self._rows(chunk).tolist() for chunk in chunks], generator=torch.Generator()
         )
-        for batch in loader:
-            yield batch[0], batch[1]
+        for chunk, batch in zip(chunks, loader, strict=True):
+            yield chunk, batch[0], batch[1]
+
+    def divided(self, share: float, seed: int = 0) -> tuple["Split", "Split"]:
+        """Return the split without a share of its samples, chosen by the seed, and those samples; nothing is copied.
+
+        Raises:
+            KMRError: one of the two would be empty.
+        """
+        kept_aside = round(share * len(self))
+        if not 0 < kept_aside < len(self):
+            raise KMRError(f"a share of {share} of {len(self)} samples leaves one of the two parts without any")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        parts = (order[kept_aside:].sort().values, order[:kept_aside].sort().values)
+        rest, aside = (Split(self.source, self.batch_size, self._rows(part)) for part in parts)
+        return rest, aside
+
+    def _rows(self, places: Tensor) -> Tensor:
+        return places if self.rows is None else self.rows[places]
 
     def first_inputs(self, count: int = 1) -> Inputs:
         """Return the inputs of the first samples, as one batch."""
@@ -77,6 +105,8 @@ class Split:
         """Return the first `count` samples as a split (the whole split where it has no more)."""
         if count >= len(self):
             return self
+        if self.rows is not None:
+            return Split(self.source, self.batch_size, self.rows[:count])
         if isinstance(self.source, tuple):
             return Split((self.source[0][:count], self.source[1][:count]), self.batch_size)
         return Split(torch.utils.data.Subset(self.source, range(count)), self.batch_size)
@@ -85,6 +115,8 @@ class Split:
         """Return a digest of the samples: all of them when in memory, else the length and the first batch."""
         if not self._fingerprint:
             digest = hashlib.sha256(str(len(self)).encode())
+            if self.rows is not None:
+                digest.update(self.rows.numpy().tobytes())
             batch = self.source if isinstance(self.source, tuple) else next(self.batches())
             for part in batch:
                 map_tensors(lambda tensor: digest.update(tensor.contiguous().cpu().numpy().tobytes()), part)
@@ -164,6 +196,11 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
             output = model(*inputs)
         case _:
             output = model(inputs)
+    return output_tensor(output)
+
+
+def output_tensor(output: Any) -> Tensor:
+    """Return the tensor of a model's output: itself, its `logits`, or the first tensor of a tuple."""
     output = getattr(output, "logits", output)
     if isinstance(output, tuple | list):
         output = output[0]

@@ -122,7 +122,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         "original": model,
         "seed": config.seed,
     }
-    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
+    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed, original=model)
     instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}

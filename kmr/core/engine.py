@@ -7,7 +7,7 @@ other. Both take the same step: apply the rule, fine-tune, measure, record where
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
@@ -247,17 +247,29 @@ def _take(
     if finetune is not None:
         moved = finetune(moved)
         clock.charge("finetune")
-        costs = _after_finetuning(before, measure(moved, instantiation.costs), move)
+        trained = {cost.name for cost in instantiation.costs if cost.trained}
+        costs = _after_finetuning(before, measure(moved, instantiation.costs), move, trained)
+        if must_lower in trained and costs[must_lower].value >= here.costs[must_lower].value:
+            raised = f"{move} and fine-tuning leave {must_lower} at {costs[must_lower].value:g}: no progress"
+            return refused(costs, *notes, raised)
     qualities = measure(moved, instantiation.qualities)
     clock.charge("meter")
     doubts = tuple(reading.note for reading in (*costs.values(), *qualities.values()) if reading.note)
     return _Taken(moved, Step(move, sequence, costs, qualities, clock.seconds(), notes=(*notes, *doubts)))
 
 
-def _after_finetuning(before: Readings, after: Readings, move: Move) -> dict[str, Reading]:
-    """Check that no cost rose; a noisy meter keeps the reading on which the move was accepted if it rose by chance."""
+def _after_finetuning(
+    before: Readings, after: Readings, move: Move, trained: Collection[str] = ()
+) -> dict[str, Reading]:
+    """Check that no cost rose; a noisy meter keeps the reading on which the move was accepted if it rose by chance.
+
+    Costs that training changes are what they are after it.
+    """
     settled = {}
     for name, reading in after.items():
+        if name in trained:
+            settled[name] = reading
+            continue
         if reading.value > before[name].value and reading.stderr is None:
             raise CostRose(f"fine-tuning after {move} raised {name} from {before[name].value:g} to {reading.value:g}")
         settled[name] = min(reading, before[name], key=lambda r: r.value)

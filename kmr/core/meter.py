@@ -69,6 +69,8 @@ class Meter(ABC):
 class Cost(Meter):
     """A meter to minimise, never negative."""
 
+    trained: ClassVar[bool] = False
+    """Whether it reads something that training changes (how confident a model is, say), and may rise with it."""
     direction: Direction = field(init=False, default="minimize")
 
 

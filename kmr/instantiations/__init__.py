@@ -11,7 +11,9 @@ reaches, and what it reports having left alone, is the rule, a thin class over `
 - `recovery`: what a smaller model wins back without training (`Recovery`).
 - `quantization`: weights on uniform grids (`WeightQuantization`) or few shared values (`WeightClustering`), weights and
   activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
-- `lowrank`: truncated singular values (`LowRank`).
+- `lowrank`: truncated singular values, of the weights or of what they make of their inputs (`LowRank`).
+- `architecture`: blocks that are left out (`DropBlocks`), exits for easy samples (`EarlyExit`).
+- `distillation`: students (`Distillation`), and what teachers teach in any fine-tuning (guides).
 
 Rules compose in any order: a grid is kept under a mask and the other way round, both are cut along with channels, and
 low-rank factors get grids of their own. Only a mask does not survive factorisation, which its rule says.

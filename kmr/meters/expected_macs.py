@@ -3,25 +3,29 @@
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, Split
+from kmr.exits import EarlyExits
 from kmr.gating import GatedLayer
+from kmr.meters.exit_macs import exit_macs
 from kmr.meters.macs import LayerMACs, count_macs
 from kmr.meters.prediction import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedMACs(Cost):
-    """Multiply-accumulates of one sample, on average over a split, if closed channels were not computed.
+    """Multiply-accumulates of one sample, on average over a split: up to the exit it takes, without closed channels.
 
-    A gated layer counts by the share of its channels that are open for a sample; what the gates themselves compute is
-    counted, and so is everything else, in full. Dense kernels compute the closed channels as well: `MACs` reads those.
-    The standard error is over samples. A model without gates reads what `MACs` reads.
+    What each early exit costs is counted, which samples take it is read off a run. A gated layer counts by the share of
+    its channels that are open for a sample; what the gates themselves compute is counted, and so is everything else, in
+    full. Dense kernels compute the closed channels as well: `MACs` reads those. The standard error is over samples. A
+    model without exits and gates reads what `MACs` reads. Both depend on what a model is trained to, so that training
+    may raise it.
 
     Args:
         data: the split, or a view of it.
@@ -32,8 +36,12 @@ class ExpectedMACs(Cost):
     example_inputs: Inputs = field(repr=False, compare=False)
     name: str = "expected_macs"
     unit: str = field(init=False, default="MAC (expected)")
+    trained: ClassVar[bool] = True
 
     def read(self, seen: nn.Module) -> Reading:
+        if isinstance(seen, EarlyExits):
+            each = exit_macs(seen, self.example_inputs, Predictions.of(self.data).split)
+            return Reading(float(each.mean()), float(each.std() / len(each) ** 0.5) if len(each) > 1 else None)
         total, layers = count_macs(seen, self.example_inputs)
         gated = {path: module for path, module in seen.named_modules() if isinstance(module, GatedLayer)}
         if not gated:

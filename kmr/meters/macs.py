@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, forward, map_tensors
+from kmr.exits import EarlyExits
 from kmr.weights import strip_all
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -37,6 +38,8 @@ class LayerMACs:
 def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str, LayerMACs]]:
     """Count the multiply-accumulates of one sample's forward pass through the dense model; the model is not changed.
 
+    A sample goes through early exits to the end, or to the exit that is forced.
+
     Args:
         model: any module; grids and masks are taken off a copy first and change nothing.
         example_inputs: a batch, of which the first sample is used.
@@ -49,9 +52,14 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str,
         KMRError: nothing was counted, or less than the layers' shapes say.
     """
     model = strip_all(copy.deepcopy(model)).eval()
+    for module in model.modules():
+        if isinstance(module, EarlyExits) and module.forced is None:
+            module.forced = len(module.heads)
     inputs = map_tensors(lambda tensor: tensor[:1] if tensor.dim() else tensor, example_inputs)
+    # Fused kernels are for gradients off; exits before the end are taken there alone.
+    leaves = any(isinstance(m, EarlyExits) for m in model.modules())
     counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
-    with _layer_counts(model) as layers, torch.enable_grad(), _unfused(), counter:
+    with _layer_counts(model) as layers, torch.set_grad_enabled(not leaves), _unfused(), counter:
         forward(model, inputs)
     total = counter.get_total_flops() // 2
     seen = sum(layer.macs for layer in layers.values())

@@ -49,14 +49,14 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A CIFAR ResNet of depth 6·blocks + 2; its parameter names are those of the published weights."""
 
-    def __init__(self, blocks: int, classes: int = 10) -> None:
+    def __init__(self, blocks: int, classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, 1)
-        self.layer2 = _stage(16, 32, blocks, 2)
-        self.layer3 = _stage(32, 64, blocks, 2)
-        self.linear = nn.Linear(64, classes)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, 1)
+        self.layer2 = _stage(width, 2 * width, blocks, 2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, 2)
+        self.linear = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (n, 3, 32, 32) to logits (n, classes)."""
@@ -78,6 +78,13 @@ def resnet20() -> nn.Module:
 def resnet56() -> nn.Module:
     """Build ResNet-56: 0.85 M parameters, 125.49 M multiply-accumulates on 32×32 images."""
     return CifarResNet(blocks=9)
+
+
+def resnet(depth: int = 20, width: int = 16) -> nn.Module:
+    """Build a CIFAR ResNet of any depth 6·n + 2, with `width` channels in its first stage (even)."""
+    if depth < 8 or (depth - 2) % 6 or width < 2 or width % 2:
+        raise KMRError(f"a CIFAR ResNet has depth 8, 14, 20, … and an even width, not {depth} and {width}")
+    return CifarResNet((depth - 2) // 6, width=width)
 
 
 def cifar10(

@@ -30,7 +30,7 @@ def test_code_that_nobody_trusts_is_refused_by_name(target: str) -> None:
         "torch.nn.functional.torch.load",
         "kmr.data.hashlib.sha256",
         "sweeps.examples.cifar.Path",
-        "kmr.finetune.torch.load",
+        "kmr.finetune.loop.torch.load",
     ],
 )
 def test_code_reached_through_a_trusted_module_is_still_not_trusted(target: str) -> None:
@@ -66,7 +66,7 @@ def test_a_users_module_works_once_it_is_trusted(tmp_path, monkeypatch) -> None:
         ({"_target_": "nowhere.at.all"}, "nowhere.*not trusted"),
         ({"_target_": "torch.nn.Linear", "in_features": 1}, "out_features"),
         ({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 2, "width": 3}, "width"),
-        ({"_target_": "kmr.finetune.FineTune", "data": None, "schedule": "linear"}, "linear"),
+        ({"_target_": "kmr.finetune.FineTune", "data": None, "schedule": "steep"}, "steep"),
     ],
 )
 def test_a_part_that_cannot_be_made_names_what_is_wrong(config, named) -> None:

@@ -1,9 +1,23 @@
 """Low rank: layers as products of thinner ones (Algorithm 8).
 
-A method is a factorisation of a matrix or tensor, which is a pure function (`truncated_factors`), and the
-layers that compute with the factors.
+A method is which matrix a layer's weight is read as, in which norm it is approximated (`factors`: that of its weights,
+or with `moments` that of its outputs), and which rank it gets (`ranks`); a truncated singular value decomposition does
+the rest.
 """
 
-from kmr.instantiations.lowrank.svd import LowRank, kept_rank, replace_module, truncated_factors
+from kmr.instantiations.lowrank.factors import Spectrum, spectrum, truncated_factors
+from kmr.instantiations.lowrank.moments import input_moments
+from kmr.instantiations.lowrank.ranks import energy_rank, kept_rank, share_rank
+from kmr.instantiations.lowrank.svd import LowRank, replace_module
 
-__all__ = ["LowRank", "kept_rank", "replace_module", "truncated_factors"]
+__all__ = [
+    "LowRank",
+    "Spectrum",
+    "energy_rank",
+    "input_moments",
+    "kept_rank",
+    "replace_module",
+    "share_rank",
+    "spectrum",
+    "truncated_factors",
+]

@@ -4,44 +4,26 @@ A linear layer W ≈ B·A becomes two linear layers (Denton et al. 2014). A conv
 of out × (in · kernel), becomes one of r kernels followed by a 1 × 1 convolution (Zhang et al. 2016).
 """
 
-import math
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from kmr.activations import QuantizedLayer, quantize_activations
-from kmr.core import Domain, FloatRange, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.lowrank.factors import Spectrum, spectrum
+from kmr.instantiations.lowrank.moments import input_moments
+from kmr.instantiations.lowrank.ranks import RANKINGS, energy_rank, kept_rank, share_rank
 from kmr.instantiations.quantization import channel_dim, fit_like
 from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
 
 Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-
-def truncated_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the best approximation of a rank as a product, `second @ first`.
-
-    Args:
-        matrix: of shape (m, n).
-        rank: r, 1 to min(m, n).
-
-    Returns:
-        `first` of shape (r, n) and `second` of shape (m, r), each carrying the square root of the singular values.
-    """
-    precise = matrix if matrix.dtype == torch.float64 else matrix.float()
-    left, singular, right = torch.linalg.svd(precise, full_matrices=False)
-    root = singular[:rank].sqrt()
-    return (root[:, None] * right[:rank]).to(matrix.dtype), (left[:, :rank] * root).to(matrix.dtype)
-
-
-def kept_rank(matrix_shape: tuple[int, int], keep: float) -> int:
-    """Return the largest rank whose two factors hold at most this share of the matrix's entries, at least 1."""
-    rows, columns = matrix_shape
-    return max(1, math.floor(keep * rows * columns / (rows + columns) + 1e-9))
 
 
 @final
@@ -49,14 +31,34 @@ def kept_rank(matrix_shape: tuple[int, int], keep: float) -> int:
 class LowRank(LayerRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
-    The value is the share of a layer's weights that its two factors may hold; the rank follows from it. The factors of
-    a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense. Where a layer's
-    activations are quantized those between its factors are not.
+    The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its full
+    rank; the rank follows from it. The factors of a weight on a grid get grids of the same bits and scheme; those of a
+    masked weight are dense. Where a layer's activations are quantized those between its factors are not.
+
+    Args:
+        by: what the value is a share of: `parameters`, `energy` (the squared singular values) or `rank`.
+        error: what the factors keep small: the error of the `weights`, or that of the layer's `outputs` on its inputs
+            (activation-aware: singular values of the weight times the root of its inputs' second moment).
+        data: the samples whose inputs count, with `error` = outputs.
+        samples: how many of them.
     """
 
     name: str = "lowrank"
+    by: Literal["parameters", "energy", "rank"] = "parameters"
+    error: Literal["weights", "outputs"] = "weights"
+    data: Split | None = field(default=None, repr=False)
+    samples: int = 256
     setting: ClassVar[str] = "keep"
     domain: ClassVar[Domain] = FloatRange(0.05, 1.0, neutral=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by not in RANKINGS:
+            raise KMRError(f"{self.name} chooses ranks by {', '.join(RANKINGS)}, not {self.by!r}")
+        if self.error not in ("weights", "outputs"):
+            raise KMRError(f"{self.name} keeps the error of weights or outputs small, not {self.error!r}")
+        if self.error == "outputs" and (self.data is None or self.samples < 1):
+            raise KMRError(f"{self.name} needs data, and at least 1 of its samples, to know the inputs of layers")
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)
@@ -67,23 +69,42 @@ class LowRank(LayerRule):
         )
         read_by_parent = _attention_outputs(model) & factorable.keys()
         self.report(read_by_parent, "left as they are: the attention around them reads their weight")
+        own = {path: layer for path, layer in factorable.items() if path not in read_by_parent}
+        moments = self._moments(model, own)
         dense, unmasked = [], []
-        for path, layer in factorable.items():
-            if path in read_by_parent:
-                continue
-            rank = kept_rank(_matrix(layer.weight).shape, float(value))  # type: ignore[arg-type]
-            if rank * sum(_matrix(layer.weight).shape) >= layer.weight.numel():
+        for path, layer in own.items():
+            matrix = _matrix(read_weight(layer).weight)
+            found = _decomposed(matrix, moments.get(path))
+            rank = self._rank(matrix, found, float(value))
+            if rank * sum(matrix.shape) >= matrix.numel():
                 dense.append(path)
                 continue
             if read_weight(layer).keep is not None:
                 unmasked.append(path)
-            model = replace_module(model, layer, _factorise(layer, rank))
+            model = replace_module(model, layer, _factorise(layer, *found.factors(rank)))
         if len(dense) + len(read_by_parent) == len(factorable):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters as two factors")
         self.report(dense, "left dense: two factors of that rank would hold no fewer parameters")
         self.report(unmasked, "the mask is gone: the factors of a masked weight are dense")
         leave_fast_path(model)
         return model
+
+    def _moments(self, model: nn.Module, layers: Mapping[str, Factorable]) -> dict[str, Tensor]:
+        if self.error == "weights" or self.data is None:
+            return {}
+        moments = input_moments(model, layers, self.data, self.samples)
+        self.report(layers.keys() - moments, "factors of the weight alone: no sample of the data reached it")
+        return moments
+
+    def _rank(self, matrix: Tensor, found: Spectrum, value: float) -> int:
+        rows, columns = matrix.shape
+        match self.by:
+            case "parameters":
+                return kept_rank((rows, columns), value)
+            case "energy":
+                return energy_rank(found.singular, value)
+            case "rank":
+                return share_rank((rows, columns), value)
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
@@ -117,12 +138,15 @@ def _attention_outputs(model: nn.Module) -> set[str]:
     }
 
 
-def _factorise(layer: Factorable, rank: int) -> nn.Sequential:
-    state = read_weight(layer)
+def _decomposed(matrix: Tensor, moment: Tensor | None) -> Spectrum:
     try:
-        first, second = truncated_factors(_matrix(state.weight), rank)
+        return spectrum(matrix, moment)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NotApplicable(f"a weight has no singular values: {error}") from error
+
+
+def _factorise(layer: Factorable, first: Tensor, second: Tensor) -> nn.Sequential:
+    state, rank = read_weight(layer), len(first)
     like = {"device": state.weight.device, "dtype": state.weight.dtype}
     biased = layer.bias is not None
     pair: tuple[nn.Module, nn.Module]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kmr.core import NotApplicable
+from kmr.core import KMRError, NotApplicable
+from kmr.data import Split
 from kmr.instantiations.lowrank import LowRank, kept_rank, replace_module, truncated_factors
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
@@ -176,3 +177,29 @@ def test_a_module_used_twice_is_replaced_everywhere() -> None:
     assert isinstance(moved[0], nn.Sequential)
     new = nn.Identity()
     assert replace_module(shared, shared, new) is new
+
+
+def test_the_rank_by_energy_and_by_share_of_the_full_rank() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    layer.weight.data = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0, 0, 0, 0, 0]))
+    assert factorise(layer, 0.65, by="energy")[0].first.out_features == 2
+    assert factorise(layer, 0.4, by="rank")[0].first.out_features == 3
+    with pytest.raises(NotApplicable):
+        factorise(seeded(nn.Linear, 8, 8), 0.9, by="rank")
+
+
+def test_factors_that_know_the_inputs_lose_less_on_them() -> None:
+    model = nn.Sequential(seeded(nn.Conv2d, 3, 12, 3, padding=1), nn.ReLU(), seeded(nn.Conv2d, 12, 12, 3, padding=1))
+    x = seeded(torch.randn, 24, 3, 8, 8) * torch.tensor([3.0, 0.3, 0.03])[:, None, None]
+    data = Split((x, torch.zeros(24)), 8)
+    errors = {
+        error: float((factorise(model, 0.3, error=error, data=data)[0](x) - model(x)).square().mean().detach())
+        for error in ("weights", "outputs")
+    }
+    assert errors["outputs"] < 0.7 * errors["weights"]
+
+
+@pytest.mark.parametrize("bad", [{"by": "size"}, {"error": "loss"}, {"error": "outputs"}])
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(KMRError):
+        LowRank(**bad)

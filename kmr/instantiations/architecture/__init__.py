@@ -1,0 +1,11 @@
+"""Architecture (Algorithm 8): fewer blocks, for all samples (`DropBlocks`) or for the easy ones (`EarlyExit`).
+
+Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student of any width and depth from a builder is
+`distillation.Distillation`.
+"""
+
+from kmr.instantiations.architecture.blocks import Block, change, drop, find_blocks, influence
+from kmr.instantiations.architecture.depth import DropBlocks
+from kmr.instantiations.architecture.exits import EarlyExit
+
+__all__ = ["Block", "DropBlocks", "EarlyExit", "change", "drop", "find_blocks", "influence"]

@@ -1,0 +1,88 @@
+"""Deep mutual learning (Zhang et al. 2018): a cohort that is trained together, each a teacher of the others."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError
+from kmr.data import Split, forward
+from kmr.finetune import Batch, Guidance, Guide, Loss
+from kmr.instantiations.distillation.losses import hinton, softened
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mutual(Guide):
+    """Train peers along with the model: each adds weight · mean over the others of KL(other ‖ it) to its own loss.
+
+    No teacher is needed. Nobody gets a gradient through what it teaches. The peers are thrown away.
+
+    Args:
+        peers: how many beside the model.
+        peer: builds one, of any architecture; by default peers are copies of the model, moved apart by `spread`.
+        spread: standard deviation of the noise in each parameter of a copy, as a share of that of the parameter.
+        weight: of what the others teach.
+        temperature: of the answers; 1 in the source.
+        loss: of (a peer's outputs, targets).
+        dim: the dimension of the outputs that counts the classes.
+    """
+
+    peers: int = 1
+    peer: Callable[[], nn.Module] | None = None
+    spread: float = 0.1
+    weight: float = 1.0
+    temperature: float = 1.0
+    loss: Loss = F.cross_entropy
+    dim: int = -1
+
+    def __post_init__(self) -> None:
+        if self.peers < 1 or not self.temperature > 0 or self.weight < 0 or self.spread < 0:
+            raise KMRError(
+                f"mutual learning needs peers >= 1, temperature > 0, weight >= 0 and spread >= 0, not {self.peers}, "
+                f"{self.temperature}, {self.weight} and {self.spread}"
+            )
+
+    @contextmanager
+    def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
+        """Return the guidance of one training; peers are drawn from torch's seeded generator."""
+        device = next(model.parameters()).device
+        cohort = [(self._moved(model) if self.peer is None else self.peer()).to(device) for _ in range(self.peers)]
+        for peer in cohort:
+            peer.train()
+        trained = [p for peer in cohort for p in peer.parameters() if p.requires_grad]
+        yield _Cohort(self, cohort, trained)
+
+    def _moved(self, model: nn.Module) -> nn.Module:
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in moved.parameters():
+                if parameter.numel() > 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=self.spread * float(parameter.std()))
+        return moved
+
+
+@dataclass(eq=False)
+class _Cohort(Guidance):
+    settings: Mutual
+    cohort: Sequence[nn.Module]
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Return the sum of everyone's loss: the gradients of each reach its own parameters alone."""
+        how = self.settings
+        answers = [batch.outputs, *(forward(peer, batch.inputs) for peer in self.cohort)]
+        for answer in answers[1:]:
+            loss = loss + how.loss(answer, batch.targets.to(answer.device))
+        for mine, answer in enumerate(answers):
+            for other, taught in enumerate(answers):
+                if other != mine:
+                    target = softened({"other": taught.detach()}, how.temperature, how.dim)
+                    distance = hinton(answer, target, how.temperature, how.dim).mean()
+                    loss = loss + how.weight * distance / len(self.cohort)
+        return loss

@@ -1,0 +1,100 @@
+"""Response distillation (Algorithm 7; Hinton et al. 2015): the student learns what a teacher answers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError
+from kmr.data import Inputs, Split
+from kmr.finetune import Batch, Guidance, Guide
+from kmr.instantiations.distillation.losses import DIVERGENCES, softened
+from kmr.instantiations.distillation.teachers import Lessons, Teacher, named_teachers, teach
+
+IGNORED = -100
+"""The target of a prediction that does not count."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Response(Guide):
+    """Minimise (1 − weight)·loss + weight·D, with D how far the student's answers are from the teacher's.
+
+    Args:
+        teacher: a model, several by name (the mean of their softened answers is taught), or None for the model before
+            it was compressed.
+        temperature: T, divides the logits.
+        weight: of the teacher against the task, 0 to 1.
+        form: D is T²·KL(teacher ‖ student) (`hinton`), KL(student ‖ teacher) without T² (`paper`), or the mean squared
+            difference of the outputs, for numbers that are no logits (`mse`).
+        dim: the dimension of the outputs that counts the classes.
+        cache_mb: a teacher's outputs for the training split are kept where they take no more than this; 0 computes them
+            for each batch, which is less work where few of the samples are seen. Augmented samples are computed anew.
+    """
+
+    teacher: Teacher = field(default=None, repr=False)
+    temperature: float = 4.0
+    weight: float = 0.9
+    form: Literal["hinton", "paper", "mse"] = "hinton"
+    dim: int = -1
+    cache_mb: float = 512.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise KMRError(f"the temperature of distillation must be above 0, not {self.temperature}")
+        if not 0 <= self.weight <= 1:
+            raise KMRError(f"the weight of distillation must lie in [0, 1], not {self.weight}")
+        if self.form not in (*DIVERGENCES, "mse"):
+            raise KMRError(f"the form of distillation must be {', '.join(DIVERGENCES)} or mse, not {self.form!r}")
+
+    @cached_property
+    def _lessons(self) -> Lessons:
+        return Lessons(self.cache_mb * 1e6)
+
+    @contextmanager
+    def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
+        """Return the guidance of one training."""
+        yield _Taught(self, named_teachers(self.teacher, original), data)
+
+    def distance(self, outputs: Tensor, taught: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Return D, the mean over predictions whose target counts."""
+        for name, answer in taught.items():
+            if answer.shape != outputs.shape:
+                raise KMRError(
+                    f"the teacher {name} answers with shape {tuple(answer.shape)}, the student {tuple(outputs.shape)}"
+                )
+        if self.form == "mse":
+            mean = torch.stack(list(taught.values())).mean(0)
+            return F.mse_loss(outputs.float(), mean)
+        distances = DIVERGENCES[self.form](
+            outputs, softened(taught, self.temperature, self.dim), self.temperature, self.dim
+        )
+        if targets.shape == distances.shape and not targets.is_floating_point():
+            distances = distances[targets != IGNORED]
+        return distances.mean()
+
+
+@dataclass(eq=False)
+class _Taught(Guidance):
+    settings: Response
+    teachers: Mapping[str, nn.Module]
+    data: Split
+
+    def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Return (1 − weight)·loss + weight·D."""
+        how = self.settings
+        device = batch.outputs.device
+        taught = {
+            name: how._lessons.of(teacher, self.data, batch, _answers)["answer"].to(device)
+            for name, teacher in self.teachers.items()
+        }
+        return (1 - how.weight) * loss + how.weight * how.distance(batch.outputs, taught, batch.targets.to(device))
+
+
+def _answers(teacher: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    return {"answer": teach(teacher, inputs)}

@@ -1,0 +1,64 @@
+"""What layers are fed with: the second moment of their inputs, which says which errors of a weight matter.
+
+The error that a weight's approximation makes on the inputs X is ‖(W − Ŵ)X‖², which depends on X through X·Xᵀ alone.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kmr.data import Split, forward
+
+
+@torch.no_grad()
+def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], data: Split, samples: int) -> dict[str, Tensor]:
+    """Return the mean of x·xᵀ over what each layer multiplies its weight with, in double precision.
+
+    Args:
+        model: run in evaluation mode; it is not changed.
+        layers: linear layers and convolutions without groups of it, by path.
+        data: of which the first `samples` are used.
+        samples: how many.
+
+    Returns:
+        By path, a matrix of shape (n, n) for a weight that is a matrix of shape (m, n) with its kernels unfolded. A
+        layer that no sample reaches is left out.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def watch(path: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+            for x in torch.split(inputs[0].detach(), 16):
+                columns = unfolded(layer, x)
+                moment = (columns.T @ columns).double()
+                sums[path] = moment if path not in sums else sums[path] + moment
+                counts[path] = counts.get(path, 0) + len(columns)
+
+        return layer.register_forward_hook(hook)
+
+    modes = [(module, module.training) for module in model.modules()]
+    handles = [watch(path, layer) for path, layer in layers.items()]
+    try:
+        model.eval()
+        for inputs, _ in data.subset(samples).batches():
+            forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    return {path: total / counts[path] for path, total in sums.items()}
+
+
+def unfolded(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return, as rows, the vectors that a layer multiplies its weight (with kernels unfolded) with."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return x.reshape(-1, x.shape[-1])
+    size = layer.weight[0].numel()
+    # A convolution with the identity for its kernels copies what lies under them, whatever the padding and the strides.
+    kernels = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *layer.weight.shape[1:])
+    batched = x if x.dim() == layer.weight.dim() else x.unsqueeze(0)
+    patches: Tensor = layer._conv_forward(batched, kernels, None)
+    return patches.movedim(1, -1).reshape(-1, size)
