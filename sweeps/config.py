@@ -36,6 +36,23 @@ class Cache:
 
 
 @dataclass
+class Sensitivity:
+    """A scan of what each layer bears (`python -m sweeps.sensitivity`).
+
+    `rule` and `quality` by name (the structured rule and the first quality objective by default); `values` of the knob
+    to try, or `levels` of its ladder where it takes none of them; at most `groups` groups of layers that bear the same;
+    `seeds` knob vectors to begin a study with.
+    """
+
+    rule: str | None = None
+    quality: str | None = None
+    values: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+    levels: int = 3
+    groups: int = 8
+    seeds: int = 4
+
+
+@dataclass
 class Config:
     """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
 
@@ -66,8 +83,10 @@ class Config:
     on_no_progress: str = "next"
     sampler: Any = None
     anchors: int = 3
+    first_trials: str | None = None
 
     cache: Cache = field(default_factory=Cache)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)
     trusted_modules: list[str] = field(default_factory=list)

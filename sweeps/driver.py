@@ -12,6 +12,7 @@ from kmr import artifact
 from kmr.core import KMRError, NotApplicable
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.first_trials import first_trials
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts, Stopped
 from sweeps.problem import Problem
@@ -51,6 +52,9 @@ class Sweep:
         self._rebuild_front()
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
+            if experiment.config.first_trials:
+                for vector in first_trials(experiment.config.first_trials, experiment.space):
+                    study.enqueue_trial(vector, skip_if_exists=True)
             if experiment.config.anchors and not _is_sequence(study.sampler):
                 _, *alone = anchors(experiment.space, levels=experiment.config.anchors) or [{}]
                 for vector in alone:

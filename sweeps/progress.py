@@ -1,8 +1,9 @@
 """What a user sees while a sweep runs: a live bar on a terminal, a line now and then anywhere else."""
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,7 +14,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    track,
 )
+
+Item = TypeVar("Item")
 
 
 class SweepProgress:
@@ -80,3 +84,16 @@ class SweepProgress:
         self._console.print(
             f"{self._done}/{self._target} trials · {self._text} · {left:.0f} s left", highlight=False, soft_wrap=True
         )
+
+
+def counted(console: Console, items: Iterable[Item], total: int, what: str, every: float = 10.0) -> Iterator[Item]:
+    """Pass items on and show how many there were: a bar on a terminal, a line now and then anywhere else."""
+    if console.is_terminal:
+        yield from track(items, what, total=total, console=console)
+        return
+    said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - said >= every or count == total:
+            said = time.monotonic()
+            console.print(f"{count} of {total} {what}", highlight=False)
