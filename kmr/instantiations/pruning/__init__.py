@@ -4,8 +4,9 @@ A method is a score for each candidate (`criteria`) and a count to remove, pure 
 `channels_to_remove`); what removal means, a mask or a smaller layer, is the rule's.
 """
 
+from kmr.instantiations.pruning.blocks import BlockPruning
 from kmr.instantiations.pruning.channels import channels_to_remove
 from kmr.instantiations.pruning.structured import StructuredPruning
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning, magnitude_keep
 
-__all__ = ["StructuredPruning", "UnstructuredPruning", "channels_to_remove", "magnitude_keep"]
+__all__ = ["BlockPruning", "StructuredPruning", "UnstructuredPruning", "channels_to_remove", "magnitude_keep"]
