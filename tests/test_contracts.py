@@ -42,8 +42,8 @@ class Shortcut(nn.Module):
 def cnn() -> nn.Module:
     with kmr.isolated_rng(0):
         return nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1),
+            nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
         ).eval()  # fmt: skip
 
 

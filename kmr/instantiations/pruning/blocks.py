@@ -1,4 +1,4 @@
-"""Depth pruning: the residual blocks that change their input least are left out (Veit et al. 2016; Men et al. 2024)."""
+"""Depth pruning: the residual blocks that change their input least go (Veit et al. 2016; Men et al. 2024)."""
 
 import copy
 import math
@@ -178,9 +178,8 @@ def _watch(model: nn.Module, paths: Sequence[str], told: Any, batches: Any) -> N
 
 
 def _alike(one: Any, other: Any) -> bool:
-    return (
-        isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and one.is_floating_point())
-    )
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and one.shape == other.shape and one.is_floating_point()
 
 
 def _follows_its_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
