@@ -39,7 +39,7 @@ from kmr.core import Rule
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.pruning import StructuredPruning
-from kmr.instantiations.pruning.criteria import L1, L2, Random, Taylor
+from kmr.instantiations.pruning.criteria import L1, L2, Random, Reconstruction, Taylor
 from kmr.meters import MACs
 from kmr.recovery import reconstruct
 from sweeps.examples.cifar import cifar10, crop_and_flip, resnet20, resnet56
@@ -97,7 +97,13 @@ class Bench:
         """Return ours by name: criterion and scope."""
         common: dict[str, Any] = {"example_inputs": self.example, "exclude": FIXED}
         labelled = Split(tuple(part[:128] for part in self.data["train"]), 64)
+        images, labels = self.data["train"]
+        unlabelled = Split((images[: self.setting.calibration], labels[: self.setting.calibration]), 256)
+        errors = StructuredPruning(
+            **common, criterion=Reconstruction(), scope="global", data=unlabelled, samples=self.setting.calibration
+        )
         return {
+            "reconstruction, global": errors,
             "L2, layer": StructuredPruning(**common, criterion=L2()),
             "L1, global": StructuredPruning(**common, criterion=L1(), scope="global"),
             "Taylor, global": StructuredPruning(**common, criterion=Taylor(), scope="global", data=labelled),

@@ -3,7 +3,8 @@
 A code of b bits takes b bits, whatever b: eight codes of up to 7 bits fill b whole bytes, the lowest bits first; wider
 codes are a plane of their low bytes followed by their packed high bits. Positions are stored as the number of places
 skipped since the last one; the largest symbol skips and places nothing, so that a long gap needs no value of its own
-(the relative indexing of Han et al., 2016, without its filler zeros).
+(the relative indexing of Han et al., 2016, without its filler zeros). Compressed sparse rows are counts and columns,
+each of the width that the largest one needs.
 """
 
 import torch
@@ -86,3 +87,28 @@ def unpack_gaps(data: Tensor, bits: int, symbols: int) -> Tensor:
     codes = unpack_bits(data, bits, symbols).to(torch.int64)
     places = codes < escape
     return (torch.cumsum(codes + places, 0) - 1)[places]
+
+
+def row_widths(kept: Tensor) -> tuple[int, int] | None:
+    """Return the bits of a row's count and of a column for compressed sparse rows; None where 16 do not hold them.
+
+    Args:
+        kept: which entries are kept, shape (rows, columns).
+    """
+    most = int(kept.sum(1).max()) if kept.numel() else 0
+    widths = max(1, most.bit_length()), max(1, (kept.shape[1] - 1).bit_length())
+    return widths if max(widths) <= 16 else None
+
+
+def pack_rows(kept: Tensor, widths: tuple[int, int]) -> Tensor:
+    """Pack which entries are kept, shape (rows, columns), as the number in each row and their columns in order."""
+    counts, columns = kept.sum(1).to(torch.int32), torch.nonzero(kept)[:, 1].to(torch.int32)
+    return torch.cat([pack_bits(counts, widths[0]), pack_bits(columns, widths[1])])
+
+
+def unpack_rows(counts: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Return which entries, shape (rows, width), are kept in rows of so many each, at these columns in order."""
+    kept = torch.zeros(len(counts), width, dtype=torch.bool)
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts.to(torch.int64))
+    kept[rows, columns.to(torch.int64)] = True
+    return kept

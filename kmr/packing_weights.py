@@ -1,8 +1,9 @@
 """One weight as bytes: codes of its grid or raw values, of all its entries or of those that are left.
 
-Stored are, one after the other: which entries are kept (nothing when dense, one bit for each entry, or the gaps between
-the kept or the removed ones, whichever are fewer), the values, the grid's scale, the grid's zero point. Of the forms
-that give the weight, the grid and the mask back exactly, the one with the fewest bytes is encoded.
+Stored are, one after the other: which entries are kept (nothing when dense, one bit for each entry, the gaps between
+the kept or the removed ones, whichever are fewer, or the compressed sparse rows of the kept ones), the values, the
+grid's scale, the grid's zero point. Of the forms that give the weight, the grid and the mask back exactly, the one with
+the fewest bytes is encoded.
 
 Only a mask makes a weight sparse: a zero that nothing holds is stored as any other value, since training moves it, and
 a size that depended on it would too. A masked weight is dense only where zero says it all: where no kept entry is 0 and
@@ -19,7 +20,17 @@ import torch
 from torch import Tensor
 
 from kmr.core import KMRError
-from kmr.packing_codecs import narrowest_gaps, pack_bits, pack_gaps, packed_size, unpack_bits, unpack_gaps
+from kmr.packing_codecs import (
+    narrowest_gaps,
+    pack_bits,
+    pack_gaps,
+    pack_rows,
+    packed_size,
+    row_widths,
+    unpack_bits,
+    unpack_gaps,
+    unpack_rows,
+)
 from kmr.weights import Grid, WeightState
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
@@ -63,7 +74,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
         entry["masked"] = True
     width = 8 * weight.element_size() if codes is None or grid is None else grid.bits
 
-    indices = [] if keep is None else _indices(present)
+    indices = [] if keep is None else _indices(present, math.prod(weight.shape[1:]))
     if _dense_is_exact(target, codes, grid, keep):
         indices.insert(0, _Index(0, {}, lambda: torch.empty(0, dtype=torch.uint8)))
     kept = int(present.sum())
@@ -141,12 +152,12 @@ def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | None, kee
     return torch.equal(_raw(decoded) != 0, keep)
 
 
-def _indices(present: Tensor) -> list[_Index]:
+def _indices(present: Tensor, columns: int) -> list[_Index]:
     total, kept = len(present), int(present.sum())
     side, fewer = ("kept", present) if 2 * kept <= total else ("removed", ~present)
     positions = torch.nonzero(fewer).reshape(-1)
     width, symbols = narrowest_gaps(positions)
-    return [
+    found = [
         _Index(packed_size(total, 1), {"index": "bitmask"}, lambda: pack_bits(present.to(torch.uint8), 1)),
         _Index(
             packed_size(symbols, width),
@@ -154,6 +165,12 @@ def _indices(present: Tensor) -> list[_Index]:
             lambda: pack_gaps(positions, width),
         ),
     ]
+    rows = present.reshape(-1, columns) if columns else present.reshape(0, 1)
+    if widths := row_widths(rows):
+        size = packed_size(len(rows), widths[0]) + packed_size(kept, widths[1])
+        entry = {"index": "rows", "columns": columns, "widths": list(widths)}
+        found.append(_Index(size, entry, lambda: pack_rows(rows, widths)))
+    return found
 
 
 def _decode_index(reader: _Reader, entry: dict[str, Any], total: int) -> Tensor | None:
@@ -162,6 +179,13 @@ def _decode_index(reader: _Reader, entry: dict[str, Any], total: int) -> Tensor 
             return None
         case "bitmask":
             return unpack_bits(reader.take(packed_size(total, 1)), 1, total).to(torch.bool)
+        case "rows":
+            columns, (count_bits, column_bits) = entry["columns"], entry["widths"]
+            rows = total // columns
+            counts = unpack_bits(reader.take(packed_size(rows, count_bits)), count_bits, rows)
+            kept = int(counts.sum())
+            found = unpack_bits(reader.take(packed_size(kept, column_bits)), column_bits, kept)
+            return unpack_rows(counts, found, columns).reshape(-1)
         case side:
             width, symbols = entry["gap"], entry["symbols"]
             positions = unpack_gaps(reader.take(packed_size(symbols, width)), width, symbols)

@@ -98,8 +98,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     _try_once(model, data)
     model = _with_weights(model, config, plain, data, trusted).eval()
     live = {"example_inputs": data.train.first_inputs(), "original": model, "seed": config.seed}
-    instantiation = _instantiation(config, plain, data, live, trusted)
     finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed)
+    instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     space = parameter_space(config.policy_space) if config.policy else search_space(instantiation, plain["space"])

@@ -5,7 +5,10 @@ which channels to remove, where levels lie, which factors). What holds the decis
 from `kmr.weights` (a mask, a grid) or the architecture itself (a smaller layer, two layers for one). Which layers it
 reaches, and what it reports having left alone, is the rule, a thin class over `layers.LayerRule`.
 
-- `pruning`: magnitude masks (`UnstructuredPruning`), channels by dependency groups (`StructuredPruning`).
+- `pruning`: masks (`UnstructuredPruning`, `PatternPruning`), channels by dependency groups (`StructuredPruning`), both
+  in steps (`Gradual`), masks found by training (`LotteryTicket`).
+- `dynamic`: channels that each input closes for itself (`ChannelGating`).
+- `recovery`: what a smaller model wins back without training (`Recovery`).
 - `quantization`: weights on uniform grids (`WeightQuantization`).
 - `lowrank`: truncated singular values (`LowRank`).
 

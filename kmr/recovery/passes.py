@@ -34,8 +34,8 @@ class Tracking:
 
     before: dict[str, Callable[[str, nn.Module, Tensor], None]] = field(default_factory=dict)
     after: dict[str, Callable[[str, nn.Module, Tensor], None]] = field(default_factory=dict)
-    normalised: set[str] = field(default_factory=set)
-    """The layers whose outputs go straight into a BatchNorm."""
+    normalised: dict[str, BatchNorm] = field(default_factory=dict)
+    """The BatchNorm that a layer's outputs go straight into."""
 
 
 class Joins(TorchFunctionMode):
@@ -82,7 +82,7 @@ def tracking(
         made = origin.get(args[0]) if args else None
         if made is not None and made.norm is None:
             origin[output] = Made(made.path, module)
-            told.normalised.add(made.path)
+            told.normalised[made.path] = module
 
     def passing(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         made = origin.get(args[0]) if args and isinstance(args[0], Tensor) else None

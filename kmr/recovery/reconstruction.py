@@ -169,7 +169,7 @@ def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, 
     with tracking(original, layers, join) as made:
         made.after.update(dict.fromkeys(layers, keep))
         forward(original, inputs)
-    for path in made.normalised & targets.keys():
+    for path in made.normalised.keys() & targets.keys():
         targets[path].normalised = True
     return targets
 

@@ -1,12 +1,34 @@
 """Pruning: weights that are zero (Algorithm 3) and channels that are gone (Algorithms 2 and 4).
 
-A method is a score for each candidate (`criteria`) and a count to remove, pure functions both (`magnitude_keep`,
-`channels_to_remove`); what removal means, a mask or a smaller layer, is the rule's.
+A method is a score for each candidate (`criteria` for channels, `saliency` for single weights), and how many go where
+(`channels_to_remove`, `budgets`), apart from any model; what removal means, a mask or a smaller layer, is the rule's.
 """
 
 from kmr.instantiations.pruning.blocks import BlockPruning
+from kmr.instantiations.pruning.budgets import magnitude_keep
 from kmr.instantiations.pruning.channels import channels_to_remove
+from kmr.instantiations.pruning.gradual import Gradual
+from kmr.instantiations.pruning.lottery import LotteryTicket
+from kmr.instantiations.pruning.patterns import PatternPruning
+from kmr.instantiations.pruning.saliency import SNIP, Magnitude, Random, Saliency, Taylor, Wanda
+from kmr.instantiations.pruning.schedules import sparsity_steps
 from kmr.instantiations.pruning.structured import StructuredPruning
-from kmr.instantiations.pruning.unstructured import UnstructuredPruning, magnitude_keep
+from kmr.instantiations.pruning.unstructured import UnstructuredPruning
 
-__all__ = ["BlockPruning", "StructuredPruning", "UnstructuredPruning", "channels_to_remove", "magnitude_keep"]
+__all__ = [
+    "BlockPruning",
+    "Gradual",
+    "LotteryTicket",
+    "Magnitude",
+    "PatternPruning",
+    "Random",
+    "SNIP",
+    "Saliency",
+    "StructuredPruning",
+    "Taylor",
+    "UnstructuredPruning",
+    "Wanda",
+    "channels_to_remove",
+    "magnitude_keep",
+    "sparsity_steps",
+]

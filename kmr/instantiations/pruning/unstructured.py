@@ -1,91 +1,101 @@
-"""Unstructured magnitude pruning (Algorithm 3; Han et al. 2015): the smallest weights become zero and stay zero."""
+"""Unstructured pruning (Algorithm 3): the weights that are worth least become zero and stay zero."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, Value
+from kmr.data import Split
 from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.pruning.budgets import erdos_renyi_kernel, lamp, magnitude_keep, output_keep
+from kmr.instantiations.pruning.saliency import Magnitude, Saliency, saliency_of
 from kmr.weights import WeightState, read_weight, write_weight
 
-
-def magnitude_keep(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    """Tell which entries to keep so that exactly `round(sparsity · n)` of all n are removed, the lowest scores first.
-
-    Args:
-        scores: one tensor for each layer, ranked together; of equal scores the earlier entry is removed first.
-        sparsity: fraction of entries to remove, 0 to 1; a half count rounds up.
-
-    Returns:
-        One boolean tensor for each layer, in the shape of its scores.
-    """
-    if not 0 <= sparsity <= 1:
-        raise KMRError(f"sparsity must lie in [0, 1], not {sparsity}")
-    flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores])
-    removed = math.floor(sparsity * flat.numel() + 0.5)
-    keep = torch.ones(flat.numel(), dtype=torch.bool)
-    if removed:
-        threshold = torch.kthvalue(flat, removed).values
-        keep = flat >= threshold
-        ties = torch.nonzero(flat == threshold).reshape(-1)
-        keep[ties[: removed - int((~keep).sum())]] = False
-    parts = torch.split(keep, [score.numel() for score in scores])
-    return [part.reshape(score.shape).to(score.device) for part, score in zip(parts, scores, strict=True)]
+_SCOPES = ("global", "layer", "output", "erk", "lamp")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class UnstructuredPruning(LayerRule):
-    """Set the weights of least magnitude to zero until a fraction of them is zero.
+    """Set the weights of least worth to zero until a fraction of them is zero.
 
     The value is the fraction of the governed weights that are zero after the move, whatever was zero before it. Weights
     removed earlier stay removed, and a grid stays the grid.
 
     Args:
-        scope: rank the weights of all governed layers together (`global`), or give each layer the sparsity (`layer`).
+        scope: which weights are ranked together: all (`global`); those of a layer, each getting the sparsity (`layer`);
+            those of an output of a layer (`output`); those of a layer, which gets its Erdős–Rényi-kernel share (`erk`);
+            all, by their share of their layer's larger weights (`lamp`).
+        criterion: what a weight is worth.
+        data: samples for criteria that read some.
+        samples: how many of them.
     """
 
     name: str = "prune"
-    scope: Literal["global", "layer"] = "global"
+    scope: Literal["global", "layer", "output", "erk", "lamp"] = "global"
+    criterion: Saliency = field(default_factory=Magnitude)
+    data: Split | None = field(default=None, repr=False, compare=False)
+    samples: int = 512
     setting: ClassVar[str] = "sparsity"
     domain: ClassVar[Domain] = FloatRange(0.0, 0.98, neutral=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scope not in ("global", "layer"):
-            raise KMRError(f"the scope of {self.name} must be global or layer, not {self.scope!r}")
+        if self.scope not in _SCOPES:
+            raise KMRError(f"the scope of {self.name} must be one of {', '.join(_SCOPES)}, not {self.scope!r}")
+        if not isinstance(self.criterion, Saliency):
+            raise KMRError(f"the criterion of {self.name} must be a kmr Saliency, not {self.criterion!r}")
+        if self.samples < 1:
+            raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)
-        states = {path: read_weight(layer) for path, layer in layers.items()}
-        ranked_together = [list(states)] if self.scope == "global" else [[path] for path in states]
+        scores = saliency_of(model, list(layers), self.criterion, self.data, self.samples, self.seed)
+        self.report(layers.keys() - scores, f"left as they are: {type(self.criterion).__name__} does not score them")
+        states = {path: read_weight(layer) for path, layer in layers.items() if path in scores}
         already: list[str] = []
-        for paths in ranked_together:
-            if not _prune({path: states[path] for path in paths}, layers, float(value)):
-                already += paths
+        dense: list[str] = []
+        for paths, sparsity in self._ranked_together(states, float(value)):
+            if _is_reached([states[path] for path in paths], sparsity):
+                (already if sparsity else dense).extend(paths)
+                continue
+            keeps = self._keeps([_removed_first(scores[path], states[path]) for path in paths], sparsity)
+            for path, keep in zip(paths, keeps, strict=True):
+                state = states[path]
+                keep = keep if state.keep is None else keep & state.keep
+                if not keep.all():
+                    write_weight(layers[path], WeightState(state.weight, state.grid, keep))
         self.report(already, f"left as they are: at least {value:g} of the weights are zero already")
+        self.report(dense, "left dense: so small that their budget is all of them")
         return model
 
+    def _ranked_together(self, states: Mapping[str, WeightState], sparsity: float) -> list[tuple[list[str], float]]:
+        if self.scope in ("global", "lamp"):
+            return [(list(states), sparsity)]
+        shares = [sparsity] * len(states)
+        if self.scope == "erk":
+            shares = erdos_renyi_kernel([tuple(state.weight.shape) for state in states.values()], sparsity)
+        return [([path], share) for path, share in zip(states, shares, strict=True)]
 
-def _prune(states: Mapping[str, WeightState], layers: Mapping[str, nn.Module], sparsity: float) -> bool:
-    """Bring layers that are ranked together to a sparsity; tell whether that took anything away."""
-    count = sum(state.weight.numel() for state in states.values())
-    zeros = sum(int((state.weight == 0).sum()) for state in states.values())
-    if zeros >= math.floor(sparsity * count + 0.5):
-        return False
-    for (path, state), keep in zip(
-        states.items(), magnitude_keep([_score(s) for s in states.values()], sparsity), strict=True
-    ):
-        if not keep.all():
-            write_weight(layers[path], WeightState(state.weight, state.grid, keep))
-    return True
+    def _keeps(self, scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+        if self.scope == "output":
+            return [output_keep(score, sparsity) for score in scores]
+        if self.scope == "lamp":
+            scores = [torch.where(score < 0, -1, lamp(score.clamp_min(0))) for score in scores]
+        return magnitude_keep(scores, sparsity)
 
 
-def _score(state: WeightState) -> Tensor:
-    """Rank removed weights below all others, then by magnitude."""
-    magnitude = state.weight.abs().float()
-    return magnitude if state.keep is None else torch.where(state.keep, magnitude, -1.0)
+def _is_reached(states: Sequence[WeightState], sparsity: float) -> bool:
+    count = sum(state.weight.numel() for state in states)
+    zeros = sum(int((state.weight == 0).sum()) for state in states)
+    return zeros >= math.floor(sparsity * count + 0.5)
+
+
+def _removed_first(score: Tensor, state: WeightState) -> Tensor:
+    """Rank removed weights below all others."""
+    score = score.double()
+    return score if state.keep is None else torch.where(state.keep, score, -1)

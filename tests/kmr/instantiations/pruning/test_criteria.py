@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Split, forward
 from kmr.finetune import mean_squared_error
+from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.pruning.criteria import (
     L1,
     L2,
@@ -21,9 +22,11 @@ from kmr.instantiations.pruning.criteria import (
     NonZeros,
     NormScale,
     Random,
+    Reconstruction,
     Taylor,
 )
 from kmr.instantiations.pruning.graph import Graph
+from kmr.recovery import reconstruct, removal_costs
 
 
 def linear(rows: list[list[float]], bias: list[float]) -> nn.Linear:
@@ -157,3 +160,48 @@ def test_scores_that_are_not_finite_are_refused() -> None:
 
 def test_the_loss_of_taylor_is_cross_entropy_unless_told() -> None:
     assert Taylor().loss is F.cross_entropy
+
+
+def test_reconstruction_is_what_the_readers_lose_refitted_for_the_work_saved() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    x = torch.randn(300, 3)
+    with torch.no_grad():
+        hidden = F.relu(model[0](x)).double()
+    weight = model[2].weight.detach().double()
+    centred = hidden - hidden.mean(0)
+    spread = (centred @ weight.T).var(0, unbiased=False).mean()
+    expected = removal_costs(weight, centred.T @ centred / 300, 5) / spread
+    data = Split((x, torch.zeros(300)), 100)
+    (found,) = scores(Reconstruction(power=0.0), model, x[:1], data)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    (found,) = scores(Reconstruction(power=1.0), model, x[:1], data)
+    torch.testing.assert_close(found, expected / (3 + 4), rtol=1e-4, atol=1e-6)
+
+
+def test_reconstruction_sees_a_reader_through_its_normalisation(case: Any) -> None:
+    model, inputs = case("vgg")
+    data = Split((torch.randn(32, 3, 8, 8), torch.zeros(32)), 16)
+    groups = Graph(model, inputs).groups
+    before = dict(zip([g.root for g in groups], Reconstruction()(model, groups, data), strict=True))
+    model[5].weight.data *= 3  # of the convolution that reads the channels of the first
+    after = dict(zip([g.root for g in groups], Reconstruction()(model, groups, data), strict=True))
+    torch.testing.assert_close(after["0"], 9 * before["0"])
+    assert len(before["4"]) == 12
+    with pytest.raises(KMRError, match="at least 0"):
+        Reconstruction(power=-1.0)
+
+
+def test_channels_cut_by_reconstruction_are_those_it_can_do_without() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
+    with torch.no_grad():
+        for twin in range(6):
+            model[0].weight[6 + twin], model[0].bias[6 + twin] = 2 * model[0].weight[twin], 2 * model[0].bias[twin]
+    x = torch.randn(400, 6)
+    data = Split((x, torch.zeros(400)), 200)
+    rule = StructuredPruning(example_inputs=x[:2], criterion=Reconstruction(), data=data)
+    smaller = rule(model, "structured.ratio", 0.5)
+    reconstruct(smaller, model, [x], ridge=0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(x), model(x), atol=1e-3, rtol=1e-3)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,6 +8,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, RuleWarning
 from kmr.instantiations.pruning import UnstructuredPruning, magnitude_keep
+from kmr.instantiations.pruning.budgets import erdos_renyi_kernel
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.weights import WeightState, read_weight, write_weight
 
@@ -101,3 +104,53 @@ def test_the_grid_stays_and_the_mask_holds_through_a_step() -> None:
     after = read_weight(pruned[0]).weight
     assert bool((after[~state.keep] == 0).all())
     assert not torch.equal(after, state.weight)
+
+
+def test_scopes_divide_the_sparsity_as_their_names_say() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 50, bias=False), nn.Linear(50, 3, bias=False))
+    model[1].weight.data *= 0.01
+
+    def kept(scope: Any) -> list[int]:
+        moved = UnstructuredPruning(scope=scope)(model, "prune.sparsity", 0.9)
+        return [int((read_weight(layer).weight != 0).sum()) for layer in moved]
+
+    assert kept("global") == [215, 0]
+    assert kept("layer") == [200, 15]
+    assert kept("output") == [200, 15]
+    by_erk = [(1 - s) * n for s, n in zip(erdos_renyi_kernel([(50, 40), (3, 50)], 0.9), (2000, 150), strict=True)]
+    assert kept("erk") == pytest.approx(by_erk, abs=1)
+    scale_free = kept("lamp")
+    assert sum(scale_free) == 215
+    model[1].weight.data *= 100
+    assert kept("lamp") == scale_free
+    assert scale_free[1] > 15
+
+
+def test_a_layer_too_small_for_its_budget_stays_dense_and_says_so() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(100, 100, bias=False))
+    with pytest.warns(RuleWarning, match="0: left dense: so small"):
+        moved = UnstructuredPruning(scope="erk")(model, "prune.sparsity", 0.5)
+    assert read_weight(moved[0]).keep is None
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.LBFGS])
+def test_masks_hold_through_any_optimizer(optimizer: Any) -> None:
+    torch.manual_seed(0)
+    pruned = UnstructuredPruning()(nn.Linear(8, 8), "prune.sparsity", 0.75)
+    keep = read_weight(pruned).keep
+    assert keep is not None
+    x, steps = torch.randn(4, 8), optimizer(pruned.parameters(), lr=0.1)
+
+    def loss() -> Tensor:
+        steps.zero_grad()
+        value: Tensor = (pruned(x) - 1).square().sum()
+        value.backward()
+        return value
+
+    before = read_weight(pruned).weight.clone()
+    for _ in range(3):
+        steps.step(loss)
+    after = read_weight(pruned).weight
+    assert bool((after[~keep] == 0).all())
+    assert not torch.equal(after, before)

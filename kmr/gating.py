@@ -1,0 +1,62 @@
+"""Layers that leave channels out at run time: which ones, each input decides for itself."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ChannelGate(nn.Module):
+    """Tells from a layer's input, before the layer runs, which of its output channels are worth computing.
+
+    Args:
+        slope: shape (outputs, inputs); what the mean size of each input channel says of each output channel.
+        offset: shape (outputs,).
+        threshold: a scalar; channels foretold above it are open.
+    """
+
+    slope: Tensor
+    offset: Tensor
+    threshold: Tensor
+
+    def __init__(self, slope: Tensor, offset: Tensor, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("slope", slope)
+        self.register_buffer("offset", offset)
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (n, inputs, …) to (n, outputs), True where a channel is open."""
+        return F.linear(channel_sizes(inputs), self.slope, self.offset) > self.threshold
+
+
+class GatedLayer(nn.Module):
+    """A layer whose closed channels hold a constant in place of what the layer computes.
+
+    A dense kernel computes all channels and saves nothing; what a kernel that skips them would save is what
+    `kmr.meters.ExpectedMACs` reads.
+
+    Args:
+        layer: maps (n, inputs, …) to (n, outputs, …).
+        gate: of the layer's channels.
+        fill: shape (outputs,), the constants.
+    """
+
+    fill: Tensor
+
+    def __init__(self, layer: nn.Module, gate: ChannelGate, fill: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.gate = gate
+        self.register_buffer("fill", fill)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs with the closed channels of each sample at their constants."""
+        outputs: Tensor = self.layer(inputs)
+        per_channel = (1, -1, *[1] * (outputs.dim() - 2))
+        is_open = self.gate(inputs).reshape(*outputs.shape[:2], *per_channel[2:])
+        return torch.where(is_open, outputs, self.fill.reshape(per_channel))
+
+
+def channel_sizes(values: Tensor) -> Tensor:
+    """Return the mean absolute value of each channel of each sample, (n, channels)."""
+    return values.abs().flatten(2).mean(2)

@@ -1,0 +1,127 @@
+"""Dynamic channel gating: convolutions compute for each input the channels that it makes large (Gao et al. 2019)."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Value
+from kmr.data import Inputs, Split, forward
+from kmr.gating import ChannelGate, GatedLayer, channel_sizes
+from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.lowrank.svd import replace_module
+from kmr.meters.expected_macs import ExpectedMACs
+from kmr.recovery.least_squares import refit
+from kmr.recovery.patches import is_product
+
+Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ChannelGating(LayerRule):
+    """Put a gate on convolutions that closes output channels, for each input other ones, without training.
+
+    The value is the share of a layer's channels that are closed, on average over the calibration samples: how many
+    are for one input depends on it. From the mean size of its input's channels a gate foretells, by a linear map fitted
+    to the samples, how far each output channel will stray from its mean; those that will not stray far are closed and
+    hold their mean instead. Weights, masks and grids stay; the gates add their maps to what is stored, and dense
+    kernels save no time: `ExpectedMACs` says what kernels that skip closed channels would compute.
+
+    Args:
+        data: calibration samples, in a random order by the seed; labels are not read.
+        samples: how many, run as one batch.
+        ridge: of the fit, as a share of the inputs' variance.
+    """
+
+    name: str = "gate"
+    data: Split | None = field(default=None, repr=False, compare=False)
+    samples: int = 512
+    ridge: float = 1e-2
+    setting: ClassVar[str] = "closed"
+    domain: ClassVar[Domain] = FloatRange(0.0, 0.9, neutral=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 2 or self.ridge < 0:
+            raise KMRError(f"{self.name} needs samples >= 2 and ridge >= 0, not {self.samples} and {self.ridge}")
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        if self.data is None:
+            raise KMRError(f"{self.name} needs calibration data: give it some")
+        for path, module in list(model.named_modules()):
+            if isinstance(module, GatedLayer) and self.governs(knob, path):
+                model = replace_module(model, module, module.layer)
+        convolutions = {
+            path: module
+            for path, module in model.named_modules()
+            if isinstance(module, Convolution) and is_product(module) and self.governs(knob, path)
+        }
+        batch, _ = next(Split(self.data.source, self.samples).batches(shuffle_seed=self.seed))
+        seen = _watch(model, convolutions, batch)
+        idle = [path for path in convolutions if len(seen[path]) != 1]
+        self.report(idle, "left as they are: they do not run exactly once in a forward pass")
+        gated = {path: layer for path, layer in convolutions.items() if path not in idle}
+        if not gated:
+            raise NotApplicable(f"{knob.name}: no convolution to gate")
+        for path, layer in gated.items():
+            inputs, outputs = seen[path][0]
+            gate, fill = fitted_gate(inputs, outputs, float(value), self.ridge)
+            model = replace_module(model, layer, GatedLayer(layer, gate, fill).train(layer.training))
+        return model
+
+
+def dynamic_gating(
+    rule: ChannelGating, data: Split, qualities: Sequence[Quality], example_inputs: Inputs
+) -> Instantiation:
+    """Return gating as an instantiation, judged by the expected MACs over a split and by the qualities given."""
+    cost = ExpectedMACs(data=data, example_inputs=example_inputs)
+    return Instantiation("dynamic_gating", (rule,), (cost,), tuple(qualities))
+
+
+def fitted_gate(inputs: Tensor, outputs: Tensor, closed: float, ridge: float) -> tuple[ChannelGate, Tensor]:
+    """Fit a gate to what a layer read and made.
+
+    Args:
+        inputs: shape (n, channels, …).
+        outputs: shape (n, channels, …).
+        closed: share of (sample, channel) pairs to close.
+        ridge: as a share of the inputs' variance.
+
+    Returns:
+        The gate, and for each channel the mean output over the samples it is closed for.
+    """
+    sizes = channel_sizes(inputs)
+    means = outputs.flatten(2).mean(2)
+    strays = channel_sizes(outputs - means.mean(0).reshape(1, -1, *[1] * (outputs.dim() - 2)))
+    start = torch.zeros(1, strays.shape[1], sizes.shape[1], dtype=sizes.dtype, device=sizes.device)
+    slope, offset = refit(start, sizes[None], strays[None], ridge=ridge)
+    foretold = sizes @ slope[0].mT + offset[0]
+    count = min(max(round(closed * foretold.numel()), 1), foretold.numel())
+    threshold = foretold.flatten().kthvalue(count).values
+    gate = ChannelGate(slope[0], offset[0], threshold)
+    shut = (~gate(inputs)).to(means.dtype)
+    fill = torch.where(shut.sum(0) > 0, (means * shut).sum(0) / shut.sum(0).clamp_min(1), means.mean(0))
+    return gate, fill
+
+
+def _watch(model: nn.Module, layers: dict[str, Convolution], batch: Inputs) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Return what each layer read and made, at each of its calls."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in layers}
+
+    def hook(path: str) -> Any:
+        return lambda _, args, output: seen[path].append((args[0], output))
+
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), ExitStack() as stack:
+            for path, layer in layers.items():
+                stack.callback(layer.register_forward_hook(hook(path)).remove)
+            forward(model.eval(), batch)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return seen

@@ -1,0 +1,203 @@
+"""What a single weight is worth: the scores that unstructured and N:M pruning rank by.
+
+A score is ≥ 0 and has the shape of its weight; the lowest go first. It is read off a copy of the model without masks
+and grids, so that it is the score of what the model computes with.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError, NotApplicable
+from kmr.data import Inputs, Split, forward
+from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
+from kmr.weights import strip_all
+
+Batch: TypeAlias = tuple[Inputs, Tensor]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_PLACES = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saliency(ABC):
+    """Scores the weights of some layers of a model."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Return the scores of the layers that can be scored, by path.
+
+        Args:
+            model: plain, in evaluation mode and to be used up; gradients are on.
+            paths: its layers.
+            batches: samples with targets; at least one where `needs_data`.
+        """
+
+    @property
+    def needs_data(self) -> bool:
+        """Tell whether batches are read."""
+        return True
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Magnitude(Saliency):
+    """|w| (Han et al. 2015)."""
+
+    @property
+    def needs_data(self) -> bool:
+        return False
+
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        return {path: _weight(model, path).detach().abs() for path in paths}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random(Saliency):
+    """Numbers of chance, by the rule's seed: what every other score is held against."""
+
+    @property
+    def needs_data(self) -> bool:
+        return False
+
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        return {path: 1 - torch.rand(_weight(model, path).shape) for path in paths}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Taylor(Saliency):
+    """E|g·w|, the mean over batches of the first-order change of the loss (Molchanov et al. 2019).
+
+    Args:
+        loss: of (outputs, targets), a mean over the batch.
+    """
+
+    loss: Loss = F.cross_entropy
+
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        total = dict.fromkeys(paths, cast(Tensor, 0))
+        for gradients in _gradients(model, paths, batches, self.loss):
+            total = {path: total[path] + (gradients[path] * _weight(model, path).detach()).abs() for path in paths}
+        return {path: score / len(batches) for path, score in total.items()}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SNIP(Saliency):
+    """|E[g]·w|, the loss's sensitivity to each connection (Lee et al. 2019), as a share of the sum over all layers.
+
+    Args:
+        loss: of (outputs, targets), a mean over the batch.
+    """
+
+    loss: Loss = F.cross_entropy
+
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        total = dict.fromkeys(paths, cast(Tensor, 0))
+        for gradients in _gradients(model, paths, batches, self.loss):
+            total = {path: total[path] + gradients[path] for path in paths}
+        scores = {path: (total[path] * _weight(model, path).detach()).abs() for path in paths}
+        whole = sum(float(score.sum()) for score in scores.values())
+        return {path: score / whole for path, score in scores.items()} if whole > 0 else scores
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Wanda(Saliency):
+    """|w|·‖x‖₂, magnitude times the norm of the input that meets the weight (Sun et al. 2024).
+
+    Of a convolution the norm is that of a channel at a place of the kernel. The paper ranks the weights of each output
+    apart, which is the scope `output`.
+    """
+
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        squares: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+
+        def see(path: str) -> Any:
+            def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+                count = count_places(layer, output)
+                places = torch.randperm(count)[:_PLACES]
+                met = inputs_at(cast(Product, layer), args[0].detach(), places).square().mean(1).double()
+                seen = counts.get(path, 0)
+                squares[path] = (squares[path] * seen + met * count) / (seen + count) if seen else met
+                counts[path] = seen + count
+
+            return hook
+
+        layers = {path: model.get_submodule(path) for path in paths}
+        with torch.no_grad(), ExitStack() as stack:
+            for path, layer in layers.items():
+                if is_product(layer):
+                    stack.callback(layer.register_forward_hook(see(path)).remove)
+            for inputs, _ in batches:
+                forward(model, inputs)
+        scores = {}
+        for path, square in squares.items():
+            weight = _weight(model, path).detach()
+            norms = (square * counts[path]).sqrt().to(weight.dtype)
+            scores[path] = (as_matrix(layers[path], weight).abs() * norms[:, None]).reshape(weight.shape)
+        return scores
+
+
+def saliency_of(
+    model: nn.Module, paths: Sequence[str], saliency: Saliency, data: Split | None, samples: int, seed: int
+) -> Mapping[str, Tensor]:
+    """Score layers of a model, which stays as it is, on samples drawn by the seed; an entry that is 0 scores 0.
+
+    Raises:
+        KMRError: the score needs data and there is none.
+        NotApplicable: a score is not finite, or none of the layers can be scored.
+    """
+    kind = type(saliency).__name__
+    batches: list[Batch] = []
+    if saliency.needs_data:
+        if data is None:
+            raise KMRError(f"{kind} scores weights by data: give the rule some, or rank by Magnitude")
+        size = min(samples, data.batch_size)
+        for batch in Split(data.source, size).batches(shuffle_seed=seed):
+            if len(batches) * size < samples:
+                batches.append(batch)
+            else:
+                break
+    plain = strip_all(copy.deepcopy(model)).eval()
+    for parameter in plain.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    with torch.enable_grad():
+        scores = saliency.score(plain, list(paths), batches)
+    if not scores:
+        raise NotApplicable(f"{kind} can score none of the layers {', '.join(paths)}")
+    for path, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise NotApplicable(f"{kind} of {path} is not finite: the model has diverged on these data")
+    return {path: torch.where(_weight(plain, path).detach() == 0, 0, score) for path, score in scores.items()}
+
+
+def _gradients(
+    model: nn.Module, paths: Sequence[str], batches: Sequence[Batch], loss: Loss
+) -> Iterator[dict[str, Tensor]]:
+    weights = [_weight(model, path) for path in paths]
+    for inputs, targets in batches:
+        outputs = forward(model, inputs)
+        try:
+            value = loss(outputs, targets.to(outputs.device))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise KMRError(f"the loss of the score does not fit the model and its targets: {error}") from error
+        found = torch.autograd.grad(value, weights, allow_unused=True)
+        yield {
+            path: torch.zeros_like(weight) if gradient is None else gradient
+            for path, weight, gradient in zip(paths, weights, found, strict=True)
+        }
+
+
+def _weight(model: nn.Module, path: str) -> Tensor:
+    return cast(Tensor, model.get_submodule(path).weight)

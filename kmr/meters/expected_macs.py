@@ -1,0 +1,63 @@
+"""Multiply-accumulates of networks that compute more for one input than for another: the mean over data."""
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmr.core import Cost, KMRError, Reading
+from kmr.data import Inputs, Split
+from kmr.gating import GatedLayer
+from kmr.meters.macs import LayerMACs, count_macs
+from kmr.meters.prediction import Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedMACs(Cost):
+    """Multiply-accumulates of one sample, on average over a split, if closed channels were not computed.
+
+    A gated layer counts by the share of its channels that are open for a sample; what the gates themselves compute is
+    counted, and so is everything else, in full. Dense kernels compute the closed channels as well: `MACs` reads those.
+    The standard error is over samples. A model without gates reads what `MACs` reads.
+
+    Args:
+        data: the split, or a view of it.
+        example_inputs: a batch as the model takes it; its first sample is used.
+    """
+
+    data: Split | Predictions = field(repr=False, compare=False)
+    example_inputs: Inputs = field(repr=False, compare=False)
+    name: str = "expected_macs"
+    unit: str = field(init=False, default="MAC (expected)")
+
+    def read(self, seen: nn.Module) -> Reading:
+        total, layers = count_macs(seen, self.example_inputs)
+        gated = {path: module for path, module in seen.named_modules() if isinstance(module, GatedLayer)}
+        if not gated:
+            return Reading(float(total))
+        open_shares: dict[str, list[Tensor]] = {path: [] for path in gated}
+
+        def hook(path: str) -> Any:
+            return lambda _, __, is_open: open_shares[path].append(is_open.double().mean(1).cpu())
+
+        with ExitStack() as stack:
+            for path, module in gated.items():
+                stack.callback(module.gate.register_forward_hook(hook(path)).remove)
+            samples = len(Predictions.of(self.data)(seen).targets)
+        saved = torch.zeros(samples, dtype=torch.float64)
+        for path, shares in open_shares.items():
+            found = torch.cat(shares) if shares else torch.ones(samples, dtype=torch.float64)
+            if len(found) != samples:
+                raise KMRError(f"the gated layer {path} does not run once for each sample: its cost cannot be told")
+            saved += _of_channels(path, layers) * (1 - found)
+        stderr = float(saved.std() / math.sqrt(samples)) if samples > 1 else None
+        return Reading(total - float(saved.mean()), stderr)
+
+
+def _of_channels(path: str, layers: dict[str, LayerMACs]) -> int:
+    """Return what the layer inside a gated one takes that makes the channels: the last one, where it is several."""
+    inside = [layer.macs for name, layer in layers.items() if name.startswith(f"{path}.layer".lstrip("."))]
+    return inside[-1] if inside else 0

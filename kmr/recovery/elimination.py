@@ -1,0 +1,51 @@
+"""What a layer would lose with each of its input channels, if the others took over what they can."""
+
+import torch
+from torch import Tensor
+
+
+def removal_costs(weight: Tensor, gram: Tensor, channels: int, *, ridge: float = 1e-3) -> Tensor:
+    """Return for each input channel the squared error that removing it adds when the remaining weights are refitted.
+
+    Channels are removed one after the other, each time the one that adds least, and the weights of the others are
+    fitted again: Optimal Brain Surgeon with whole channels (Hassibi & Stork 1993; OBC, Frantar & Alistarh 2022). A
+    channel's cost is the largest that had to be paid until it went, so that removing all channels below a cost is what
+    the elimination itself would do.
+
+    Args:
+        weight: shape (outputs, k); the columns of a channel lie together, equally many for each.
+        gram: XᵀX/n of the inputs X that meet the columns, shape (k, k).
+        channels: how many the k columns belong to.
+        ridge: added to the Gram matrix, as a share of its mean diagonal; > 0.
+
+    Returns:
+        Shape (channels,), in double precision and units of the mean squared error summed over the outputs.
+    """
+    width = weight.shape[1] // channels
+    gram = gram.double()
+    scale = gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    inverse = torch.linalg.inv(gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    left = weight.double().clone()
+    alive = torch.ones(channels, dtype=torch.bool, device=weight.device)
+    costs = torch.zeros(channels, dtype=torch.float64, device=weight.device)
+    paid = torch.zeros((), dtype=torch.float64, device=weight.device)
+    each = torch.arange(channels, device=weight.device)
+    for _ in range(channels):
+        blocks = inverse.reshape(channels, width, channels, width)[each, :, each]
+        # A channel that is gone has a unit block in place of its rows of the inverse, so that all can be inverted.
+        precision = torch.linalg.inv(blocks)
+        split = left.reshape(len(left), channels, width)
+        added = torch.einsum("ocw,cwv,ocv->c", split, precision, split)
+        chosen = int(torch.where(alive, added, torch.inf).argmin())
+        columns = slice(chosen * width, (chosen + 1) * width)
+        paid = torch.maximum(paid, added[chosen])
+        costs[chosen] = paid
+        onto = precision[chosen] @ inverse[columns]
+        left = left - left[:, columns] @ onto
+        inverse = inverse - inverse[:, columns] @ onto
+        left[:, columns] = 0
+        inverse[columns] = 0
+        inverse[:, columns] = 0
+        inverse[columns, columns] = torch.eye(width, dtype=inverse.dtype, device=inverse.device)
+        alive[chosen] = False
+    return costs
