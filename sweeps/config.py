@@ -71,6 +71,23 @@ class Stop:
 
 
 @dataclass
+class Sensitivity:
+    """A scan of what each layer bears (`python -m sweeps.sensitivity`).
+
+    `rule` and `quality` by name (the structured rule and the first quality objective by default); `values` of the knob
+    to try, or `levels` of its ladder where it takes none of them; at most `groups` groups of layers that bear the same;
+    `seeds` knob vectors to begin a study with.
+    """
+
+    rule: str | None = None
+    quality: str | None = None
+    values: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+    levels: int = 3
+    groups: int = 8
+    seeds: int = 4
+
+
+@dataclass
 class Config:
     """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
 
@@ -107,9 +124,11 @@ class Config:
     halving: Any = None
     workers: int = 1
     stop: Stop = field(default_factory=Stop)
+    first_trials: str | None = None
 
     noise: Noise = field(default_factory=Noise)
     cache: Cache = field(default_factory=Cache)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)
     trusted_modules: list[str] = field(default_factory=list)

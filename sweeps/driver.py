@@ -13,6 +13,7 @@ from kmr import artifact
 from kmr.core import KMRError
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.first_trials import first_trials
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts
 from sweeps.mlflow_runs import run_name
@@ -77,6 +78,9 @@ class Sweep:
             self._remember(record)
         if not self.records and not experiment.searches_policy:
             tell_point(study, experiment, Point.of(0, experiment.base), -1)
+            if experiment.config.first_trials:
+                for vector in first_trials(experiment.config.first_trials, experiment.space):
+                    study.enqueue_trial(vector, skip_if_exists=True)
             self.asker.enqueue_anchors()
 
     @property

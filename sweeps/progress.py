@@ -2,10 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    track,
 )
 from rich.text import Text
 
@@ -74,6 +75,9 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         )
 
     return look
+
+
+Item = TypeVar("Item")
 
 
 class SweepProgress:
@@ -177,3 +181,16 @@ class SweepProgress:
         left = (self._said - self._started) / done * max(0, self._target - self._done)
         facts = (f"{self._done}/{self._target} trials", self._text, self._pace, f"{left:.0f} s left")
         self._console.print(" · ".join(filter(None, facts)), highlight=False, soft_wrap=True)
+
+
+def counted(console: Console, items: Iterable[Item], total: int, what: str, every: float = 10.0) -> Iterator[Item]:
+    """Pass items on and show how many there were: a bar on a terminal, a line now and then anywhere else."""
+    if console.is_terminal:
+        yield from track(items, what, total=total, console=console)
+        return
+    said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - said >= every or count == total:
+            said = time.monotonic()
+            console.print(f"{count} of {total} {what}", highlight=False)

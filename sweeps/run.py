@@ -41,7 +41,7 @@ def main() -> None:
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
-        codes.append(_complain(error))
+        codes.append(complain(error))
     except KeyboardInterrupt:
         codes.append(130)
     sys.exit(codes[-1] if codes else 0)
@@ -60,18 +60,19 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
         return _sweep(config, plain, argv, console or wide_console())
     except (SweepError, KMRError, OmegaConfBaseException) as error:
-        return _complain(error)
+        return complain(error)
     except Exception as error:
         if os.environ.get(_TRACE) == "1":
             raise
-        _complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
+        complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
         return 1
 
 
 _TRACE = "KMR_TRACEBACK"
 
 
-def _complain(error: object) -> int:
+def complain(error: object) -> int:
+    """Print an error in one line; return the exit code for it."""
     message = " ".join(str(error).split())
     Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 2

@@ -41,11 +41,22 @@ class Residual(nn.Module):
         return torch.relu(x + self.back(torch.relu(self.widen(x))))
 
 
+class Shortcut(nn.Module):
+    """A convolution with a shortcut around it, for the rules that leave out whole blocks."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.relu(self.conv(x))
+
+
 def cnn() -> nn.Module:
     with kmr.isolated_rng(0):
         return nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(),
-            nn.Sequential(Residual(12, 6), Residual(12, 8)),
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1),
+            nn.ReLU(), nn.Sequential(Residual(12, 6), Residual(12, 8)),
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
         ).eval()  # fmt: skip
 

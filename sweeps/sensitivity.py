@@ -1,0 +1,203 @@
+"""How much each layer bears: `python -m sweeps.sensitivity +exp=<experiment>`.
+
+Every layer (or group of layers that can only shrink together) is changed alone, at a few values of its knob, without
+training, and the quality lost on validation data is written as a table and a heat map. Layers that bear the same become
+one group with a knob of its own, and a few knob vectors that take from each group what it bears are ready as the first
+trials of a study.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from analysis.atomic import write_bytes
+from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
+from kmr.core import KMRError, Quality, Rule
+from kmr.instantiations.pruning import StructuredPruning
+from sweeps.config import Config
+from sweeps.errors import SweepError
+from sweeps.listing import list_experiments
+from sweeps.run import complain, wide_console
+
+
+def main() -> None:
+    """Scan the experiment named on the command line; exit with 0, 2 or 130."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+    def entry(config: DictConfig) -> None:
+        if "exp" in HydraConfig.get().runtime.choices:
+            codes.append(run(config, sys.argv[1:]))
+        else:
+            list_experiments(wide_console(), sys.argv[1:])
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        codes.append(complain(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        codes.append(130)
+    sys.exit(codes[-1] if codes else 0)
+
+
+def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
+    """Scan a composed config; return the exit code."""
+    try:
+        config = cast(Config, OmegaConf.to_object(raw))
+        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        _scan(config, plain, argv, console or wide_console())
+    except (SweepError, KMRError, OmegaConfBaseException) as error:
+        return complain(error)
+    return 0
+
+
+def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> None:
+    import torch
+
+    from analysis.export import export_images
+    from analysis.plots.sensitivity import sensitivity
+    from sweeps.experiment import build_experiment
+    from sweeps.progress import counted
+    from sweeps.scan import probes, scan, values_of
+    from sweeps.study import run_folder
+
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    experiment = build_experiment(config, plain)
+    rule = _rule(experiment.instantiation.rules, config.sensitivity.rule)
+    quality = _quality(experiment.instantiation.qualities, [m.name for m in experiment.objectives], config)
+    folder = run_folder(config.output_dir, config.name) / "sensitivity"
+    folder.mkdir(exist_ok=True)
+    wanted = [
+        (probe, value)
+        for probe in probes(rule, experiment.model)
+        for value in values_of(probe, config.sensitivity.values, config.sensitivity.levels)
+    ]
+    if not wanted:
+        raise SweepError(f"the rule {rule.name} finds no layer to scan")
+    stamp = _stamp(experiment.identity, rule, quality)
+    rows = _known(folder, stamp)
+    done = {(row["layer"], row["value"]) for row in rows}
+    left = [(probe, value) for probe, value in wanted if (probe.layer, value) not in done]
+    console.print(
+        f"{config.name}: {len(wanted)} cuts by {rule.name}, {len(wanted) - len(left)} known, in {folder}",
+        style="bold", markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    base = {name: reading.value for name, reading in experiment.base.readings.items()}
+    found = scan(experiment.model, left, quality, experiment.instantiation.costs, base)
+    # Written anew first: a line cut short by a kill would spoil the next one.
+    write_bytes(folder / "scan.jsonl", "".join(_line(stamp, row) for row in rows).encode())
+    with (folder / "scan.jsonl").open("a") as file:
+        for row in counted(console, found, len(left), "cuts"):
+            file.write(_line(stamp, row))
+            file.flush()
+            rows.append(row)
+    order = {(probe.layer, value): place for place, (probe, value) in enumerate(wanted)}
+    rows = sorted((r for r in rows if (r["layer"], r["value"]) in order), key=lambda r: order[r["layer"], r["value"]])
+    table = pd.DataFrame(rows)
+    table["lost"] = table["lost"].astype(float)
+    table.to_csv(folder / "sensitivity.csv", index=False)
+    table.to_parquet(folder / "sensitivity.parquet", index=False)
+    figure = sensitivity(table, quality.name)
+    figure.write_html(folder / "sensitivity.html", include_plotlyjs=True)
+    messages = export_images({"sensitivity": figure}, folder).messages if config.report.images else ()
+    console.print(f"table   {folder / 'sensitivity.csv'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"map     {folder / 'sensitivity.html'}", markup=False, highlight=False, soft_wrap=True)
+    for message in messages:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
+        command = _write_seed(table, rule, config, folder, argv)
+        console.print(f"search  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, float]]:
+    """Return knob vectors that take from each group what it bears, one for each of some losses a layer may have.
+
+    The ratio all layers share is the smallest of the groups'; each group then gives the rest by its own knob, of what
+    is left: (1 − ratio)·(1 − extra) of its channels stay.
+    """
+    found: list[dict[str, float]] = []
+    for allowed in tolerances(groups, count):
+        ratios = allocation(groups, allowed)
+        shared = min(ratios.values())
+        vector = {f"{rule}.ratio": shared}
+        vector |= {f"{rule}.extra@{name}": round(1 - (1 - ratio) / (1 - shared), 10) for name, ratio in ratios.items()}
+        if any(vector.values()) and vector not in found:
+            found.append(vector)
+    return found
+
+
+def _write_seed(table: pd.DataFrame, rule: StructuredPruning, config: Config, folder: Path, argv: list[str]) -> str:
+    """Write the groups as a config and the vectors as a file; return the command that searches with them."""
+    groups = layer_groups(table, config.sensitivity.groups)
+    together = dict(zip(table["layer"], table["together"], strict=True))
+    patterns = {g.name: [path for layer in g.layers for path in str(together[layer]).split()] for g in groups}
+    seeds = folder / "first_trials.json"
+    seeds.write_text(json.dumps(vectors(groups, rule.name, config.sensitivity.seeds), indent=1))
+    (folder / "conf" / "seed").mkdir(parents=True, exist_ok=True)
+    # Patterns are taken as they are: module paths have no character a pattern reads otherwise.
+    content = {"rules": {rule.name: {"groups": patterns}}, "first_trials": str(seeds.absolute())}
+    head = "# @package _global_\n# Layers that bear the same share a knob; the search begins with what each bears.\n"
+    (folder / "conf" / "seed" / "groups.yaml").write_text(head + OmegaConf.to_yaml(OmegaConf.create(content)))
+    given = " ".join(word for word in argv if not word.startswith(("name=", "sensitivity.")))
+    return f"python -m sweeps.run --config-dir {folder / 'conf'} {given} +seed=groups name={config.name}_groups"
+
+
+def _rule(rules: tuple[Rule, ...], wanted: str | None) -> Rule:
+    names = [rule.name for rule in rules]
+    if wanted is None:
+        return next((rule for rule in rules if isinstance(rule, StructuredPruning)), rules[0])
+    if wanted not in names:
+        raise SweepError(f"sensitivity.rule={wanted} is no rule of the experiment: there are {', '.join(names)}")
+    return rules[names.index(wanted)]
+
+
+def _quality(qualities: tuple[Quality, ...], objectives: list[str], config: Config) -> Quality:
+    by_name = {quality.name: quality for quality in qualities}
+    wanted = config.sensitivity.quality or next((name for name in objectives if name in by_name), None)
+    if wanted not in by_name:
+        raise SweepError(f"sensitivity.quality must be one of {', '.join(by_name) or 'the meters'}, not {wanted}")
+    return by_name[wanted]
+
+
+def _stamp(identity: Any, rule: Rule, quality: Quality) -> str:
+    """Return a digest of what a measured loss depends on."""
+    parts = {name: identity[name] for name in ("model", "weights_digest", "data_digest", "rules", "meters", "seed")}
+    text = json.dumps([parts, rule.name, rule.version, quality.name], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(stamp: str, row: dict[str, Any]) -> str:
+    return json.dumps({"stamp": stamp, **row}) + "\n"
+
+
+def _known(folder: Path, stamp: str) -> list[dict[str, Any]]:
+    """Return the rows measured before under the same conditions; what a kill cut short is left out."""
+    rows = []
+    path = folder / "scan.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row.pop("stamp", None) == stamp:
+            rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
