@@ -15,6 +15,7 @@ from sweeps import results
 from sweeps.card import StudyCard
 from sweeps.errors import SweepError
 from sweeps.front import Front
+from sweeps.layers import with_layers
 from sweeps.publish import State, final_front, read_state
 from sweeps.storage import JOURNAL, open_storage
 from sweeps.study import records
@@ -52,7 +53,7 @@ class Opened:
         frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
         base_test = state.tested.get("base", {})
         meta = results.meta(state.card, state.records, base_test, created=state.created, place=None)
-        return StudyTable(results.with_noise(frame, meta, state.noise), meta, self.folder)
+        return StudyTable(with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, self.folder)
 
 
 def open_run(folder: str | Path) -> Opened:

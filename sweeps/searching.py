@@ -92,7 +92,7 @@ class Search:
             for name, value in known.constraints.items():
                 proposal.trial.set_constraint(name, value)
             proposal.trial.set_user_attr(READINGS, known.user_attrs.get(READINGS, {}))
-            how = self.study.get_trials(deepcopy=False)[proposal.trial.number].user_attrs[PROPOSAL]
+            how = self.study.get_trials(deepcopy=False)[proposal.trial.number].user_attrs.get(PROPOSAL, {})
             proposal.trial.set_user_attr(PROPOSAL, {**how, "served": known.number})
             self.study.tell(proposal.trial, known.values)
         return proposal

@@ -67,7 +67,7 @@ class Statics:
             if key in self._broken or self._trains(sequence) or not self._meters.costs:
                 return {}
             started = time.perf_counter()
-            readings = measure(self._reach(sequence).model, self._meters.costs)
+            readings = measure(self._reach(self._without_recovery(sequence)).model, self._meters.costs)
             self._costs[key] = {name: reading.value for name, reading in readings.items()}
             self._spent += time.perf_counter() - started
         return self._costs[key]
@@ -101,13 +101,19 @@ class Statics:
         if self._trains(sequence):
             return str(sequence)
         try:
-            return self._reach(sequence).digest
+            lasting = self._without_recovery(sequence)
+            recovery = [str(move) for move in sequence if move not in lasting.moves]
+            return " ".join([self._reach(lasting).digest, *recovery])
         except Exception:  # a rule may raise anything: the trial itself will say what is wrong
             self._broken.add(str(sequence))
             return str(sequence)
 
     def _trains(self, sequence: TransformationSequence) -> bool:
         return any(self._instantiation.rule_of(move.knob).trains for move in sequence)
+
+    def _without_recovery(self, sequence: TransformationSequence) -> TransformationSequence:
+        rule_of = self._instantiation.rule_of
+        return TransformationSequence(tuple(move for move in sequence if not rule_of(move.knob).recovers))
 
     def _reach(self, sequence: TransformationSequence) -> _Made:
         moves = tuple(sequence)

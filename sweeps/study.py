@@ -261,8 +261,10 @@ def put_back(
     }
     study._storage.set_trial_user_attr(frozen._trial_id, _OUTCOME, outcome)
     study.tell(trial.number, state=TrialState.FAIL)
-    if again and frozen.params:
-        study.enqueue_trial(frozen.params, user_attrs={_ATTEMPTS: attempts})
+    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued.
+    vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+    if again and vector:
+        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
     return again
 
 

@@ -29,6 +29,9 @@ class Rule(ABC):
     trains: ClassVar[bool] = False
     """Whether `apply` takes long, as training does: then nothing is asked of it before its trial has its turn."""
 
+    recovers: ClassVar[bool] = False
+    """Whether it changes values alone and no cost: what is read before training leaves it out."""
+
     @property
     @abstractmethod
     def knobs(self) -> tuple[Knob, ...]:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -158,6 +157,7 @@ def _merge_zero_points(body: Any) -> dict[str, str]:
 
     Other equal values are left apart: whether they are equal is chance, and the size of a file would follow it.
     """
+    import numpy as np
     from onnx import numpy_helper
 
     grids = (node for node in body.node if node.op_type in ("QuantizeLinear", "DequantizeLinear"))

@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kmr.runtimes.onnx_graph import quiet
 
-Feed = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    import numpy as np
+
+Feed: TypeAlias = "dict[str, np.ndarray]"
 Method = Literal["minmax", "percentile", "entropy"]
 
 

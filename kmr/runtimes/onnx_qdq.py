@@ -8,9 +8,8 @@ trained is what the integer kernels compute with, and nothing is calibrated agai
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,9 @@ from kmr.data import Inputs
 from kmr.runtimes.onnx_graph import to_onnx
 from kmr.runtimes.program import Signature
 from kmr.weights import Grid, read_weight, weight_layers
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _BITS = 8
 _SIDES = ("input_quantizer", "output_quantizer")
@@ -46,9 +48,9 @@ class _Pair(nn.Module):
 class _Codes:
     """A weight as it is stored: codes, and the scale and zero point of the whole or of each index along an axis."""
 
-    codes: np.ndarray
-    scale: np.ndarray
-    zero_point: np.ndarray
+    codes: "np.ndarray"
+    scale: "np.ndarray"
+    zero_point: "np.ndarray"
     axis: int
 
 
@@ -107,6 +109,8 @@ def _codes(layer: nn.Module) -> _Codes | None:
     if not torch.equal((codes - zero_point) * scale, state.weight):
         return None
     symmetric = bool((zero_point == middle).all())
+    import numpy as np
+
     dtype = np.int8 if symmetric else np.uint8
     shift = middle if symmetric else 0
     flat = (-1,) if axes else ()
@@ -120,6 +124,7 @@ def _codes(layer: nn.Module) -> _Codes | None:
 
 def _replace(graph: Any, path: str, weight: Tensor, stored: _Codes) -> None:
     """Put codes and a DequantizeLinear in place of a float weight; the exporter may have transposed it."""
+    import numpy as np
     from onnx import helper, numpy_helper
 
     named = {initializer.name: initializer for initializer in graph.graph.initializer}
@@ -142,7 +147,8 @@ def _replace(graph: Any, path: str, weight: Tensor, stored: _Codes) -> None:
     graph.graph.node.insert(0, node)
 
 
-def _is(initializer: Any, values: np.ndarray) -> bool:
+def _is(initializer: Any, values: "np.ndarray") -> bool:
+    import numpy as np
     from onnx import numpy_helper
 
     if tuple(initializer.dims) != values.shape:

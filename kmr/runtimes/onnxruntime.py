@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +13,9 @@ from kmr.runtimes import onnx_graph, onnx_int8, onnx_qdq
 from kmr.runtimes.program import Signature
 from kmr.runtimes.runtime import Runtime, Session
 from kmr.weights import read_weight, weight_layers
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Precision = Literal["auto", "fp32", "int8", "int8_own", "int8_dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "int8", "int8_own", "int8_dynamic", "int4")
@@ -47,7 +49,7 @@ class OnnxSession(Session):
     def __call__(self, inputs: Inputs) -> Tensor:
         return torch.from_numpy(self._session.run(None, self._feed(inputs))[0])
 
-    def _feed(self, inputs: Inputs) -> dict[str, np.ndarray]:
+    def _feed(self, inputs: Inputs) -> "dict[str, np.ndarray]":
         named = feed(self._signature, inputs)
         return {name: named[name] for name in self._inputs}
 
@@ -136,12 +138,12 @@ class OnnxRuntime(Runtime):
                 small += state.weight.numel() if state.grid is not None and state.grid.bits <= 8 else 0
         return "int8" if 2 * small > total else "fp32"
 
-    def _feeds(self, signature: Signature, calibration: Split) -> list[dict[str, np.ndarray]]:
+    def _feeds(self, signature: Signature, calibration: Split) -> "list[dict[str, np.ndarray]]":
         split = Split(calibration.subset(self.calibration_samples).source, _CALIBRATION_BATCH)
         return [feed(signature, inputs) for inputs, _ in split.batches()]
 
 
-def feed(signature: Signature, inputs: Inputs) -> dict[str, np.ndarray]:
+def feed(signature: Signature, inputs: Inputs) -> "dict[str, np.ndarray]":
     """Return a batch as ONNX Runtime takes it: arrays by name."""
     tensors = signature.flatten(inputs)
     arrays = (tensor.detach().cpu().contiguous().numpy() for tensor in tensors)

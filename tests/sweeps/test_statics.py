@@ -47,6 +47,20 @@ def test_a_rule_that_trains_is_not_asked_beforehand() -> None:
     assert one != other
 
 
+def test_a_recovery_is_left_out_of_the_costs_and_told_apart_in_the_key() -> None:
+    class Recovers(Halve):
+        recovers = True
+
+        def apply(self, model, knob, value):
+            raise AssertionError("it is not asked")
+
+    statics = Statics(tiny_experiment(rules=(Halve(name="first"), Recovers(name="second"))))
+    with_it, without = {"first.by": 0.5, "second.by": 0.5}, {"first.by": 0.5, "second.by": 0.0}
+    assert statics.costs(with_it) == statics.costs(without) != {}
+    assert statics.key(with_it) != statics.key(without)
+    assert statics.key(with_it) != statics.key({"first.by": 0.5, "second.by": 0.75})
+
+
 @pytest.mark.parametrize("error", [NotApplicable("no"), ValueError("broken")])
 def test_a_rule_that_fails_leaves_the_vector_to_its_trial(error: Exception) -> None:
     class Fails(Halve):

@@ -123,6 +123,16 @@ def test_a_lost_trial_is_tried_again_and_given_up_in_the_end(tmp_path) -> None:
     assert printed.count("was lost") == MOST_ATTEMPTS
 
 
+def test_an_enqueued_vector_outlives_a_process_that_died_while_it_was_drawn(tmp_path) -> None:
+    experiment = tiny_experiment(anchors=0)
+    study = study_of(experiment)
+    study.enqueue_trial({"first.by": 0.5, "second.by": 0.25})
+    study.ask({})  # nothing is drawn yet
+    assert reclaim(study, alone=True) == 1
+    sweep, _, _ = run(experiment, study, tmp_path, 1)
+    assert sweep.records[-1].params == {"first.by": 0.5, "second.by": 0.25}
+
+
 def test_one_loss_changes_no_result(tmp_path) -> None:
     experiment = tiny_experiment(space=STEPS, anchors=0)
     vectors = [{"first.by": a, "second.by": b} for a, b in ((0.5, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0, 1.0))]

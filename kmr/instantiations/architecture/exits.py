@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class EarlyExit(Rule):
         example_inputs: a batch as `kmr.data.forward` takes it.
     """
 
+    trains: ClassVar[bool] = True
     name: str = "exits"
     exits: tuple[str, ...] = ()
     data: Split = field(repr=False)

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import nn
 
@@ -48,6 +48,7 @@ class Distillation(Rule):
         example_inputs: a batch as `kmr.data.forward` takes it.
     """
 
+    trains: ClassVar[bool] = True
     name: str = "distil"
     turn: tuple[str, ...] = ("width", "depth")
     student: Callable[..., nn.Module] | None = None

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import nn
 
@@ -32,6 +32,7 @@ class Gradual(Rule):
         example_inputs: handed to the rule.
     """
 
+    trains: ClassVar[bool] = True
     name: str = "gradual"
     rule: Callable[..., Rule] = UnstructuredPruning
     finetune: FineTune = field(repr=False, compare=False)

@@ -37,6 +37,7 @@ class LotteryTicket(LayerRule):
         data: samples for criteria that read some.
     """
 
+    trains: ClassVar[bool] = True
     name: str = "ticket"
     finetune: FineTune = field(repr=False, compare=False)
     rounds: int = 1

@@ -34,6 +34,7 @@ class Recovery(Rule):
         steps: see `kmr.recovery.synthetic_inputs`.
     """
 
+    recovers: ClassVar[bool] = True
     name: str = "recover"
     original: nn.Module = field(repr=False, compare=False)
     data: Split | None = field(default=None, repr=False, compare=False)

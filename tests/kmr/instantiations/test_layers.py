@@ -7,6 +7,7 @@ from torch import nn
 from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.instantiations.layers import matches
 from kmr.instantiations.pruning import UnstructuredPruning
+from kmr.instantiations.pruning.saliency import Magnitude
 from kmr.weights import read_weight
 
 
@@ -27,6 +28,7 @@ def test_one_knob_for_the_model_or_one_for_each_pattern() -> None:
     assert [k.name for k in UnstructuredPruning().knobs] == ["prune.sparsity"]
     rule = UnstructuredPruning(name="cut", layers=["0", "2"])  # type: ignore[arg-type]
     assert [k.name for k in rule.knobs] == ["cut.sparsity@0", "cut.sparsity@2"]
+    assert isinstance(rule.criterion, Magnitude)
     assert rule == eval(repr(rule))
     assert hash(rule) == hash(eval(repr(rule)))
 
@@ -66,5 +68,5 @@ def test_nothing_to_change_says_why() -> None:
 
 
 def test_settings_outside_their_choices_are_refused() -> None:
-    with pytest.raises(KMRError, match="global or layer, not 'all'"):
+    with pytest.raises(KMRError, match=r"the scope of prune must be one of global, layer, .*, not 'all'"):
         UnstructuredPruning(scope="all")  # type: ignore[arg-type]
