@@ -36,7 +36,7 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 # that one lock serves its CPU and CUDA builds.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet setuptools torch==$(TORCH) . && .venv-lock/bin/python -m pip freeze --all --exclude kmr-sweeps --exclude pip | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet setuptools torch==$(TORCH) . && .venv-lock/bin/python -m pip freeze --all --exclude kmr-sweeps --exclude pip | grep -vE '^(nvidia-|cuda-|triton)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > requirements.lock
 	.venv-lock/bin/python -m pip install --quiet '.[dev]'
 	{ echo '-r requirements.lock'; .venv-lock/bin/python -m pip freeze --all --exclude kmr-sweeps --exclude pip | grep -vE '^(nvidia-|cuda-|triton)' | grep -vxFf requirements.lock; } > requirements-dev.lock
 	rm -rf .venv-lock build *.egg-info

@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
@@ -129,8 +130,15 @@ def file_bytes(packed: Packed) -> int:
 
 
 def write(packed: Packed, path: str | os.PathLike[str]) -> None:
-    """Write a packed model to one safetensors file."""
-    _safetensors().torch.save_file(packed.tensors, path, {"kmr": _manifest_text(packed)})
+    """Write a packed model to one safetensors file; raises OSError as the file system reports it."""
+    library = _safetensors()
+    try:
+        library.torch.save_file(packed.tensors, path, {"kmr": _manifest_text(packed)})
+    except library.SafetensorError as error:
+        # The library puts the system's error in words.
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), os.fspath(path)) from error
 
 
 def read(path: str | os.PathLike[str]) -> Packed:

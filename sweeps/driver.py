@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from kmr import artifact
 from kmr.core import KMRError
@@ -21,7 +23,7 @@ from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker
 from sweeps.results import identifier
 from sweeps.stopping import Stopping
-from sweeps.study import Record, abandon, claim, finish, is_asked, put_back, record_of, records, tell_point
+from sweeps.study import Record, abandon, claim, finish, is_asked, put_back, reclaim, record_of, records, tell_point
 from sweeps.tracking import Tracker
 from sweeps.trial import Evaluation, Point, rebuild
 from sweeps.work import STAGING, Ended, Job, Measured, Told, one_line, save_artifact
@@ -98,8 +100,12 @@ class Sweep:
         why = None
         try:
             while True:
-                while executor.free and why is None and self.finished + len(self._under_way) < trials:
-                    self._take_in_others()
+                while executor.free and why is None:
+                    others = self._take_in_others()
+                    if self.finished + len(self._under_way) + others >= trials:
+                        if others and not self._under_way and reclaim(self._study, alone=False):
+                            continue  # one of them has died, and its trial waits again
+                        break
                     why = self._stopping.reason or self._start_one(executor, progress)
                 if not self._under_way:
                     return why
@@ -109,7 +115,11 @@ class Sweep:
                         executor.work(partial(self._take, ended))
                 finally:  # outside of it, so that no signal leaves a trial half told
                     for each in ended:
-                        self._end(each, progress)
+                        try:
+                            self._end(each, progress)
+                        except UpdateFinishedTrialError:
+                            self._under_way.pop(each.number, None)
+                            progress.say(f"trial {each.number} was finished by another driver meanwhile")
                 self._give_up_on_equal_failures()
         finally:
             executor.close()
@@ -175,7 +185,10 @@ class Sweep:
         if trial is None:
             return self.asker.exhausted
         key = self.asker.key(trial.params)
-        number = claim(self._study, trial)
+        try:
+            number = claim(self._study, trial)
+        except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
+            return None
         self._under_way[number] = _UnderWay(trial, key, started)
         known = self._known.get(key)
         if known is None:
@@ -230,7 +243,10 @@ class Sweep:
             under_way = self._under_way.pop(number)
             seconds = time.perf_counter() - under_way.started
             why = "stopped before it was finished"
-            put_back(self._study, under_way.trial, why, under_way.points, seconds, count=False)
+            try:
+                put_back(self._study, under_way.trial, why, under_way.points, seconds, count=False)
+            except UpdateFinishedTrialError:
+                continue
             self._remember(self._record(under_way.trial))
 
     def _record(self, trial: optuna.Trial) -> Record:
@@ -271,13 +287,17 @@ class Sweep:
                 self._known.setdefault(self.asker.key(record.params), (record.number, list(record.points)))
         self._stopping.finished(record, self.front.hypervolume)
 
-    def _take_in_others(self) -> None:
-        """Learn what other drivers of the same study have finished since."""
+    def _take_in_others(self) -> int:
+        """Learn what other drivers of the same study have finished since; return how many trials they are at."""
         if self._experiment.config.storage is None:
-            return
+            return 0
+        mine = {under_way.trial.number for under_way in self._under_way.values()}
+        at_work = 0
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
                 self._remember(record_of(trial))
+            at_work += trial.state == TrialState.RUNNING and trial.number not in mine
+        return at_work
 
     def _give_up_on_equal_failures(self) -> None:
         last = self.records[-MOST_EQUAL_FAILURES:]

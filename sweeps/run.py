@@ -1,5 +1,6 @@
 """The Hydra entry: `python -m sweeps.run +exp=quickstart`."""
 
+import errno
 import logging
 import os
 import sys
@@ -61,11 +62,22 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         return _sweep(config, plain, argv, console or wide_console())
     except (SweepError, KMRError, OmegaConfBaseException) as error:
         return complain(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _unexpected(error)
+        where = error.filename or raw.output_dir
+        return complain(
+            f"the disk is full ({where}): free some space and run the same command again; what finished is kept"
+        )
     except Exception as error:
-        if os.environ.get(_TRACE) == "1":
-            raise
-        complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
-        return 1
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get(_TRACE) == "1":
+        raise error
+    complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
+    return 1
 
 
 _TRACE = "KMR_TRACEBACK"

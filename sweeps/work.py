@@ -1,5 +1,6 @@
 """One trial's work, wherever it is done: what is handed to a worker, and what it tells as it goes."""
 
+import errno
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -94,6 +95,10 @@ def perform(experiment: Experiment, job: Job, folder: Path, tell: Tell, fideliti
         return ended("infeasible", error=str(error))
     except SweepError:
         raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk is to blame, not the trial
+        return ended("failed", error=f"{type(error).__name__}: {one_line(error)}")
     except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
         return ended("failed", error=f"{type(error).__name__}: {one_line(error)}")
 
