@@ -20,7 +20,7 @@ from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
 from sweeps.results import identifier
-from sweeps.study import Record, now, study_id
+from sweeps.study import Record, now, study_id, turned_down
 from sweeps.tracking import Finished, Tracker
 from sweeps.trial import Point
 
@@ -35,7 +35,7 @@ class State:
 
     `unsaved` names the points that measure well but could not be saved, and why; `tested` holds the readings on
     held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each
-    layer of the front's models.
+    layer of the front's models; `turned_down` counts vectors that were never trained, by reason.
     """
 
     card: StudyCard
@@ -44,6 +44,7 @@ class State:
     tested: Mapping[str, Readings]
     noise: Mapping[str, Noise]
     layers: Mapping[str, Any]
+    turned_down: Mapping[str, int]
     created: str
 
     @property
@@ -67,6 +68,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         {name: results.to_readings(value) for name, value in tested.items()},
         kept_noise(study),
         kept_layers(study),
+        turned_down(study),
         str(kept.get(_CREATED, "")),
     )
 
@@ -227,7 +229,12 @@ def publish(
         state.card, state.records, on_front, tracker.run_ids if tracker else {}, folder, state.unsaved
     )
     meta = results.meta(
-        state.card, state.records, state.tested.get("base", {}), created=state.created, place=without_passwords(shown)
+        state.card,
+        state.records,
+        state.tested.get("base", {}),
+        state.turned_down,
+        created=state.created,
+        place=without_passwords(shown),
     )
     table = analysis.table.StudyTable(
         with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, folder

@@ -52,7 +52,7 @@ class Opened:
         tested = {name: state.tested.get(name, {}) for name in on_front}
         frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
         base_test = state.tested.get("base", {})
-        meta = results.meta(state.card, state.records, base_test, created=state.created, place=None)
+        meta = results.meta(state.card, state.records, base_test, state.turned_down, created=state.created, place=None)
         return StudyTable(with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, self.folder)
 
 
