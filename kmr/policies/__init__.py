@@ -1,8 +1,9 @@
 """Policies over the knobs of an instantiation, each made for one run from (instantiation, budget, space, settings)."""
 
 from kmr.policies.allocated import Allocated
+from kmr.policies.dual import Dual
 from kmr.policies.greedy import Greedy
 from kmr.policies.random import Random
 from kmr.policies.scheduled import Scheduled
 
-__all__ = ["Allocated", "Greedy", "Random", "Scheduled"]
+__all__ = ["Allocated", "Dual", "Greedy", "Random", "Scheduled"]

@@ -1,6 +1,6 @@
 """The greedy policy: the candidate that loses the least quality per unit of cost saved (paper, section 3.4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 from torch import nn
@@ -26,13 +26,16 @@ from kmr.policies.ladder import ladders
 class Greedy(Policy):
     """Tries the next rung of every knob and takes the one with the smallest ΔQ/ΔC.
 
-    Candidates are measured without fine-tuning. A rung that saves nothing is passed over for the one above it.
+    Candidates are measured without fine-tuning. A rung that saves nothing is passed over for the one above it. With
+    `lookahead`, sequences of up to that many moves are tried, and the first move of the one with the smallest ΔQ/ΔC is
+    taken: it finds a dear move that makes the next ones cheap. So many knobs to the power of `lookahead` are tried.
 
     Args:
         instantiation: whose knobs are turned.
         budget: whose cost is saved.
         space: narrower domains by knob name; a knob it leaves out is not turned.
         levels: rungs of each ladder.
+        lookahead: moves of a sequence at most; at least 1. A sequence ends where the budget is met.
         probe: the quality meters of which the first judges; on a small split they make candidates cheap. By default
             the instantiation's own.
     """
@@ -44,45 +47,66 @@ class Greedy(Policy):
         space: Mapping[str, Domain] | None = None,
         *,
         levels: int = 4,
+        lookahead: int = 1,
         probe: Sequence[Quality] | None = None,
     ) -> None:
+        if lookahead < 1:
+            raise KMRError(f"the greedy policy looks at least 1 move ahead, not {lookahead}")
         self._instantiation = instantiation
         self._cost = next(cost for cost in instantiation.costs if cost.name == budget.cost)
         qualities = tuple(probe) if probe else instantiation.qualities
         if not qualities:
             raise KMRError("the greedy policy needs a quality meter")
         self._quality = qualities[0]
-        self._waiting = ladders(instantiation, space, levels)
+        self._limit = budget.limit
+        self._lookahead = lookahead
+        self._ladders = ladders(instantiation, space, levels)
+        self._places = dict.fromkeys(self._ladders, 0)
 
     def __call__(self, model: nn.Module, costs: Readings, qualities: Readings) -> Move | None:
-        here = self._quality(model).value
+        here, cost = self._quality(model).value, costs[self._cost.name].value
         best: tuple[float, Move] | None = None
-        for knob in self._waiting:
-            found = self._next_saving(model, knob, costs[self._cost.name].value)
-            if found is None:
-                continue
-            move, candidate, saved = found
+        for first, candidate, after in self._sequences(model, cost, self._places, self._lookahead):
             try:
                 lost = here - measure(candidate, [self._quality])[self._quality.name].value
             except NonFiniteReading:
                 continue
-            if best is None or lost / saved < best[0]:
-                best = (lost / saved, move)
+            if best is None or lost / (cost - after) < best[0]:
+                best = (lost / (cost - after), first)
         if best is None:
             return None
-        move = best[1]
-        self._waiting[move.knob].remove(move)
-        return move
+        self._places[best[1].knob] += 1
+        return best[1]
 
-    def _next_saving(self, model: nn.Module, knob: str, cost: float) -> tuple[Move, nn.Module, float] | None:
-        while self._waiting[knob]:
-            move = self._waiting[knob][0]
+    def _sequences(
+        self, model: nn.Module, cost: float, places: dict[str, int], depth: int
+    ) -> Iterator[tuple[Move, nn.Module, float]]:
+        """Yield the first move, the model and the cost of every sequence, the shorter ones before what follows them.
+
+        `places`, the next rung of each knob, come to lie above the rungs that save nothing here.
+        """
+        for knob in self._ladders:
+            found = self._next_saving(model, knob, cost, places)
+            if found is None:
+                continue
+            move, candidate, after = found
+            yield move, candidate, after
+            if depth > 1 and after > self._limit:
+                beyond = {**places, knob: places[knob] + 1}
+                for _, further, least in self._sequences(candidate, after, beyond, depth - 1):
+                    yield move, further, least
+
+    def _next_saving(
+        self, model: nn.Module, knob: str, cost: float, places: dict[str, int]
+    ) -> tuple[Move, nn.Module, float] | None:
+        while places[knob] < len(self._ladders[knob]):
+            move = self._ladders[knob][places[knob]]
             try:
                 candidate, _ = apply_move(model, self._instantiation, move)
-                saved = cost - self._cost(candidate).value
+                after = self._cost(candidate).value
             except NotApplicable:
-                saved = 0.0
-            if saved > 0:
-                return move, candidate, saved
-            self._waiting[knob].pop(0)
+                after = cost
+            if after < cost:
+                return move, candidate, after
+            places[knob] += 1
         return None

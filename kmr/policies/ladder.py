@@ -30,9 +30,16 @@ def rungs(domain: Domain, levels: int) -> tuple[Value, ...]:
             return tuple(dict.fromkeys(round(v, 10) for v in cut if v != domain.neutral))
 
 
+def domains(instantiation: Instantiation, space: Mapping[str, Domain] | None) -> dict[str, Domain]:
+    """Return the domain of every knob to turn: those of the search space where there is one, in the rules' order."""
+    if space is None:
+        return {knob.name: knob.domain for knob in instantiation.knobs}
+    return {knob.name: space[knob.name] for knob in instantiation.knobs if knob.name in space}
+
+
 def ladders(instantiation: Instantiation, space: Mapping[str, Domain] | None, levels: int) -> dict[str, list[Move]]:
     """Return the rungs of every knob as moves, by knob, over the domains of the search space where it narrows them."""
-    domains = {knob.name: knob.domain for knob in instantiation.knobs}
-    if space is not None:
-        domains = {name: space[name] for name in domains if name in space}
-    return {name: [Move(name, value) for value in rungs(domain, levels)] for name, domain in domains.items()}
+    return {
+        name: [Move(name, value) for value in rungs(domain, levels)]
+        for name, domain in domains(instantiation, space).items()
+    }

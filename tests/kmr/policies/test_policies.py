@@ -1,9 +1,23 @@
+from dataclasses import dataclass, field
+
 import pytest
 import torch
-from toy import Numbers, Scale, toy
+from toy import Numbers, Scale, Total, toy
 
-from kmr.core import Budget, Choice, FloatRange, Instantiation, IntRange, KMRError, Move, Outcome, budgeted_kmr
-from kmr.policies import Greedy, Random, Scheduled
+from kmr.core import (
+    Budget,
+    Choice,
+    FloatRange,
+    Instantiation,
+    IntRange,
+    KMRError,
+    Move,
+    Outcome,
+    Quality,
+    Reading,
+    budgeted_kmr,
+)
+from kmr.policies import Dual, Greedy, Random, Scheduled
 from kmr.policies.ladder import rungs
 
 SPACE = {"one.by": FloatRange(0.0, 0.5, neutral=0.0), "two.by": FloatRange(0.0, 0.5, neutral=0.0)}
@@ -93,7 +107,7 @@ def test_random_may_propose_a_refused_move_again_once_the_model_has_changed() ->
     assert policy(Numbers(0.5, 1.0), {}, {}) is None
 
 
-@pytest.mark.parametrize("policy", [Scheduled, Greedy, Random])
+@pytest.mark.parametrize("policy", [Scheduled, Greedy, Dual, Random])
 def test_every_policy_reaches_a_reachable_budget(policy) -> None:
     budget = Budget("total", 10.0, 20)
     run = budgeted_kmr(
@@ -102,3 +116,31 @@ def test_every_policy_reaches_a_reachable_budget(policy) -> None:
     assert run.outcome is Outcome.SUCCESS
     assert float(run.model.values.detach().abs().sum()) <= 10.0
     assert torch.isfinite(run.model.values).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uneven(Quality):
+    """max(v₀, v₁) + 0.7·v₂."""
+
+    name: str = "uneven"
+    unit: str = field(init=False, default="1")
+
+    def read(self, seen: Numbers) -> Reading:
+        one, two, three = seen.values.tolist()
+        return Reading(max(one, two) + 0.7 * three)
+
+
+def test_greedy_looks_ahead_past_a_dear_move_that_makes_the_next_one_free() -> None:
+    # Of (8, 6, 5), the first move of `one` loses 2 for 2 and its second none for 3; `three` loses 0.7 for 1 always.
+    rules = (Scale(name="one"), Scale(name="three", index=2))
+    instantiation = Instantiation("uneven", rules, (Total(),), (Uneven(),))
+    space = {"one.by": Choice((0.25, 0.5), neutral=0.0), "three.by": Choice((0.25, 0.5), neutral=0.0)}
+
+    def first(lookahead: int, limit: float = 2.0) -> str:
+        policy = Greedy(instantiation, Budget("total", limit, 9), space, lookahead=lookahead)
+        return str(policy(Numbers(8.0, 6.0, 5.0), {"total": Reading(19.0)}, {}))
+
+    assert (first(1), first(2), first(3)) == ("three.by=0.25", "one.by=0.25", "one.by=0.25")
+    assert first(2, limit=18.0) == "three.by=0.25", "nothing follows a move that meets the budget"
+    with pytest.raises(KMRError, match="not 0"):
+        first(0)
