@@ -126,7 +126,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
-    space = parameter_space(config.policy_space) if config.policy else search_space(instantiation, plain["space"])
+    turned = search_space(instantiation, plain["space"])
+    space = parameter_space(config.policy_space, _turned(instantiation, turned)) if config.policy else turned
     if config.policy and not space:
         raise SweepError(
             "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
@@ -182,6 +183,11 @@ def at_fidelity(experiment: Experiment, share: float) -> Experiment:
         known_base=None,
         prefixes=_prefixes(experiment.config, experiment.model, finetune),
     )
+
+
+def _turned(instantiation: Instantiation, space: Space) -> tuple[Rule, ...]:
+    """Return the rules with a knob that is turned."""
+    return tuple(rule for rule in instantiation.rules if any(knob.name in space for knob in rule.knobs))
 
 
 _IDENTITY = (

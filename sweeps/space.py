@@ -6,7 +6,19 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from kmr.core import Choice, Domain, FloatRange, Instantiation, IntRange, KMRError, Move, TransformationSequence, Value
+from kmr.core import (
+    Choice,
+    Domain,
+    FloatRange,
+    Instantiation,
+    IntRange,
+    KMRError,
+    Move,
+    Rule,
+    TransformationSequence,
+    Value,
+)
+from kmr.policies import legal_orders
 from sweeps.errors import SweepError
 
 Space: TypeAlias = dict[str, Domain]
@@ -52,14 +64,19 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
     return space
 
 
-def parameter_space(config: Mapping[str, Any]) -> Space:
-    """Return the domains of a policy's own parameters: `values`, or a range whose whole bounds make it an int range."""
+def parameter_space(config: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Space:
+    """Return the domains of a policy's own parameters: `values`, or a range whose whole bounds make it an int range.
+
+    `values: legal` are the orders of the rules in which none spoils what another did (`kmr.policies.legal_orders`).
+    """
     space: Space = {}
     for name, entry in _entries(config).items():
         if not isinstance(entry, Mapping):
             raise SweepError(f"policy_space.{name} needs values, or low and high, not {entry!r}")
         try:
-            if "values" in entry:
+            if entry.get("values") == "legal":
+                space[name] = legal_orders(rules)
+            elif "values" in entry:
                 space[name] = Choice(tuple(entry["values"]), neutral=entry["values"][0])
             elif isinstance(entry["low"], int) and isinstance(entry["high"], int):
                 space[name] = IntRange(neutral=entry["low"], **entry)

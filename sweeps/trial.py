@@ -20,7 +20,7 @@ from kmr.core import (
 )
 from sweeps.build import part
 from sweeps.experiment import Experiment
-from sweeps.space import to_sequence
+from sweeps.space import search_space, to_sequence
 
 
 @dataclass(frozen=True)
@@ -139,5 +139,6 @@ def _policy(experiment: Experiment, params: Mapping[str, Value], budget: Budget)
         experiment.config.trusted_modules,
         instantiation=experiment.instantiation,
         budget=budget,
+        space=search_space(experiment.instantiation, experiment.plain.get("space", {})),
         seed=experiment.config.seed,
     )

@@ -13,12 +13,14 @@ from torch import nn
 
 import conf
 import kmr
+from kmr.activations import ActivationQuantizer
 from kmr.artifact import Builder
 from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, NotHere, Quality, Rule, RuleWarning, measure
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
 from kmr.meters import Energy, Latency, Predictions, SampleTime
 from kmr.policies.ladder import rungs
+from kmr.weights import read_weight, weight_layers
 from sweeps.build import part
 from sweeps.errors import SweepError
 
@@ -123,6 +125,21 @@ def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str) ->
     assert same(before, state(made(model, knob.name, knob.domain.neutral)))
     with pytest.raises(KMRError, match="cannot be"):
         made(model, knob.name, "surely not a value")
+
+
+def carried(model: nn.Module) -> set[str]:
+    """Return the traits of a model that can be read off it, but for its structure."""
+    states = [read_weight(layer) for _, layer in weight_layers(model)]
+    found = {"masks": any(state.keep is not None for state in states)}
+    found["weight grids"] = any(state.grid is not None for state in states)
+    found["activation grids"] = any(isinstance(module, ActivationQuantizer) for module in model.modules())
+    return {trait for trait, there in found.items() if there}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_leaves_what_it_says(name: str) -> None:
+    made = rule(name)
+    assert carried(turned(made, cnn())) == made.leaves - {"structure"}
 
 
 @pytest.mark.parametrize("name", sorted({*RULES} - {"exits"}))  # heads are added; what they save is expected MACs

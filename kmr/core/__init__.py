@@ -19,7 +19,7 @@ from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
 from kmr.core.meter import Cost, Direction, Meter, Quality, Reading, Readings, measure
 from kmr.core.policy import Policy
-from kmr.core.rule import Rule
+from kmr.core.rule import Rule, Trait
 from kmr.core.seeding import isolated_rng
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
@@ -54,6 +54,7 @@ __all__ = [
     "Seconds",
     "Step",
     "Trace",
+    "Trait",
     "TransformationSequence",
     "Value",
     "WeightedCost",

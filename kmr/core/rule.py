@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 from torch import nn
 
@@ -11,6 +11,9 @@ from kmr.core.domain import Value
 from kmr.core.errors import KMRError
 from kmr.core.knob import Knob
 from kmr.core.seeding import isolated_rng
+
+Trait: TypeAlias = Literal["structure", "masks", "weight grids", "activation grids"]
+"""What a rule can leave in a model that a later rule may spoil: layers of its own, masks, grids, calibrated ranges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,20 @@ class Rule(ABC):
     @abstractmethod
     def knobs(self) -> tuple[Knob, ...]:
         """The knobs this rule turns."""
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        """What the model carries after this rule; none by default."""
+        return frozenset()
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        """What this rule needs the model not to carry yet, since it would spoil or refuse it; none by default.
+
+        The engine applies moves in whatever order it is told; where orders are searched, those that break this are
+        left out (`kmr.policies.legal_orders`).
+        """
+        return frozenset()
 
     @abstractmethod
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:

@@ -3,7 +3,8 @@
 from kmr.policies.allocated import Allocated
 from kmr.policies.dual import Dual
 from kmr.policies.greedy import Greedy
+from kmr.policies.order import legal_orders
 from kmr.policies.random import Random
 from kmr.policies.scheduled import Scheduled
 
-__all__ = ["Allocated", "Dual", "Greedy", "Random", "Scheduled"]
+__all__ = ["Allocated", "Dual", "Greedy", "Random", "Scheduled", "legal_orders"]

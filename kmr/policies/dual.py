@@ -192,5 +192,5 @@ def _between(domain: Domain, low: Value, high: Value) -> Value | None:
     middle = (float(low) + float(high)) / 2
     if domain.step is not None:
         middle = domain.low + domain.step * round((middle - domain.low) / domain.step)
-    found = int(round(middle)) if isinstance(domain, IntRange) else round(middle, 10)
+    found = round(middle) if isinstance(domain, IntRange) else round(middle, 10)
     return None if found in (low, high, domain.neutral) else found

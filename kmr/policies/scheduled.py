@@ -6,8 +6,9 @@ from typing import final
 
 from torch import nn
 
-from kmr.core import Budget, Domain, Instantiation, KMRError, Move, Policy, Readings
+from kmr.core import Budget, Domain, Instantiation, Move, Policy, Readings
 from kmr.policies.ladder import ladders
+from kmr.policies.order import knobs_in_order
 
 
 @final
@@ -19,7 +20,8 @@ class Scheduled(Policy):
         budget: of the run (the order does not depend on it).
         space: narrower domains by knob name; a knob it leaves out is not turned.
         levels: rungs of each ladder.
-        order: the knobs in the order to turn them; by default the order of the rules.
+        order: the knobs in the order to turn them, by their names or their rules' (`kmr.policies.legal_orders` gives
+            the choices there are); by default the order of the rules.
         interleaved: climb all ladders together, one rung each (True), or one knob to its end before the next (False).
     """
 
@@ -30,14 +32,12 @@ class Scheduled(Policy):
         space: Mapping[str, Domain] | None = None,
         *,
         levels: int = 3,
-        order: Sequence[str] | None = None,
+        order: str | Sequence[str] | None = None,
         interleaved: bool = True,
     ) -> None:
         climbs = ladders(instantiation, space, levels)
-        unknown = [name for name in order or () if name not in climbs]
-        if unknown:
-            raise KMRError(f"the schedule names unknown knobs {', '.join(unknown)}: there are {', '.join(climbs)}")
-        chosen = [climbs[name] for name in (order or climbs)]
+        names = climbs if order is None else knobs_in_order(instantiation, order)
+        chosen = [climbs[name] for name in names if name in climbs]
         if interleaved:
             self._moves = [move for level in zip_longest(*chosen) for move in level if move is not None]
         else:

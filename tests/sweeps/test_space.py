@@ -92,3 +92,8 @@ def test_a_policys_parameters_are_ints_floats_or_choices() -> None:
     for bad in ({"budget": 0.5}, {"budget": {"low": 0.1}}, {"levels": {"values": []}}):
         with pytest.raises(SweepError, match="policy_space"):
             parameter_space(bad)
+
+
+def test_a_policys_order_may_be_any_legal_one(both) -> None:
+    found = parameter_space({"order": {"values": "legal"}}, both.rules)
+    assert found == {"order": Choice(("one > two", "two > one"), neutral="one > two")}

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 
 from torch import nn
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.architecture.blocks import Block, change, drop, find_blocks, influence
 from kmr.instantiations.layers import LayerRule
@@ -45,6 +45,14 @@ class DropBlocks(LayerRule):
             raise KMRError(f"the importance of {self.name} must be influence or change, not {self.importance!r}")
         if self.samples < 1:
             raise KMRError(f"{self.name} needs at least 1 sample, not {self.samples}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         blocks = [block for block in find_blocks(model, self.example_inputs) if self.governs(knob, block.path)]

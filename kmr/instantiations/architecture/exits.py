@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.core import FloatRange, KMRError, Knob, NotApplicable, Rule, Value
+from kmr.core import FloatRange, KMRError, Knob, NotApplicable, Rule, Trait, Value
 from kmr.data import Inputs, Split, forward
 from kmr.exits import EarlyExits, Pooled
 from kmr.finetune import FineTune
@@ -46,6 +46,10 @@ class EarlyExit(Rule):
     def knobs(self) -> tuple[Knob, ...]:
         """`name.threshold`, 1 where no sample leaves."""
         return (Knob(f"{self.name}.threshold", FloatRange(0.3, 1.0, neutral=1.0)),)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         if isinstance(model, EarlyExits):

@@ -8,7 +8,19 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from kmr.core import Choice, Domain, FloatRange, IntRange, KMRError, Knob, NotApplicable, Rule, RuleWarning, Value
+from kmr.core import (
+    Choice,
+    Domain,
+    FloatRange,
+    IntRange,
+    KMRError,
+    Knob,
+    NotApplicable,
+    Rule,
+    RuleWarning,
+    Trait,
+    Value,
+)
 from kmr.data import Inputs, Split
 from kmr.finetune import FineTune, Guide
 from kmr.instantiations.architecture import DropBlocks
@@ -81,6 +93,17 @@ class Distillation(Rule):
     def knobs(self) -> tuple[Knob, ...]:
         """`name.width`, `name.depth`, …, as `turn` says."""
         return tuple(Knob(f"{self.name}.{name}", self._domain(name)) for name in self.turn)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"} if {"width", "depth"} & {*self.turn} else ())
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        if self.student is not None:
+            # It is built anew: what other rules did would be lost, and is refused.
+            return frozenset({"structure", "masks", "weight grids", "activation grids"})
+        return frozenset({"activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         setting = knob.name.rpartition(".")[2]

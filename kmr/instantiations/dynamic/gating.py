@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
-from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Value
+from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Trait, Value
 from kmr.data import Inputs, Split, forward
 from kmr.gating import ChannelGate, GatedLayer, channel_sizes
 from kmr.instantiations.layers import LayerRule
@@ -48,6 +48,10 @@ class ChannelGating(LayerRule):
         super().__post_init__()
         if self.samples < 2 or self.ridge < 0:
             raise KMRError(f"{self.name} needs samples >= 2 and ridge >= 0, not {self.samples} and {self.ridge}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         if self.data is None:

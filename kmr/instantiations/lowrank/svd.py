@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.activations import QuantizedLayer, quantize_activations
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.layers import LayerRule
@@ -59,6 +59,14 @@ class LowRank(LayerRule):
             raise KMRError(f"{self.name} keeps the error of weights or outputs small, not {self.error!r}")
         if self.error == "outputs" and (self.data is None or self.samples < 1):
             raise KMRError(f"{self.name} needs data, and at least 1 of its samples, to know the inputs of layers")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"masks", "activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.pruning.proof import brief, outputs_of
@@ -71,6 +71,14 @@ class BlockPruning(LayerRule):
         super().__post_init__()
         if self.samples < 1:
             raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         modes = [(module, module.training) for module in model.modules()]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from kmr.core import FloatRange, KMRError, Knob, Rule, Value
+from kmr.core import FloatRange, KMRError, Knob, Rule, Trait, Value
 from kmr.core.engine import FineTune
 from kmr.data import Inputs, Split
 from kmr.instantiations.pruning.schedules import SHAPES, Shape, of_the_rest, sparsity_steps
@@ -54,6 +54,14 @@ class Gradual(Rule):
     def knobs(self) -> tuple[Knob, ...]:
         """Those of the rule that is turned."""
         return self._turned.knobs
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return self._turned.leaves
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return self._turned.precedes
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         values = sparsity_steps(float(value), self.steps, self.shape, self.power)

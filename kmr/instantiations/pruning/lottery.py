@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, cast, final
 
 from torch import nn
 
-from kmr.core import Domain, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.core.engine import FineTune
 from kmr.data import Split
 from kmr.instantiations.layers import LayerRule
@@ -55,6 +55,10 @@ class LotteryTicket(LayerRule):
         if self.start not in ("rewound", "random"):
             raise KMRError(f"the start of {self.name} must be rewound or random, not {self.start!r}")
         self._pruning(self.layers)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"masks"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Value
+from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.pruning.budgets import pattern_keep
@@ -44,6 +44,10 @@ class PatternPruning(LayerRule):
             raise KMRError(f"the criterion of {self.name} must be a kmr Saliency, not {self.criterion!r}")
         if self.samples < 1:
             raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"masks"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         kept, of = _PATTERNS[str(value)]

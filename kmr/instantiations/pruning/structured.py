@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
-from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.layers import LayerRule, matches
 from kmr.instantiations.pruning.channels import blocks_to_remove, channels_to_remove, channels_to_round
@@ -87,6 +87,14 @@ class StructuredPruning(LayerRule):
             return super().governs(knob, path)
         inside = any(matches(path, pattern) for pattern in self.groups[knob.layers])
         return inside and not any(matches(path, pattern) for pattern in self.exclude)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         states = {path: strip(layer) for path, layer in weight_layers(model)}

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.pruning.budgets import erdos_renyi_kernel, lamp, magnitude_keep, output_keep
@@ -51,6 +51,10 @@ class UnstructuredPruning(LayerRule):
             raise KMRError(f"the criterion of {self.name} must be a kmr Saliency, not {self.criterion!r}")
         if self.samples < 1:
             raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"masks"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)

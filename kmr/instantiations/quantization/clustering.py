@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from kmr.core import Choice, Domain, Knob, NotApplicable, Value
+from kmr.core import Choice, Domain, Knob, NotApplicable, Trait, Value
 from kmr.instantiations.attention import split_attention
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.quantization.quantizers import fit_codebook
@@ -29,6 +29,10 @@ class WeightClustering(LayerRule):
     learned: bool = True
     setting: ClassVar[str] = "bits"
     domain: ClassVar[Domain] = Choice((8, 7, 6, 5, 4, 3, 2, 1), neutral=32)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"weight grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kmr.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
-from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Value
+from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.attention import leave_fast_path, split_attention
 from kmr.instantiations.layers import LayerRule
@@ -43,6 +43,10 @@ class _BothQuantization(LayerRule):
             raise KMRError(f"the weight_scheme of {self.name} must be symmetric or affine, not {self.weight_scheme!r}")
         if self.weight_bits is not None and not (1 <= self.weight_bits <= 16 or self.weight_bits == 32):
             raise KMRError(f"weight_bits of {self.name} must be 1 to 16, or 32, not {self.weight_bits}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"weight grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
@@ -114,6 +118,10 @@ class StaticQuantization(_BothQuantization):
         if self.observer not in RANGES:
             raise KMRError(f"the observer of {self.name} must be {', '.join(RANGES)}, not {self.observer!r}")
         calibration_batches(self.data, self.samples, self.name)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"weight grids", "activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         if self.fold:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, final
 
 from torch import nn
 
-from kmr.core import Choice, Domain, KMRError, Knob, Value
+from kmr.core import Choice, Domain, KMRError, Knob, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.attention import split_attention
 from kmr.instantiations.layers import LayerRule
@@ -68,6 +68,10 @@ class WeightQuantization(LayerRule):
             raise KMRError(f"the group of {self.name} must be at least 1, or 0 for no groups, not {self.group}")
         if self.rounding != "nearest" or self.bias_correction:
             calibration_batches(self.data, self.samples, self.name)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"weight grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)

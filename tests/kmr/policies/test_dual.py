@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from toy import Numbers, Scale, Total, toy
 from torch import nn
+from toy import Numbers, Scale, Total, toy
 
 from kmr.core import (
     Budget,
@@ -134,7 +134,7 @@ def test_nothing_is_proposed_where_nothing_helps_and_a_refused_move_not_again() 
     [(0.0, {}), (1.0, {"step": 0.0}), (1.0, {"tolerance": 0.0}), (1.0, {"bisections": -1})],
 )
 def test_bad_settings_are_refused(limit: float, settings: dict[str, float]) -> None:
-    with pytest.raises(KMRError, match="the dual policy|of the dual policy"):
+    with pytest.raises(KMRError, match=r"the dual policy|of the dual policy"):
         Dual(toy(Scale()), Budget("total", limit, 9), **settings)  # type: ignore[arg-type]
     blind = Instantiation("blind", (Scale(),), (Total(),), ())
     with pytest.raises(KMRError, match="needs a quality meter"):
