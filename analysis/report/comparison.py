@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.atomic import write_bytes
 from analysis.comparison import Groups, Interval, check, grouped_by_config, pairwise, standings
 from analysis.plots.comparison import attainment_surfaces, growth, hypervolume_intervals
+from analysis.plots.traces import is_policy, traces
 from analysis.report.document import Report, embedded_figure, render
 from analysis.table import StudyTable, TableError, load
 from analysis.wording import NOTHING, listing, meter_name
@@ -63,6 +64,8 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
         "volumes": hypervolume_intervals(groups),
         "growth": growth(groups),
     }
+    if any(is_policy(table) for runs in groups.values() for table in runs):
+        drawn["traces"] = traces(groups)
     html = render(
         "comparison",
         objectives=listing([meter_name(name) for name in first.objectives]),
