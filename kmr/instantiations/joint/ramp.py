@@ -1,0 +1,95 @@
+"""A ramp: masks and grids that tighten while a model is trained under them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kmr.instantiations.pruning.budgets import magnitude_keep
+from kmr.instantiations.quantization import channel_dim, fit_grid
+from kmr.weights import Grid, Mask, WeightLayer, WeightState, read_weight, write_weight
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A layer on the ramp: its latent weight, its mask, and its grid with the bits it starts from."""
+
+    layer: WeightLayer
+    latent: nn.Parameter
+    mask: Mask | None
+    grid: Grid | None
+    start: int
+
+    def scores(self) -> Tensor:
+        assert self.mask is not None
+        return torch.where(self.mask.keep, self.latent.detach().double().abs(), -1)
+
+
+class Ramp:
+    """Masks and grids put on layers, which tighten in place, so that an optimizer holds on to the weights below them.
+
+    At share t of the ramp the weights of least magnitude among all layers are masked until s·(1 − (1 − t)³) of them are
+    (Zhu & Gupta 2018), and grids have round(b₀ + (b − b₀)·t) bits, fitted anew to the weights that are left. What has
+    been masked stays masked. A layer whose grid has `bits` or fewer keeps it, and one with less than `start_bits`
+    starts there.
+
+    Args:
+        layers: by path; changed in place.
+        sparsity: s, the share of weights that are zero at the end; 0 for no masks.
+        bits: b, at the end; 32 for no grids.
+        start_bits: b₀, or b where that is more.
+        learned: scales are trained with the weights.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, WeightLayer], sparsity: float, bits: int, start_bits: int = 8, learned: bool = False
+    ) -> None:
+        self._sparsity, self._bits = sparsity, bits
+        self._held = [self._put(layer, max(start_bits, bits), learned) for layer in layers.values()]
+        self.share = 0.0
+        """t, of what has been done."""
+
+    def _put(self, layer: WeightLayer, start: int, learned: bool) -> _Held:
+        state = read_weight(layer)
+        moving = None
+        if self._bits < 32 and (state.grid is None or state.grid.bits > self._bits):
+            start = start if state.grid is None else min(start, state.grid.bits)
+            moving = fit_grid(state.weight, start, dim=channel_dim(layer), learned=learned)
+        keep = state.keep
+        if keep is None and self._sparsity > 0:
+            keep = torch.ones_like(state.weight, dtype=torch.bool)
+        write_weight(layer, WeightState(state.weight, moving or state.grid, keep))
+        # Writing rounds the latent weights and masks those that become 0; here that is to happen at the end alone.
+        if not parametrize.is_parametrized(layer, "weight"):
+            return _Held(layer, cast(nn.Parameter, layer.weight), None, None, start)
+        parts: Any = layer.parametrizations.weight  # type: ignore[union-attr]
+        latent = cast(nn.Parameter, parts.original)
+        latent.data.copy_(state.weight)
+        mask = next((part for part in parts if isinstance(part, Mask)), None)
+        if mask is not None and keep is not None:
+            mask.keep.copy_(keep)
+        return _Held(layer, latent, mask, moving, start)
+
+    @torch.no_grad()
+    def to(self, share: float) -> None:
+        """Tighten to a share of the ramp, 0 to 1; never loosen."""
+        if share <= self.share:
+            return
+        self.share = min(1.0, share)
+        if self._sparsity > 0:
+            now = self._sparsity * (1 - (1 - self.share) ** 3)
+            keeps = magnitude_keep([held.scores() for held in self._held], now)
+            for held, keep in zip(self._held, keeps, strict=True):
+                assert held.mask is not None
+                held.mask.keep &= keep
+        for held in self._held:
+            if held.grid is not None:
+                bits = round(held.start + (self._bits - held.start) * self.share)
+                left = held.latent if held.mask is None else held.mask(held.latent)
+                fitted = fit_grid(left, bits, dim=channel_dim(held.layer))
+                held.grid.bits = bits
+                held.grid.scale.copy_(fitted.scale)
+                held.grid.zero_point.copy_(fitted.zero_point)
