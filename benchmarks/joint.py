@@ -235,8 +235,10 @@ def main() -> int:
     dense = fmean(Accuracy(data=case.test)(case.base).value for case in cases)
     rows = []
     for target in setting.targets:
-        rows.append(compare(target, cases, setting))
-        print(f"{target}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        row = compare(target, cases, setting)
+        rows.append(row)
+        gains = ", ".join(f"{row[f'over_{name}'][0]:+.2f} over {name}" for name in METHODS if name != "joint")
+        print(f"{target}: joint {gains}; {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     shown = Table(
         title=f"Digits, small CNN of {stored(cases[0].base):,.0f} bytes: {dense:.2%} dense\n"
         f"{setting.steps} steps of 64 each; {setting.seeds} seeds; {THREADS} thread; test accuracy, gains in points"

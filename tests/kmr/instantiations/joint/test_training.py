@@ -138,3 +138,28 @@ def test_a_recipe_that_keeps_the_best_weights_is_refused_and_so_is_no_data() -> 
         best(model(), KNOB, "0.5/4")
     with pytest.raises(NotApplicable, match="no data"):
         joint(data=None)(model(), KNOB, "0.5/4")
+
+
+class Tokens(nn.Module):
+    """A classifier of six numbers, one token each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(1, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embed(x[..., None])).mean(1))
+
+
+def test_the_projections_of_attention_reach_the_target_too() -> None:
+    torch.manual_seed(0)
+    original = Tokens().eval()
+    made = joint(original=original)(original, KNOB, "0.5/4")
+    states = {path: read_weight(layer) for path, layer in weight_layers(made)}
+    assert len(states) > len(list(weight_layers(original))), "the packed projections are layers of their own"
+    assert {state.grid.bits for state in states.values() if state.grid is not None} == {4}
+    assert zeros(made) >= 0.5
+    with torch.no_grad():
+        assert torch.isfinite(made(INPUTS)).all()
