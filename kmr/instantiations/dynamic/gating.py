@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Trait, Value
 from kmr.data import Inputs, Split, forward
 from kmr.gating import ChannelGate, GatedLayer, channel_sizes
+from kmr.instantiations.factored import replace_module
 from kmr.instantiations.layers import LayerRule
-from kmr.instantiations.lowrank.svd import replace_module
 from kmr.meters.expected_macs import ExpectedMACs
 from kmr.recovery.least_squares import refit
 from kmr.recovery.patches import is_product

@@ -8,7 +8,7 @@ the rest.
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum, truncated_factors
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.ranks import energy_rank, kept_rank, share_rank
-from kmr.instantiations.lowrank.svd import LowRank, replace_module
+from kmr.instantiations.lowrank.svd import LowRank
 
 __all__ = [
     "LowRank",
@@ -16,7 +16,6 @@ __all__ = [
     "energy_rank",
     "input_moments",
     "kept_rank",
-    "replace_module",
     "share_rank",
     "spectrum",
     "truncated_factors",

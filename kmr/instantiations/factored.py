@@ -1,0 +1,98 @@
+"""A layer as a chain of smaller ones in its place: what all ways of factorising a weight share.
+
+A chain takes over what held the layer: its bias goes to the last part, grids of the same bits and scheme to each, the
+quantizers of its activations to its two ends. A mask has no counterpart in factors, which are dense.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from kmr.activations import QuantizedLayer, quantize_activations
+from kmr.instantiations.quantization import channel_dim, fit_like
+from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
+
+Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put a module wherever another is used, in place; return the model (`new` if that was `old`)."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent.register_module(name, new)
+    return model
+
+
+def is_factorable(layer: WeightLayer) -> bool:
+    """Tell whether a layer computes what its class does in torch; a subclass may compute something else."""
+    kind = next((kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind)), None)
+    as_in_torch = kind is not None and (isinstance(layer, QuantizedLayer) or type(layer).forward is kind.forward)
+    return as_in_torch and getattr(layer, "groups", 1) == 1
+
+
+def attention_outputs(model: nn.Module) -> set[str]:
+    """Return the paths of the output projections that attention multiplies with by itself."""
+    return {
+        f"{path}.out_proj".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+
+
+def convolution_class(layer: nn.Module) -> Any:
+    """Return the class of torch that a convolution is one of."""
+    return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
+
+
+def matrix_pair(layer: Factorable, first: Tensor, second: Tensor) -> nn.Sequential:
+    """Return a layer as two, of `first` (rank, n) and `second` (m, rank), its weight seen as a matrix (m, n)."""
+    rank = len(first)
+    pair: dict[str, nn.Module]
+    if isinstance(layer, nn.Linear):
+        pair = {
+            "first": nn.Linear(layer.in_features, rank, bias=False),
+            "second": nn.Linear(rank, layer.out_features, bias=False),
+        }
+    else:
+        convolution = convolution_class(layer)
+        spatial: dict[str, Any] = {
+            name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        }
+        pair = {
+            "first": convolution(layer.in_channels, rank, **spatial, bias=False),
+            "second": convolution(rank, layer.out_channels, kernel_size=1, bias=False),
+        }
+    return chained(layer, pair, (first, second))
+
+
+def chained(
+    layer: Factorable, parts: Mapping[str, nn.Module], weights: Sequence[Tensor], *, ends: bool = True
+) -> nn.Sequential:
+    """Return layers in a row in the place of one, holding what it held.
+
+    Args:
+        layer: what they replace.
+        parts: linear layers or convolutions without bias, by name, in order.
+        weights: of each part, of as many entries as its weight has.
+        ends: whether its bias and the quantizers of its activations go to the last and the first of them.
+    """
+    state = read_weight(layer)
+    trainable = next(p for name, p in layer.named_parameters() if name != "bias").requires_grad
+    made = list(parts.values())
+    for part, weight in zip(made, weights, strict=True):
+        part.to(device=state.weight.device, dtype=state.weight.dtype)
+        weight = weight.to(state.weight).reshape(cast(nn.Parameter, part.weight).shape).contiguous()
+        grid = None if state.grid is None else fit_like(state, weight, channel_dim(part))
+        cast(nn.Parameter, part.weight).requires_grad_(trainable)
+        write_weight(part, WeightState(weight, grid))
+    if ends and layer.bias is not None:
+        made[-1].bias = layer.bias
+    if ends and isinstance(layer, QuantizedLayer):
+        quantize_activations(made[0], inputs=layer.input_quantizer)
+        quantize_activations(made[-1], inputs=None, outputs=layer.output_quantizer)
+    return nn.Sequential(OrderedDict(parts)).train(layer.training)

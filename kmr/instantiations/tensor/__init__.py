@@ -1,0 +1,20 @@
+"""Tensor decompositions: kernels as products along their modes (Algorithm 9).
+
+A method is which tensor a weight is read as and what layers in a row compute it (`forms`, `trains`), and which ranks
+they get (`ranks`); the decompositions themselves are TensorLy's (`decompositions`; `pip install kmr-sweeps[tensor]`).
+"""
+
+from kmr.instantiations.tensor.decompositions import canonical, tensor_train, tucker
+from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks
+from kmr.instantiations.tensor.rule import TensorDecomposition
+from kmr.instantiations.tensor.trains import TensorTrainLinear
+
+__all__ = [
+    "TensorDecomposition",
+    "TensorTrainLinear",
+    "canonical",
+    "energy_ranks",
+    "fitting_ranks",
+    "tensor_train",
+    "tucker",
+]

@@ -1,0 +1,53 @@
+"""Which ranks a decomposition gets: the most energy within limits of its size, or enough of them for an energy."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from kmr.instantiations.lowrank import energy_rank
+
+
+def fitting_ranks(spectra: Sequence[Tensor], fits: Callable[[tuple[int, ...]], float]) -> tuple[int, ...] | None:
+    """Return ranks within a limit, raised one by one where a step takes up most energy for what it costs.
+
+    What the ranks (r₁, …) leave out is at most Σₖ Σ_{i > rₖ} σₖᵢ², the sum that each step lowers.
+
+    Args:
+        spectra: for each rank, the singular values of the matrix that it is the rank of, descending.
+        fits: of ranks, the share of the limit that they take; above 1 they do not fit. It grows with each rank.
+
+    Returns:
+        The ranks, or None where not even ranks of 1 fit.
+    """
+    ranks = (1,) * len(spectra)
+    taken = fits(ranks)
+    if taken > 1:
+        return None
+    squares = [singular.double().square().tolist() for singular in spectra]
+    while True:
+        best: tuple[float, tuple[int, ...], float] | None = None
+        for k, energies in enumerate(squares):
+            if ranks[k] == len(energies):
+                continue
+            raised = (*ranks[:k], ranks[k] + 1, *ranks[k + 1 :])
+            then = fits(raised)
+            gain = energies[ranks[k]] / max(then - taken, 1e-12)
+            if then <= 1 and (best is None or gain > best[0]):
+                best = gain, raised, then
+        if best is None:
+            return ranks
+        _, ranks, taken = best
+
+
+def energy_ranks(spectra: Sequence[Tensor], energy: float) -> tuple[int, ...]:
+    """Return the smallest ranks each of which leaves out an even part of what may be lost.
+
+    The decomposition then keeps at least this share of the sum of squares: what it leaves out is at most the sum of
+    what each rank does (De Lathauwer et al. 2000, property 10; Oseledets 2011, theorem 2.2).
+
+    Args:
+        spectra: as for `fitting_ranks`.
+        energy: 0 to 1.
+    """
+    each = 1 - (1 - energy) / len(spectra)
+    return tuple(energy_rank(singular, each) for singular in spectra)
