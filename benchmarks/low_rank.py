@@ -1,4 +1,4 @@
-"""Low-rank factors that know the inputs of layers beside plain singular values: equal rank, no training.
+"""Low-rank factors that know the inputs of layers, and Tucker, beside plain singular values: no training.
 
 ResNet-20 on CIFAR-10. Both methods cut every convolution and linear layer to the same ranks (those whose factors hold a
 share `keep` of its weights), so their parameters and multiply-accumulates are equal; the table gives those and the
@@ -6,8 +6,10 @@ measured latency beside them. The activation-aware factors read calibration imag
 images, anew for each seed; plain ones read none. Nothing is chosen, so accuracy is read on held-out test images alone.
 The interval of a difference is 95 % over seeds and test images: paired on the images, pooled with the spread of seeds.
 
-Further methods are lines of `METHODS`: a name and what makes the rule from calibration data; each is reported beside
-the baseline at every `keep`.
+Tucker decompositions of the convolutions, by orthogonal iteration or as they begin, are cut to at most the baseline's
+multiply-accumulates at each `keep` instead (`AT_EQUAL_MACS`): their own share is searched for by bisection. Further
+methods are lines of `METHODS`: a name and what makes the rule from calibration data; each is reported beside the
+baseline at every `keep`.
 
 Bar: activation-aware factors are at least as accurate as plain ones at every `keep`, mean over seeds.
 
@@ -36,6 +38,7 @@ from kmr.core import Rule, RuleWarning, measure
 from kmr.data import Split
 from kmr.instantiations.distillation.teachers import pretrained
 from kmr.instantiations.lowrank import LowRank
+from kmr.instantiations.tensor import TensorDecomposition
 from kmr.meters import Latency, MACs, Parameters
 from kmr.meters.prediction import Predictions
 from sweeps.examples.cifar import cifar10, resnet20
@@ -44,11 +47,16 @@ BASELINE = "plain SVD"
 METHODS: Mapping[str, Callable[[Split, int], Rule]] = {
     BASELINE: lambda data, images: LowRank(),
     "activation-aware SVD": lambda data, images: LowRank(error="outputs", data=data, samples=images),
+    "Tucker (HOOI)": lambda data, images: TensorDecomposition(),
+    "Tucker (HOSVD)": lambda data, images: TensorDecomposition(iterations=0),
 }
 """Of calibration data and how many of its images to use, the rule; its first knob is the share of weights to keep."""
 
-SEEDED = frozenset(METHODS) - {BASELINE}
+SEEDED = frozenset({"activation-aware SVD"})
 """The methods that read calibration images."""
+
+AT_EQUAL_MACS = frozenset({"Tucker (HOOI)", "Tucker (HOSVD)"})
+"""The methods that are cut to the baseline's multiply-accumulates in place of its share of weights."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,23 @@ def evaluate(model: nn.Module, test: Predictions) -> Cut:
     return Cut(right, read["macs"], read["parameters"], read["latency_ms"])
 
 
+def turned(rule: Rule, model: nn.Module, value: float) -> nn.Module:
+    """Turn a rule's first knob; what it leaves as it is goes unsaid."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuleWarning)
+        return rule(model, rule.knobs[0].name, value)
+
+
+def share_within(rule: Rule, model: nn.Module, macs: float, example: Any) -> float:
+    """Return the largest share, to 1/512, at which a rule leaves no more multiply-accumulates than these."""
+    low, high = 0.05, 1.0
+    while high - low > 1 / 512:
+        middle = (low + high) / 2
+        found = MACs(example_inputs=example)(turned(rule, model, middle)).value
+        low, high = (middle, high) if found <= macs else (low, middle)
+    return low
+
+
 def difference(ours: list[Cut], base: Cut) -> tuple[float, float]:
     """Return the mean difference of accuracy and half its 95 % interval."""
     each = [(cut.right.double() - base.right.double()) for cut in ours]
@@ -100,10 +125,10 @@ def run(folder: Path, keeps: list[float], seeds: int, images: int, tested: int) 
         for keep in keeps:
             for seed in range(seeds if name in SEEDED else 1):
                 _, calibration = train.divided(images / len(train), seed)
-                rule = make(calibration, images)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", RuleWarning)
-                    cut = evaluate(rule(dense, rule.knobs[0].name, keep), test)
+                rule, share = make(calibration, images), keep
+                if name in AT_EQUAL_MACS:
+                    share = share_within(rule, dense, cuts[BASELINE][keep][0].macs, test.split.first_inputs())
+                cut = evaluate(turned(rule, dense, share), test)
                 cuts.setdefault(name, {}).setdefault(keep, []).append(cut)
                 print(f"{name}, keep {keep}, seed {seed}: {cut.accuracy:.4f}", file=sys.stderr, flush=True)
     return whole, cuts

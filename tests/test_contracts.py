@@ -59,7 +59,8 @@ def cnn() -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1),
             nn.ReLU(), nn.Sequential(Residual(12, 6), Residual(12, 8)),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+            nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4),
         ).eval()  # fmt: skip
 
 

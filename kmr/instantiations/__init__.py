@@ -13,6 +13,7 @@ reaches, and what it reports having left alone, is the rule, a thin class over `
   activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
 - `lowrank`: truncated singular values, of the weights or of what they make of their inputs (`LowRank`).
 - `tensor`: Tucker, CP and tensor-train decompositions of weights (`TensorDecomposition`).
+- `sharing`: layers of one shape as one layer, used in several places (`WeightSharing`).
 - `architecture`: blocks that are left out (`DropBlocks`), exits for easy samples (`EarlyExit`).
 - `distillation`: students (`Distillation`), and what teachers teach in any fine-tuning (guides).
 
