@@ -115,25 +115,25 @@ class WeightSharing(LayerRule):
         if all(state.keep is not None for state in states):
             keep = torch.stack([cast(Tensor, state.keep) for state in states]).any(0)
         biases, training = [layer.bias for layer in layers], layers[0].training
-        shared, *others = layers
+        shared = layers[0]
         grid = None if states[0].grid is None else fit_like(states[0], weight, channel_dim(shared))
         write_weight(shared, WeightState(weight, grid, keep))
         shared.bias = None
         if isinstance(shared, QuantizedLayer):
             quantize_activations(shared, inputs=_wide_enough(layers))
         axes = 0 if isinstance(shared, nn.Linear) else weight.dim() - 2
-        # The others first: the shared layer lies inside what takes its own place.
-        for place, layer in [*enumerate(others, 1), (0, shared)]:
+        pairs: list[nn.Sequential] = []
+        for place, layer in enumerate(layers):
             own = None if scales is None else scales[place]
-            if own is None and biases[place] is None:
+            if own is not None or biases[place] is not None:
+                affine = ChannelAffine(own, biases[place], axes).train(training)
+                pairs.append(nn.Sequential(OrderedDict(shared=nn.Identity(), own=affine)).train(training))
+                model = replace_module(model, layer, pairs[-1])
+            elif layer is not shared:
                 model = replace_module(model, layer, shared)
-                continue
-            affine = ChannelAffine(own, biases[place], axes)
-            pair = nn.Sequential(OrderedDict(own=affine)).train(training)
-            model = replace_module(model, layer, pair)
-            pair._modules.clear()
-            pair.add_module("shared", shared)
-            pair.add_module("own", affine)
+        # Only now: in its place before, the shared layer would have been replaced by a pair itself.
+        for pair in pairs:
+            pair.register_module("shared", shared)
         return model
 
 
