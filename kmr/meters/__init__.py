@@ -24,7 +24,7 @@ from kmr.meters.latency import Latency, SampleTime, time_model, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
 from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
-from kmr.meters.size import NonzeroParameters, Parameters, WeightBytes
+from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "R2",
     "SampleTime",
     "Timing",
+    "TrainableParameters",
     "WeightBytes",
     "WorstClassAccuracy",
     "hardware",

@@ -27,6 +27,18 @@ class Parameters(Cost):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainableParameters(Cost):
+    """The number of parameters that an optimizer would move, tied ones once; a learned scale or level is one."""
+
+    static: ClassVar[bool] = True
+    name: str = "trainable_parameters"
+    unit: str = field(init=False, default="parameters")
+
+    def read(self, seen: nn.Module) -> Reading:
+        return Reading(float(sum(parameter.numel() for parameter in seen.parameters() if parameter.requires_grad)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NonzeroParameters(Cost):
     """The number of parameters that no mask holds at zero, tied ones once.
 
