@@ -22,6 +22,7 @@ from kmr.instantiations.quantization import (
     WeightClustering,
     WeightQuantization,
 )
+from kmr.instantiations.tensor import TensorDecomposition
 from kmr.packing_state import slots, unique
 from kmr.weights import Codebook, read_weight, weight_layers
 
@@ -42,6 +43,9 @@ RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "dynamic": (lambda _: DynamicQuantization(), 8),
     "cluster": (lambda _: WeightClustering(), 2),
     "lowrank": (lambda _: LowRank(), 0.3),
+    "tensor": (lambda _: TensorDecomposition(), 0.4),
+    "tensor_train": (lambda _: TensorDecomposition(method="tensor_train"), 0.4),
+    "cp": (lambda _: TensorDecomposition(method="cp", iterations=3), 0.4),
 }
 FAMILIES = ("prune", "structured", "quantize", "lowrank")
 
