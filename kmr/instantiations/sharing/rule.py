@@ -127,6 +127,8 @@ class WeightSharing(LayerRule):
             own = None if scales is None else scales[place]
             if own is not None or biases[place] is not None:
                 affine = ChannelAffine(own, biases[place], axes).train(training)
+                if affine.scale is not None:
+                    affine.scale.requires_grad_(_is_trainable(layer))
                 pairs.append(nn.Sequential(OrderedDict(shared=nn.Identity(), own=affine)).train(training))
                 model = replace_module(model, layer, pairs[-1])
             elif layer is not shared:
@@ -152,13 +154,16 @@ def _kind(layer: nn.Module) -> Hashable:
     """Return what two layers must have in common to become one."""
     state = read_weight(layer)
     spatial = ("stride", "padding", "dilation", "padding_mode")
-    trainable = next(p for name, p in layer.named_parameters() if name != "bias").requires_grad
     return (
-        state.weight.shape, state.weight.dtype, state.weight.device, trainable, layer.training,
+        state.weight.shape, state.weight.dtype, state.weight.device, _is_trainable(layer), layer.training,
         *(getattr(layer, name, None) for name in spatial),
         None if state.grid is None else (type(state.grid), state.grid.bits), state.keep is None,
         isinstance(layer, QuantizedLayer), _rounding(layer),
     )  # fmt: skip
+
+
+def _is_trainable(layer: nn.Module) -> bool:
+    return next(p for name, p in layer.named_parameters() if name != "bias").requires_grad
 
 
 def _rounding(layer: nn.Module) -> Hashable:

@@ -158,6 +158,20 @@ def test_a_transformer_runs_with_shared_layers() -> None:
     assert moved.layers[0].linear1.shared is moved.layers[2].linear1.shared
 
 
+def test_flags_modes_and_precision_are_kept() -> None:
+    model = linears().double()
+    for layer in model[:2]:
+        layer.weight.requires_grad_(False)
+    model[2].weight.data = model[0].weight.data.clone()
+    moved, _ = share(model, 0.01)
+    # A frozen layer and a trained one do not share.
+    assert moved[0].shared is moved[1].shared
+    assert type(moved[2]) is nn.Linear
+    assert [p.requires_grad for p in moved[0].parameters()] == [False, False, True]
+    assert all(p.dtype == torch.float64 for p in moved.parameters())
+    assert not any(m.training for m in moved.modules())
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(KMRError, match="row"):
         WeightSharing(scale="row")  # type: ignore[arg-type]
