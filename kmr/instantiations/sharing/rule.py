@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.activations import ActivationQuantizer, DynamicQuantizer, QuantizedLayer, quantize_activations
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
 from kmr.instantiations.layers import LayerRule
@@ -72,6 +72,14 @@ class WeightSharing(LayerRule):
         super().__post_init__()
         if self.scale not in ("none", "layer", "channel"):
             raise KMRError(f"the scale of {self.name} must be none, layer or channel, not {self.scale!r}")
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"masks", "activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)

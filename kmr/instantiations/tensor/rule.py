@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kmr.activations import QuantizedLayer
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
 from kmr.instantiations.layers import LayerRule
@@ -66,6 +66,14 @@ class TensorDecomposition(LayerRule):
             raise KMRError(
                 f"{self.name} needs iterations >= 0 (cp: >= 1) and modes >= 2, not {self.iterations} and {self.modes}"
             )
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"masks", "activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         layers = self.weights_of(model, knob)
