@@ -46,7 +46,7 @@ def static_int8(
         def __init__(self) -> None:
             self._feeds = iter(feeds)
 
-        def get_next(self) -> Feed | None:
+        def get_next(self) -> "Feed | None":
             return next(self._feeds, None)
 
     with _files(graph) as (source, target):
