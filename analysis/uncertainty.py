@@ -31,8 +31,9 @@ def probability_non_dominated(
     """Estimate for each row of (n, d) `values` the probability that no other row dominates it, as (n,) floats.
 
     Monte Carlo with a fixed seed. Where `replicates` (b, n, d) holds numbers they are used in turn, row by row
-    together, so that what models have in common (the samples of one bootstrap) stays common; elsewhere a value is drawn
-    from a normal distribution about its reading, independently of all others. Independence overstates the noise of a
+    together, so that what models have in common (the samples of one bootstrap) stays common; a row without numbers in a
+    column that has some moves by what those rows moved on average. In other columns a value is drawn from a normal
+    distribution about its reading, independently of all others. Independence overstates the noise of a
     difference between models read on the same samples, so that these probabilities are drawn towards the middle.
 
     Args:
@@ -63,7 +64,10 @@ def probability_non_dominated(
         drawn = random.normal(costs[rows], errors[rows])
         if repeated is not None:
             once = repeated[draw % len(repeated)][rows]
-            drawn = np.where(np.isnan(once), drawn, once)
+            missing = np.isnan(once)
+            shift = np.where(missing, 0.0, once - costs[rows]).sum(axis=0) / np.maximum((~missing).sum(axis=0), 1)
+            shared = np.where(missing.all(axis=0), drawn, costs[rows] + shift)
+            drawn = np.where(missing, shared, once)
         counts[winners(drawn)] += 1
     found[rows] = counts / draws
     return found

@@ -74,8 +74,8 @@ class Asker:
         least = {name: self._statics.least(name) for name in self._experiment.config.budget} if self._statics else {}
         limits = self._experiment.config.budget
         known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
-        seen = f"; the least found is {', '.join(known)}" if known else ""
-        return f"no vector of the space is left that is new and within the budget{seen}"
+        seen = f"; the least is {', '.join(known)}" if known else ""
+        return f"no vector that is new and within the budget was found{seen}"
 
     def ask(self) -> optuna.Trial | None:
         """Return the next trial to train, running, or None where nothing is left.

@@ -26,13 +26,14 @@ from sweeps.errors import SweepError
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Params, Problem
 from sweeps.screening import Screen, Screening
-from sweeps.space import Space, distributions, grid
+from sweeps.space import Space, distributions, grid, is_searched
 
 PROPOSAL = "kmr:proposal"
 """The user attribute that says how a trial was proposed: `rejected`, `replaced`, and `screened` if it ended there."""
 MOST_REASKS = 10
 """Infeasible draws in a row that the inner sampler is told of before a mutation takes their place."""
 _MOST_LISTED = 50_000
+_MOST_CORNERS = 250
 
 
 class Proposal(NamedTuple):
@@ -201,6 +202,7 @@ class Screened(optuna.samplers.BaseSampler):
         front = self._front(done)
         for i in rng.permutation(len(front)):
             yield from mutations(space, front[i].params, rng)
+        yield from _corners(space)
         yield from self._descent(drawn)
         for _ in range(1000):
             yield random_vector(space, rng)
@@ -320,6 +322,20 @@ def _tell(study: Study, trial: optuna.Trial, state: TrialState) -> None:
         # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
         if "Study.stop" not in str(error):
             raise
+
+
+def _corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield the vectors with every knob at one of its ends or neutral, the most extreme first: where limits are met."""
+    ends = [_ends(domain) for domain in space.values()]
+    if math.prod(map(len, ends)) <= _MOST_CORNERS:
+        for values in itertools.product(*ends):
+            yield dict(zip(space, values, strict=True))
+
+
+def _ends(domain: Domain) -> list[Any]:
+    values = [domain.values[-1], domain.values[0]] if isinstance(domain, Choice) else [domain.high, domain.low]
+    far = [value for value in values if value != domain.neutral]
+    return [*far, domain.neutral] if is_searched(domain, domain.neutral) else far or values[:1]
 
 
 def _size(space: Space) -> float:

@@ -7,6 +7,8 @@ import sys
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +59,7 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         console: where to print.
     """
     try:
+        _check_names(raw)
         config = cast(Config, OmegaConf.to_object(raw))
         plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
         return _sweep(config, plain, argv, console or wide_console())
@@ -71,6 +74,16 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         )
     except Exception as error:
         return _unexpected(error)
+
+
+def _check_names(raw: DictConfig) -> None:
+    """Refuse a config entry that is none: Hydra lets any be added with a +."""
+    known = [entry.name for entry in fields(Config)]
+    for name in map(str, raw):
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f": did you mean {close[0]}?" if close else f": there are {', '.join(known)}"
+            raise SweepError(f"the config has no entry {name}{hint}")
 
 
 def _unexpected(error: Exception) -> int:
@@ -129,6 +142,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             with interrupts.allowed():
                 experiment = build_experiment(config, plain)
                 study = open_study(experiment, folder)
+                fidelities = fidelities_of(experiment, folder)
                 taken = take_over(study, experiment, folder)
                 experiment = with_base(study, experiment)
                 test_point(experiment, study, folder, "base")
@@ -154,7 +168,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             _greet(console, experiment, sweep, folder)
             with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
                 try:
-                    executor: Executor = InProcess(experiment, folder, fidelities_of(experiment, folder))
+                    executor: Executor = InProcess(experiment, folder, fidelities)
                     if config.workers > 1:
                         executor = LocalProcesses(experiment, folder, config.workers)
                     why = sweep.run(config.trials, executor, progress, interrupts)

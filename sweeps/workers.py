@@ -18,6 +18,9 @@ from sweeps.experiment import Experiment
 from sweeps.fidelity import Fidelities
 from sweeps.work import Ended, Job, Tell, Told, perform
 
+MOST_FALSE_STARTS = 3
+"""Worker processes in a row that may die before they are ready."""
+
 
 class Executor(Protocol):
     """Does jobs, one or several at a time, and tells of each model they measure and of how they end."""
@@ -81,6 +84,7 @@ class LocalProcesses:
     def __init__(self, experiment: Experiment, folder: Path, count: int) -> None:
         self._experiment, self._folder = experiment, folder
         self._context = multiprocessing.get_context("spawn")
+        self._false_starts = 0
         self._workers = [self._start() for _ in range(count)]
 
     @property
@@ -117,7 +121,9 @@ class LocalProcesses:
         dead = self._workers[index]
         dead.process.join()
         dead.pipe.close()
-        if not dead.was_ready:
+        self._false_starts = 0 if dead.was_ready else self._false_starts + 1
+        # One that was killed may be followed by one that lives; one that says what is wrong will say it again.
+        if dead.trouble or self._false_starts > MOST_FALSE_STARTS:
             raise SweepError(f"a worker process could not start: {dead.trouble or _exit(dead.process)}")
         self._workers[index] = self._start()
         if dead.job is not None:

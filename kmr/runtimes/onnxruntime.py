@@ -104,6 +104,11 @@ class OnnxRuntime(Runtime):
         precision = self.precision_of(model)
         if precision == "int8" and calibration is None:
             raise KMRError("static int8 reads the ranges of activations on calibration data, and there is none")
+        if precision == "int8_own" and not onnx_qdq.on_grids(model):
+            raise KMRError(
+                "int8_own writes the grids of activations that the model itself has, and it has none: quantize it with "
+                "`static`, or choose the precision int8, which finds ranges on calibration data"
+            )
         if precision == "int8_own":
             graph, signature = onnx_qdq.to_qdq(model, example_inputs)
             return onnx_graph.slim(graph), signature

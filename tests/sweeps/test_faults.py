@@ -180,7 +180,7 @@ def test_a_budget_that_nothing_meets_is_said(tmp_path) -> None:
     code, printed = sweep(tmp_path, "trials=1", "+budget.weight_bytes=10", *bits_alone)
     assert code == 2
     assert "no model on the front meets the budget (weight_bytes 10)" in printed
-    assert "within the budget; the least found is weight_bytes" in printed
+    assert "within the budget was found; the least is weight_bytes" in printed
 
 
 @pytest.mark.parametrize(
@@ -213,3 +213,16 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
     assert ended.value.code == 2
     assert "quickstart" in one_line(capsys), "the experiments there are, are named"
     assert not (Path(tmp_path) / "outputs").exists()
+
+
+def test_an_entry_the_config_does_not_have_is_refused_with_the_one_that_is_near(tmp_path, capsys) -> None:
+    code, _ = sweep(tmp_path, "+trails=8")
+    assert code == 2
+    assert "the config has no entry trails: did you mean trials?" in capsys.readouterr().err
+
+
+def test_wrong_rungs_are_refused_before_anything_is_tried(tmp_path, capsys) -> None:
+    code, _ = sweep(tmp_path, "halving={fidelities: [0.25]}")
+    assert code == 2
+    assert "fidelities must rise" in capsys.readouterr().err
+    assert not (tmp_path / "small" / "results.parquet").exists()
