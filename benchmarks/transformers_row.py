@@ -7,7 +7,7 @@ was not trained on is read for the quality.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def measure_transformers(console: Console, folder: Path, *, quick: bool) -> dict
     except ImportError as error:
         console.print(f"no transformers are measured: {error}; pip install 'kmr-sweeps[bench]'")
         return {"skipped": str(error)}
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    cast(Any, transformers).logging.set_verbosity_error()
     shakespeare, wiki = _bytes(folder / "text/tinyshakespeare.txt"), _bytes(folder / "text/wikitext2-valid.txt")
     if shakespeare is None or wiki is None:
         console.print(f"no transformers are measured: there is no text in {folder / 'text'}")
