@@ -12,7 +12,7 @@ charged to rules, fine-tuning and meters). The sampler is TPE up to 1,000 trials
 Bar: at 1,000 trials at most half of the bare loop's overhead (quick: at most 50 ms), and per trial at 10,000 no more
 than at 1,000, so that the total grows no faster than linearly.
 
-    python -m benchmarks.overhead            # 100, 1,000 and 10,000 trials, some 40 minutes
+    python -m benchmarks.overhead            # 100, 1,000 and 10,000 trials: long
     python -m benchmarks.overhead --quick    # 60 trials
 """
 

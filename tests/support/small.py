@@ -28,3 +28,10 @@ def sweep(folder: Path, *overrides: str) -> tuple[int, str]:
 def table(folder: Path, name: str = "small") -> pd.DataFrame:
     """Read the results of a sweep."""
     return pd.read_parquet(folder / name / "results.parquet")
+
+
+def measured(folder: Path) -> dict[str, tuple[float, float]]:
+    """Return the bytes and the accuracy of every model of a sweep, by its sequence."""
+    frame = table(folder)
+    frame = frame[frame["state"] == "complete"]
+    return {row["sequence"]: (row["meter/weight_bytes"], row["meter/accuracy"]) for _, row in frame.iterrows()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small import SMALL, sweep, table
+from small import SMALL, measured, sweep
 
 from sweeps.storage import open_storage
 from sweeps.study import records
@@ -57,12 +57,6 @@ def calm(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("calm")
     assert sweep(folder, f"trials={TRIALS}")[0] == 0
     return folder
-
-
-def measured(folder: Path) -> dict[str, tuple[float, float]]:
-    frame = table(folder)
-    frame = frame[frame["state"] == "complete"]
-    return {row["sequence"]: (row["meter/weight_bytes"], row["meter/accuracy"]) for _, row in frame.iterrows()}
 
 
 @pytest.mark.parametrize(("module", "name", "call", "when"), BOUNDARIES)
