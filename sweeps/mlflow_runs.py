@@ -28,6 +28,7 @@ _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"
 """How a run ended, by the state of its trial; any other state is a failure."""
 _LAYOUT = "workflowType=machine_learning"
 """Without it, MLflow 3 opens its pages in the layout for language models."""
+_LONGEST_TAG = 5000
 _SERVER = "http://127.0.0.1:5000"
 
 
@@ -132,9 +133,9 @@ class StudyRuns:
                 metrics.append((reading, value, point.step))
                 metrics.append((f"stderr/{reading}", stderr, point.step))
         metrics.append(("seconds", record.seconds, 0))
+        tags |= {key: value[:_LONGEST_TAG] for key, value in more.items() if value}
         run = self.client.create_run(self.place.experiment_id, start, tags, run_name=name).info.run_id
-        params = {key: str(value) for key, value in record.params.items()}
-        self.write(run, metrics, params, {key: value for key, value in more.items() if value}, end)
+        self.write(run, metrics, {key: str(value) for key, value in record.params.items()}, at=end)
         self.client.set_terminated(run, _STATUS.get(record.state, "FAILED"), end_time=end)
         self.run_ids[record.number] = run
 
@@ -175,7 +176,7 @@ class StudyRuns:
         at = at or int(time.time() * 1000)
         rows = [Metric(as_name(name), float(value), at, step) for name, value, step in metrics if value is not None]
         pairs = [Param(as_name(name), value[:6000]) for name, value in (params or {}).items()]
-        notes = [RunTag(name, value[:5000]) for name, value in (tags or {}).items()]
+        notes = [RunTag(name, value[:_LONGEST_TAG]) for name, value in (tags or {}).items()]
         while rows or pairs or notes:
             self.client.log_batch(run, rows[:700], pairs[:100], notes[:100])
             rows, pairs, notes = rows[700:], pairs[100:], notes[100:]

@@ -23,6 +23,7 @@ from analysis.front import non_dominated
 from kmr.core import Choice, Domain, FloatRange, IntRange
 from sweeps.bounds import Bound
 from sweeps.errors import SweepError
+from sweeps.history import History
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Params, Problem
 from sweeps.screening import Screen, Screening
@@ -71,7 +72,8 @@ class Screened(optuna.samplers.BaseSampler):
         self._distributions = distributions(problem.space)
         self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
         self._screen = None if screening is None else Screen(problem.space, self._signs, screening, self._rng)
-        self._known: dict[int, Hashable] = {}
+        self.history = History(problem)
+        """What has been tried."""
         self._static: dict[Hashable, Mapping[str, float]] = {}
         self._broken: dict[Hashable, str] = {}
         self._infeasible_in_a_row = 0
@@ -91,23 +93,22 @@ class Screened(optuna.samplers.BaseSampler):
         self.rejected, self.replaced, self.exhausted = 0, False, False
         if "fixed_params" in trial.system_attrs:
             return {}  # enqueued: its vector is given
-        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and self._is_full(t.params)]
-        seen = {self.key_of(t) for t in trials}
-        done = [t for t in trials if t.state == TrialState.COMPLETE and all(v <= 0 for v in t.constraints.values())]
+        history = self.history
+        history.read(study)
+        done = history.feasible
         drawn = self._draw(study, trial)
         if self._screen is not None and self._screening is not None and len(done) >= max(self._screening.startup, 2):
-            every, turn = self._screening.explore, sum(t.state != TrialState.PRUNED for t in trials)
-            if not every or turn % every:
-                running = [t.params for t in trials if t.state == TrialState.RUNNING]
+            every = self._screening.explore
+            if not every or history.tried % every:
                 chosen = self._screen.choose(
                     drawn,
                     [(t.params, np.array(t.values), self.costs(t.params)) for t in done],
-                    [(params, self.costs(params)) for params in running],
-                    lambda vectors: self._fitting(vectors, seen),
+                    [(t.params, self.costs(t.params)) for t in history.running],
+                    self._fitting,
                 )
                 if chosen is not None:
                     return chosen
-        return self._unseen(drawn, done, seen)
+        return self._unseen(drawn)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -123,12 +124,6 @@ class Screened(optuna.samplers.BaseSampler):
     def reseed_rng(self) -> None:
         self._inner.reseed_rng()
         self._rng.bit_generator.state = np.random.default_rng().bit_generator.state
-
-    def key_of(self, trial: FrozenTrial) -> Hashable:
-        """Return what is equal for trials of the same model."""
-        if trial.number not in self._known:
-            self._known[trial.number] = self._problem.canonical(trial.params)
-        return self._known[trial.number]
 
     def costs(self, params: Params) -> Mapping[str, float]:
         """Return the static costs of a vector, read once; none where they cannot be read."""
@@ -151,9 +146,6 @@ class Screened(optuna.samplers.BaseSampler):
         strange = [f"{name} is {value}" for name, value in costs.items() if not math.isfinite(value)]
         return error or ", ".join(strange) or None
 
-    def _is_full(self, params: Params) -> bool:
-        return params.keys() == self._problem.space.keys()
-
     def _draw(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         space = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, space)
@@ -162,23 +154,21 @@ class Screened(optuna.samplers.BaseSampler):
                 drawn[name] = self._inner.sample_independent(study, trial, name, distribution)
         return drawn
 
-    def _fits(self, params: Params, seen: set[Hashable]) -> bool:
-        if self._problem.canonical(params) in seen:
+    def _fits(self, params: Params) -> bool:
+        if self.history.knows(self._problem.canonical(params)):
             return False
         if self.trouble(params) is None and self._problem.is_feasible(self.costs(params)):
             return True
         self.rejected += 1
         return False
 
-    def _fitting(
-        self, vectors: Sequence[dict[str, Any]], seen: set[Hashable]
-    ) -> list[tuple[dict[str, Any], Mapping[str, float]]]:
+    def _fitting(self, vectors: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], Mapping[str, float]]]:
         once = {self._problem.canonical(vector): vector for vector in vectors}
-        return [(vector, self.costs(vector)) for vector in once.values() if self._fits(vector, seen)]
+        return [(vector, self.costs(vector)) for vector in once.values() if self._fits(vector)]
 
-    def _unseen(self, drawn: dict[str, Any], done: Sequence[FrozenTrial], seen: set[Hashable]) -> dict[str, Any]:
+    def _unseen(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return the draw if it fits or the study should hear that it is infeasible, else what fits near it."""
-        if self._problem.canonical(drawn) not in seen and self.trouble(drawn) is None:
+        if not self.history.knows(self._problem.canonical(drawn)) and self.trouble(drawn) is None:
             if self._problem.is_feasible(self.costs(drawn)):
                 self._infeasible_in_a_row = 0
                 return drawn
@@ -188,18 +178,18 @@ class Screened(optuna.samplers.BaseSampler):
         self._infeasible_in_a_row = 0
         self.replaced = True
         started = time.monotonic()
-        for candidate in self._substitutes(drawn, done):
-            if self._fits(candidate, seen):
+        for candidate in self._substitutes(drawn):
+            if self._fits(candidate):
                 return candidate
             if time.monotonic() - started > self._patience:
                 break
         self.exhausted = True
         return drawn
 
-    def _substitutes(self, drawn: dict[str, Any], done: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
+    def _substitutes(self, drawn: dict[str, Any]) -> Iterator[dict[str, Any]]:
         space, rng = self._problem.space, self._rng
         yield from mutations(space, drawn, rng)
-        front = self._front(done)
+        front = self._front(self.history.feasible)
         for i in rng.permutation(len(front)):
             yield from mutations(space, front[i].params, rng)
         yield from _corners(space)
@@ -302,17 +292,14 @@ class Proposer:
     def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
         if self._bound is None:
             return None
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        done = [(t.params, t.values) for t in complete if t.params.keys() == self._problem.space.keys()]
+        self._sampler.history.read(self._study)
+        done = [(t.params, t.values) for t in self._sampler.history.complete]
         why = self._bound.hopeless(trial.params, static, done)
         return None if why is None else f"bound: {why}"
 
     def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
-        key = self._problem.canonical(trial.params)
-        for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if other.params.keys() == self._problem.space.keys() and self._sampler.key_of(other) == key:
-                return other
-        return None
+        self._sampler.history.read(self._study)
+        return self._sampler.history.twin(self._problem.canonical(trial.params))
 
 
 def _tell(study: Study, trial: optuna.Trial, state: TrialState) -> None:

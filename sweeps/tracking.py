@@ -6,6 +6,7 @@ same later from the study's storage.
 """
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ from sweeps.study import Record
 
 _PATIENCE = 120.0
 """Seconds to wait at the end for what is still to be written."""
+_PACE = 2.0
+"""Seconds between two looks of the study's own run, its figures and its front, at trials that follow fast."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class Tracker:
         self._queue: queue.Queue[Callable[[], None] | threading.Event | None] = queue.Queue()
         self._runs: StudyRuns | None = None
         self._waiting: deque[Finished] = deque()
+        self._due: list[tuple[str, float | None, int]] = []
+        self._front: Collection[str] | None = None
+        self._stood_at = -math.inf
         self._open: Callable[[], None] = lambda: None
         self._failed_at: float | None = None
         self._monitor: Any = None
@@ -181,19 +187,31 @@ class Tracker:
         done.wait(timeout=_PATIENCE)
 
     def _work(self) -> None:
-        while (task := self._queue.get()) is not None:
-            if isinstance(task, threading.Event):
-                task.set()
-                continue
+        while (task := self._next_task()) is not None:
             try:
                 if self._failed_at is not None:
                     self._try_again()
                 if self._failed_at is None:
-                    task()
+                    self._do(task)
             except Exception as error:
                 self._fail(error)
+            if isinstance(task, threading.Event):
+                task.set()
         with contextlib.suppress(Exception):
             self._stop_monitor()
+
+    def _next_task(self) -> Callable[[], None] | threading.Event | None:
+        """Wait for a task; where none comes while the study's run lags behind its trials, that is the task."""
+        try:
+            return self._queue.get(timeout=_PACE if self._lags and self._failed_at is None else None)
+        except queue.Empty:
+            return self._write_standing
+
+    def _do(self, task: Callable[[], None] | threading.Event) -> None:
+        if self._lags and task != self._write_waiting:
+            self._write_standing()
+        if not isinstance(task, threading.Event):
+            task()
 
     def _try_again(self) -> None:
         """Open the runs anew when it is time to, and write the trials that waited; files are left to the end."""
@@ -219,17 +237,30 @@ class Tracker:
             raise RuntimeError("the study's run is not open")
         return self._runs
 
+    @property
+    def _lags(self) -> bool:
+        return bool(self._due) or self._front is not None
+
     def _write_waiting(self) -> None:
         runs = self._opened
         while self._waiting:
             finished = self._waiting[0]
-            number = finished.record.number
-            if number not in runs.run_ids:
+            if finished.record.number not in runs.run_ids:
                 runs.trial(finished.record, finished.name)
-                runs.write(runs.parent, finished.metrics)
-            if finished.on_front is not None and len(self._waiting) == 1:
-                runs.mark(finished.on_front)
+                self._due += finished.metrics
+            self._front = self._front if finished.on_front is None else finished.on_front
             self._waiting.popleft()
+        if self._clock() - self._stood_at >= _PACE:
+            self._write_standing()
+
+    def _write_standing(self) -> None:
+        """Write how the study stood after each trial since the last time, and mark the front as it is now."""
+        runs = self._opened
+        if self._due:
+            runs.write(runs.parent, self._due)
+        if self._front is not None:
+            runs.mark(self._front)
+        self._due, self._front, self._stood_at = [], None, self._clock()
 
     def _backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
         if len(self._opened.run_ids) < count:
