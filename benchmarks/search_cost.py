@@ -184,7 +184,7 @@ def experiment_of(name: str, folder: Path, overrides: Sequence[str]) -> Experime
     return build_experiment(cast(Config, OmegaConf.to_object(raw)), plain)
 
 
-def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str]) -> Task:
+def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str], recorded: Recorded) -> Task:
     """Make a task; a limit named in the overrides is a share of the base model's cost."""
     experiment = experiment_of(exp, folder, overrides)
     first = next(iter(experiment.space.items()))
@@ -196,7 +196,6 @@ def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str]) -> Task
     started = time.perf_counter()
     evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
     recall = time.perf_counter() - started
-    recorded = Recorded()
     experiment = replace(experiment, prefixes=cast(Any, recorded))
     share = experiment.config.budget.get("weight_bytes")
     if share is not None:
@@ -268,11 +267,12 @@ def main() -> int:
     console = Console(width=150)
     figures: dict[str, Any] = {"benchmark": "search_cost", "quick": quick, "seeds": seeds, "threads": 1, "tasks": {}}
     ratios = []
+    recorded: dict[str, Recorded] = {}  # tasks of one experiment differ in their limit alone
     with tempfile.TemporaryDirectory() as home:
         for name, exp, overrides, trials, more in _tasks(quick):
             if arguments.tasks and name not in arguments.tasks.split(","):
                 continue
-            task = task_of(name, exp, Path(home), overrides)
+            task = task_of(name, exp, Path(home), overrides, recorded.setdefault(exp, Recorded()))
             courses: dict[str, list[Course]] = {side: [] for side in sides}
             for seed in range(seeds):
                 for side in sides:
@@ -299,7 +299,8 @@ def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
         ("digits, 10 % of the bytes", "quickstart", [*digits, "budget.weight_bytes=0.1"], trials, more),
     ]
     if not quick:
-        small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.5"]
+        small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.3"]
+        small += ["space.structured.ratio.step=0.1", "space.lowrank.keep.step=0.1"]
         tasks.append(("cifar10", "cifar10_resnet20", small, 32, 64))
     return tasks
 
