@@ -209,3 +209,29 @@ def test_the_printed_page_is_the_experiments_in_the_layout_for_training_runs(tra
 def test_a_path_with_blanks_is_quoted_in_the_command() -> None:
     place = Place("sqlite:////my runs/mlflow.db", "1", "a")
     assert place.ui == "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db'"
+
+
+def test_trials_that_follow_fast_share_a_write_of_the_study_run(tracked, monkeypatch) -> None:
+    written: list[int] = []
+    write = StudyRuns.write
+
+    def counting(self: StudyRuns, run: str, metrics: Any = (), *rest: Any, **more: Any) -> None:
+        metrics = list(metrics)
+        if run == self.parent and any(name == "hypervolume" for name, _, _ in metrics):
+            written.append(sum(name == "hypervolume" for name, _, _ in metrics))
+        write(self, run, metrics, *rest, **more)
+
+    monkeypatch.setattr(StudyRuns, "write", counting)
+    tracker, said = track(tracked, record(0), clock=lambda: 0.0)
+    for number in range(1, 6):
+        tracker.log_trial(record(number), 0.5 + number / 10, f"trial {number}", [f"{number}.2"])
+    tracker.flush()
+    assert said == []
+    assert written == [1, 5], "the first at once, the others when they are asked for"
+    history = MlflowClient(tracking_uri=tracker.place.uri).get_metric_history(tracker.place.run_id, "hypervolume")
+    assert [(metric.step, metric.value) for metric in sorted(history, key=lambda m: m.step)] == [
+        (number, 0.5 + number / 10) for number in range(6)
+    ]
+    marked = {number: run.data.tags.get("pareto") for number, run in children(tracker).items()}
+    assert [number for number, mark in marked.items() if mark == "true"] == [5], "the tags follow"
+    tracker.close("FINISHED")

@@ -1,0 +1,75 @@
+"""What a second worker process is worth: trials finished in the same time by one and by two, one torch thread each.
+
+Both sides are `python -m sweeps.run` on one experiment with the same seed. A first run trains the base model and
+finishes a few trials; the run that is measured resumes it, and its pace is taken from its first finished trial to its
+last, so that neither the start of Python nor that of the workers counts. Moves recalled from the cache are as they are
+for a user: the cache of each side is its own.
+
+Bar: two workers finish at least 1.7 times the trials of one. Run it on two cores that do nothing else.
+
+    python -m benchmarks.workers            # 64 trials of +exp=quickstart on each side
+    python -m benchmarks.workers --quick    # 24
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.storage import open_storage
+from sweeps.study import records
+
+BAR = 1.7
+WARM = 10
+"""Trials of the first run: the techniques alone, which take less than what follows."""
+
+
+def pace(folder: Path, workers: int, trials: int) -> tuple[float, float]:
+    """Return the trials finished in a second, and the mean seconds that one took."""
+    for total in (WARM, WARM + trials):
+        command = [
+            sys.executable, "-m", "sweeps.run", "+exp=quickstart", f"output_dir={folder}", f"name=workers{workers}",
+            f"workers={workers}", "threads=1", f"trials={total}", "tracking.enabled=false",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    home = folder / f"workers{workers}"
+    study = optuna.load_study(study_name=home.name, storage=open_storage(None, home))
+    ended = [record for record in records(study) if record.served_from is None][WARM:]
+    times = sorted(datetime.fromisoformat(record.finished).timestamp() for record in ended)
+    return (len(times) - 1) / (times[-1] - times[0]), sum(record.seconds for record in ended) / len(ended)
+
+
+def main() -> int:
+    """Print the table and the JSON line; return 1 below the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="24 trials")
+    trials = 24 if parser.parse_args().quick else 64
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table = Table(title=f"{trials} trials of +exp=quickstart, one torch thread a worker, {os.cpu_count()} cores")
+    for column in ("workers", "trials/s", "seconds a trial"):
+        table.add_column(column, justify="right")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in (1, 2):
+            found[workers], seconds = pace(Path(folder), workers, trials)
+            table.add_row(str(workers), f"{found[workers]:.3f}", f"{seconds:.2f}")
+    Console().print(table)
+    ratio = found[2] / found[1]
+    figures = {
+        "benchmark": "workers", "trials": trials, "cores": os.cpu_count(), "one": round(found[1], 4),
+        "two": round(found[2], 4), "ratio": round(ratio, 3), "bar": BAR, "passed": ratio >= BAR,
+    }  # fmt: skip
+    print(json.dumps(figures))
+    return 0 if ratio >= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
