@@ -44,7 +44,7 @@ class Experiment:
 
     `identity` holds what must not change for a study to be continued, in plain values. `known_base` is the base model's
     step where the study has measured it before: timings would not read the same twice. `prefixes` recalls models that
-    earlier trials made.
+    earlier trials made, `store` what they found out on the way.
     """
 
     config: Config
@@ -60,6 +60,7 @@ class Experiment:
     identity: Mapping[str, Any] = field(repr=False)
     known_base: Step | None = None
     prefixes: PrefixCache | None = None
+    store: Store | None = None
 
     @property
     def searches_policy(self) -> bool:
@@ -127,6 +128,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     turned = search_space(instantiation, plain["space"])
+    store = _store(config)
     space = parameter_space(config.policy_space, _turned(instantiation, turned)) if config.policy else turned
     if config.policy and not space:
         raise SweepError(
@@ -148,7 +150,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         finetune=finetune,
         builder=_builder(plain["model"]),
         identity=json.loads(json.dumps(identity, default=str)),
-        prefixes=_prefixes(config, model, finetune),
+        prefixes=_prefixes(store, model, finetune),
+        store=store,
     )
 
 
@@ -181,7 +184,7 @@ def at_fidelity(experiment: Experiment, share: float) -> Experiment:
         objectives=objectives,
         finetune=finetune,
         known_base=None,
-        prefixes=_prefixes(experiment.config, experiment.model, finetune),
+        prefixes=_prefixes(experiment.store, experiment.model, finetune),
     )
 
 
@@ -227,12 +230,21 @@ _WORTH_KEEPING = 0.1
 """Seconds: a step made in less is not worth a file."""
 
 
-def _prefixes(config: Config, model: nn.Module, finetune: FineTune) -> PrefixCache | None:
-    if not config.cache.enabled or finetune.total_steps == 0:
+def _store(config: Config) -> Store | None:
+    if not config.cache.enabled:
         return None
     folder = Path(config.cache.folder) if config.cache.folder else Path(config.output_dir) / ".cache" / "prefixes"
     try:
-        store = Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
+        return Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
+    except KMRError as error:
+        print(f"nothing is cached: {error}")
+        return None
+
+
+def _prefixes(store: Store | None, model: nn.Module, finetune: FineTune) -> PrefixCache | None:
+    if store is None or finetune.total_steps == 0:
+        return None
+    try:
         context = {"finetune": describe(finetune, without=("progress",))}
         return PrefixCache(store, model, context, worth=_WORTH_KEEPING)
     except KMRError as error:

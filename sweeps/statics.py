@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kmr.cache import fingerprint
+from kmr.cache import fingerprint, keeping
 from kmr.core import Instantiation, Move, TransformationSequence, apply_move, measure
 from sweeps.experiment import Experiment
 from sweeps.problem import Params
@@ -37,7 +37,7 @@ class Statics:
     """
 
     def __init__(self, experiment: Experiment, most_bytes: int = 400_000_000) -> None:
-        self._instantiation = experiment.instantiation
+        self._instantiation, self._store = experiment.instantiation, experiment.store
         wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.budget)
         meters = tuple(m for m in experiment.instantiation.costs if m.static and m.name in wanted)
         self._meters = Instantiation("static", (), meters, ())
@@ -130,7 +130,8 @@ class Statics:
         return made
 
     def _take(self, sequence: TransformationSequence, here: _Made, move: Move) -> _Made:
-        made = _made(apply_move(here.model, self._instantiation, move)[0])
+        with keeping(self._store):
+            made = _made(apply_move(here.model, self._instantiation, move)[0])
         if made.digest == here.digest:
             made = here  # the stage changed nothing: one model is enough
         self._kept[sequence] = made

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from kmr.cache import keeping
 from kmr.core import (
     Budget,
     Move,
@@ -97,14 +98,16 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
             on_point(points[-1], model)
 
     told: dict[str, Any] = {"finetune": experiment.finetune, "on_step": on_step, "base": experiment.base}
-    if experiment.searches_policy:
-        budget = _budget(experiment, params)
-        policy = _policy(experiment, params, budget)
-        how: Any = experiment.config.on_no_progress
-        run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, on_no_progress=how, **told)
-    else:
-        sequence = to_sequence(experiment.instantiation, params)
-        run = run_sequence(experiment.model, experiment.instantiation, sequence, prefixes=experiment.prefixes, **told)
+    with keeping(experiment.store):
+        if experiment.searches_policy:
+            budget = _budget(experiment, params)
+            policy = _policy(experiment, params, budget)
+            told["on_no_progress"] = experiment.config.on_no_progress
+            run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, **told)
+        else:
+            sequence = to_sequence(experiment.instantiation, params)
+            told["prefixes"] = experiment.prefixes
+            run = run_sequence(experiment.model, experiment.instantiation, sequence, **told)
     seconds = time.perf_counter() - start
     notes = [note for step in run.trace if not step.accepted for note in step.notes]
     if run.outcome is Outcome.FAILURE:
@@ -115,10 +118,11 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
 
 def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
     """Make the model of a point again: the same moves and seed give the same model."""
-    run = run_sequence(
-        experiment.model, experiment.instantiation, sequence,
-        finetune=experiment.finetune, base=experiment.base, prefixes=experiment.prefixes,
-    )  # fmt: skip
+    with keeping(experiment.store):
+        run = run_sequence(
+            experiment.model, experiment.instantiation, sequence,
+            finetune=experiment.finetune, base=experiment.base, prefixes=experiment.prefixes,
+        )  # fmt: skip
     return run.model
 
 

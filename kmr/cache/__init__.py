@@ -5,9 +5,11 @@ in JSON). A `Store` keeps tensors and JSON under keys, shared by any number of p
 those and back, to the last bit or not at all. `PrefixCache` chains keys along a sequence of moves, so that a run starts
 from the longest beginning that some run has reached.
 
-Calibration statistics, saliency scores, SVD factors or a teacher's logits are `store.compute(key_of(...), function)`.
+Calibration statistics, saliency scores, SVD factors and a teacher's answers are `derived`: kept where the run is made
+with a store open (`keeping`).
 """
 
+from kmr.cache.derived import derived, keeping
 from kmr.cache.entry import Content, Entry
 from kmr.cache.identity import describe, fingerprint
 from kmr.cache.keys import key_of
@@ -24,9 +26,11 @@ __all__ = [
     "PrefixCache",
     "Statistics",
     "Store",
+    "derived",
     "describe",
     "fingerprint",
     "from_content",
+    "keeping",
     "key_of",
     "to_content",
 ]

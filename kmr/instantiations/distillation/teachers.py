@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from kmr.cache import derived
 from kmr.core import KMRError
 from kmr.data import Inputs, Split, forward
 from kmr.finetune import Batch
@@ -82,8 +83,12 @@ class Lessons:
             one = says(teacher, data.first_inputs())
             if sum(part.numel() * part.element_size() for part in one.values()) * len(data) > self.limit:
                 return says(teacher, batch.inputs)
-            batches = [says(teacher, inputs) for inputs, _ in data.batches()]
-            whole = {name: torch.cat([part[name].cpu() for part in batches]) for name in one}
+
+            def all_of_them() -> dict[str, Tensor]:
+                batches = [says(teacher, inputs) for inputs, _ in data.batches()]
+                return {name: torch.cat([part[name].cpu() for part in batches]) for name in one}
+
+            whole = derived("lessons", all_of_them, teacher=teacher, data=data, says=says, what=str(what))
             known = (teacher, data, versions, whole)
             self.kept[id(teacher), what] = known
         return {name: part[batch.places] for name, part in known[3].items()}

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, cast, final
 import torch
 from torch import Tensor, nn
 
+from kmr.cache import derived
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
@@ -26,6 +27,9 @@ from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.ranks import RANKINGS, energy_rank, kept_rank, share_rank
 from kmr.weights import read_weight
+
+_WORTH_KEEPING = 2**18
+"""Entries from which a matrix takes longer to decompose than its factors take to read."""
 
 
 @final
@@ -102,7 +106,11 @@ class LowRank(LayerRule):
     def _moments(self, model: nn.Module, layers: Mapping[str, Factorable]) -> dict[str, Tensor]:
         if self.error == "weights" or self.data is None:
             return {}
-        moments = input_moments(model, layers, self.data, self.samples)
+        data, samples = self.data, self.samples
+        moments = derived(
+            "input moments", lambda: input_moments(model, layers, data, samples),
+            model=model, layers=sorted(layers), data=data, samples=samples,
+        )  # fmt: skip
         self.report(layers.keys() - moments, "factors of the weight alone: no sample of the data reached it")
         return moments
 
@@ -122,7 +130,14 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def _decomposed(matrix: Tensor, moment: Tensor | None) -> Spectrum:
+    def parts() -> dict[str, Tensor]:
+        found = spectrum(matrix, moment)
+        return {"left": found.left, "singular": found.singular, "right": found.right}
+
     try:
-        return spectrum(matrix, moment)
+        if matrix.numel() < _WORTH_KEEPING:
+            return spectrum(matrix, moment)
+        found = derived("singular values", parts, matrix=matrix, moment=moment)
+        return Spectrum(**{name: part.to(matrix.device) for name, part in found.items()}, dtype=matrix.dtype)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NotApplicable(f"a weight has no singular values: {error}") from error

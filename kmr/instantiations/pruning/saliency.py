@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kmr.cache import derived
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
@@ -173,8 +174,17 @@ def saliency_of(
     plain = strip_all(copy.deepcopy(model)).eval()
     for parameter in plain.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    with torch.enable_grad():
-        scores = saliency.score(plain, list(paths), batches)
+
+    def computed() -> Mapping[str, Tensor]:
+        with torch.enable_grad():
+            return saliency.score(plain, list(paths), batches)
+
+    if saliency.needs_data:
+        read = {"data": data, "samples": samples}
+        found = derived("saliency", computed, seed, model=model, paths=list(paths), saliency=saliency, **read)
+        scores = {path: score.to(_weight(plain, path).device) for path, score in found.items()}
+    else:
+        scores = dict(computed())
     if not scores:
         raise NotApplicable(f"{kind} can score none of the layers {', '.join(paths)}")
     for path, score in scores.items():

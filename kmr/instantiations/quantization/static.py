@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kmr.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
+from kmr.cache import derived
 from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.attention import leave_fast_path, split_attention
@@ -19,6 +20,8 @@ from kmr.instantiations.quantization.folding import fold_norms
 from kmr.instantiations.quantization.quantizers import affine_grid, channel_dim, fit_grid
 from kmr.instantiations.quantization.ranges import RANGES, Seen
 from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
+
+_SIDES = ("into", "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +146,7 @@ class StaticQuantization(_BothQuantization):
         summed = {
             path: layer for path, layer in reachable.items() if self.sums and path in _summed(model, self._example())
         }
-        batches = calibration_batches(self.data, self.samples, self.name)
-        into, out = observe(model, reachable, summed, batches)
+        into, out = self._observe(model, reachable, summed)
         self.report(reachable.keys() - into.keys(), "activations left as they are: not called on the calibration data")
         if reachable and not into:
             raise NotApplicable(f"{knob.name}: the calibration data reach no layer")
@@ -154,6 +156,29 @@ class StaticQuantization(_BothQuantization):
                 inputs=self._quantizer(into[path], bits) if path in into else None,
                 outputs=self._quantizer(out[path], bits) if path in out else None,
             )
+
+    def _observe(
+        self, model: nn.Module, reachable: Mapping[str, nn.Module], summed: Mapping[str, nn.Module]
+    ) -> tuple[dict[str, Seen], dict[str, Seen]]:
+        def seen() -> dict[str, Tensor]:
+            both = observe(model, reachable, summed, calibration_batches(self.data, self.samples, self.name))
+            return {
+                f"{side} {name} {path}": tensor
+                for side, found in zip(_SIDES, both, strict=True)
+                for path, one in found.items()
+                for name, tensor in vars(one).items()
+            }
+
+        found = derived(
+            "calibration", seen,
+            model=model, into=sorted(reachable), out=sorted(summed), data=self.data, samples=self.samples,
+        )  # fmt: skip
+        sides: dict[str, dict[str, dict[str, Tensor]]] = {side: {} for side in _SIDES}
+        for key, tensor in found.items():
+            side, name, path = key.split(" ", 2)
+            sides[side].setdefault(path, {})[name] = tensor
+        into, out = ({path: Seen(**parts) for path, parts in sides[side].items()} for side in _SIDES)
+        return into, out
 
     def _quantizer(self, seen: Seen, bits: int) -> ActivationQuantizer:
         low, high = RANGES[self.observer](seen, bits)

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from kmr.cache import derived
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Split
 from kmr.instantiations.pruning.graph import ChannelGroup, Part
@@ -49,7 +50,7 @@ class Criterion(ABC):
             raise KMRError(f"the criterion {kind} reads calibration data: give the rule `data`")
         modes = [(module, module.training) for module in model.modules()]
         try:
-            found = self.scores(model.eval(), groups, data)
+            found = self._scores(model.eval(), groups, data)
         finally:
             for module, training in modes:
                 module.training = training
@@ -61,6 +62,18 @@ class Criterion(ABC):
             mean = float(score.mean()) if self.relative and len(score) else 0.0
             finished.append(score / mean if mean > 0 else score)
         return finished
+
+    def _scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
+        if not self.needs_data:
+            return self.scores(model, groups, data)
+
+        def score() -> dict[str, Tensor]:
+            return {str(place): each for place, each in enumerate(self.scores(model, groups, data))}
+
+        # The groups follow from the model and from where the rule may cut, which their roots and sizes tell.
+        where = [[group.root, group.size, list(group.makers)] for group in groups]
+        found = derived("channel scores", score, model=model, groups=where, criterion=self, data=data)
+        return [found[str(place)] for place in range(len(groups))]
 
 
 @dataclass(frozen=True, eq=False)
