@@ -134,6 +134,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         raise SweepError(
             "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
         )
+    objectives = _objectives(config, instantiation)
+    lowered = next((meter.name for meter in objectives if meter.direction == "minimize"), None)
     return Experiment(
         config=config,
         plain=plain,
@@ -141,7 +143,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         data=data,
         instantiation=instantiation,
         space=space,
-        objectives=_objectives(config, instantiation),
+        objectives=objectives,
         test_qualities=tuple(
             meter
             for meter in _meters(plain, {**live, "data": Predictions.of(data.test)}, trusted)
@@ -150,7 +152,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         finetune=finetune,
         builder=_builder(plain["model"]),
         identity=json.loads(json.dumps(identity, default=str)),
-        prefixes=_prefixes(store, model, finetune),
+        prefixes=_prefixes(store, model, finetune, lowered if config.policy else None),
         store=store,
     )
 
@@ -241,11 +243,15 @@ def _store(config: Config) -> Store | None:
         return None
 
 
-def _prefixes(store: Store | None, model: nn.Module, finetune: FineTune) -> PrefixCache | None:
+def _prefixes(
+    store: Store | None, model: nn.Module, finetune: FineTune, must_lower: str | None = None
+) -> PrefixCache | None:
+    """Return what recalls models; moves that had to lower a cost are kept apart from those that did not."""
     if store is None or finetune.total_steps == 0:
         return None
     try:
         context = {"finetune": describe(finetune, without=("progress",))}
+        context |= {} if must_lower is None else {"must_lower": must_lower}
         return PrefixCache(store, model, context, worth=_WORTH_KEEPING)
     except KMRError as error:
         print(f"models are not cached: {error}")

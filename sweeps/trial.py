@@ -97,7 +97,9 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
             points.append(Point.of(len(points), step))
             on_point(points[-1], model)
 
-    told: dict[str, Any] = {"finetune": experiment.finetune, "on_step": on_step, "base": experiment.base}
+    told: dict[str, Any] = {
+        "finetune": experiment.finetune, "on_step": on_step, "base": experiment.base, "prefixes": experiment.prefixes,
+    }  # fmt: skip
     with keeping(experiment.store):
         if experiment.searches_policy:
             budget = _budget(experiment, params)
@@ -106,7 +108,6 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
             run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, **told)
         else:
             sequence = to_sequence(experiment.instantiation, params)
-            told["prefixes"] = experiment.prefixes
             run = run_sequence(experiment.model, experiment.instantiation, sequence, **told)
     seconds = time.perf_counter() - start
     notes = [note for step in run.trace if not step.accepted for note in step.notes]

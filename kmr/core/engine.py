@@ -82,6 +82,7 @@ def budgeted_kmr(
     on_no_progress: Literal["break", "next"] = "break",
     on_step: OnStep | None = None,
     base: Step | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Run:
     """Turn knobs until the cost fits the budget (Algorithm 1; on a composed instantiation, Algorithm 10).
 
@@ -95,6 +96,8 @@ def budgeted_kmr(
             policy for another (`next`), at most `max_iters` times in a row.
         on_step: told of every accepted model.
         base: the base model's step, where it has been measured before.
+        prefixes: recalls what accepted moves led to in runs under a budget on the same cost, with this base model and
+            fine-tuning; a recalled step carries the seconds that recalling it took.
 
     Raises:
         KMRError: the budget names no cost meter of the instantiation.
@@ -108,14 +111,14 @@ def budgeted_kmr(
     first = base or measure_base(model, instantiation)
     trace = Trace((first,))
     _tell(on_step, first, model)
-    refusals = 0
+    refusals, start = 0, model
     while _cost(trace, budget) > budget.limit and len(trace.accepted) <= budget.max_iters:
-        clock = _Clock()
         here = trace.accepted[-1]
+        clock = _Clock()
         move = policy(model, here.costs, here.qualities)
         if move is None:
             break
-        taken = _take(model, move, here, instantiation, finetune, clock, must_lower=budget.cost)
+        taken = _reach(prefixes, start, trace, model, move, instantiation, finetune, clock, must_lower=budget.cost)
         trace = trace.add(taken.step)
         if taken.step.accepted:
             model, refusals = taken.model, 0
@@ -158,25 +161,11 @@ def run_sequence(
     for move in sequence:
         if instantiation.knob(move.knob).is_neutral(move.value):
             continue
-        clock = _Clock()
-        taken: list[_Taken] = []
-
-        def take(
-            model: nn.Module = model, move: Move = move, here: Step = trace.accepted[-1]
-        ) -> tuple[nn.Module, Step]:
-            taken.append(_take(model, move, here, instantiation, finetune, _Clock(), must_lower=None))  # noqa: B023
-            if not taken[-1].step.accepted:  # noqa: B023
-                raise NotApplicable("; ".join(taken[-1].step.notes))  # noqa: B023
-            return taken[-1].model, taken[-1].step  # noqa: B023
-
-        if prefixes is None:
-            model, step = take()
-        else:
-            model, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
-            if not taken:
-                step = replace(step, seconds=clock.seconds())
-        trace = trace.add(step)
-        _tell(on_step, step, model)
+        taken = _reach(prefixes, start, trace, model, move, instantiation, finetune, _Clock(), must_lower=None)
+        if not taken.step.accepted:
+            raise NotApplicable("; ".join(taken.step.notes))
+        model, trace = taken.model, trace.add(taken.step)
+        _tell(on_step, taken.step, model)
     return Run(model, trace, Outcome.SUCCESS)
 
 
@@ -215,6 +204,40 @@ class _Clock:
     def seconds(self) -> Seconds:
         whole = time.perf_counter() - self._start
         return Seconds(**self._parts, other=max(0.0, whole - sum(self._parts.values())))
+
+
+class _Refused(Exception):
+    def __init__(self, taken: _Taken) -> None:
+        self.taken = taken
+
+
+def _reach(
+    prefixes: Prefixes | None,
+    start: nn.Module,
+    trace: Trace,
+    model: nn.Module,
+    move: Move,
+    instantiation: Instantiation,
+    finetune: FineTune | None,
+    clock: _Clock,
+    must_lower: str | None,
+) -> _Taken:
+    """Take a move after those of the trace, or recall what it led to; what is refused is never kept."""
+    made: list[_Taken] = []
+
+    def take() -> tuple[nn.Module, Step]:
+        made.append(_take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower))
+        if not made[-1].step.accepted:
+            raise _Refused(made[-1])
+        return made[-1].model, made[-1].step
+
+    if prefixes is None:
+        return _take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower)
+    try:
+        reached, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
+    except _Refused as refused:
+        return refused.taken
+    return _Taken(reached, step if made else replace(step, seconds=clock.seconds()))
 
 
 def _take(

@@ -16,6 +16,7 @@ from toy import Jitter, Largest, Numbers, Scale, Total, toy
 
 from kmr.cache import CacheWarning, PrefixCache, Store
 from kmr.core import (
+    Budget,
     Choice,
     Cost,
     Instantiation,
@@ -24,10 +25,14 @@ from kmr.core import (
     Knob,
     Move,
     NotApplicable,
+    Policy,
     Reading,
+    Readings,
     Rule,
     RuleWarning,
+    Run,
     Value,
+    budgeted_kmr,
     run_sequence,
 )
 from kmr.core.trace import TransformationSequence
@@ -316,3 +321,38 @@ def test_processes_that_ask_for_one_sequence_take_each_move_once(
         assert result["readings"] == readings
         assert result["values"] == found[0]["values"]
         assert torch.equal(torch.tensor(result["values"][-1]), alone.model.values.detach())  # type: ignore[operator, union-attr]
+
+
+class Listed(Policy):
+    def __init__(self, *proposed: Move) -> None:
+        self.left = list(proposed)
+
+    def __call__(self, model: nn.Module, costs: Readings, qualities: Readings) -> Move | None:
+        return self.left.pop(0) if self.left else None
+
+
+def test_runs_under_a_budget_recall_what_they_accepted_and_refuse_again(store: Store) -> None:
+    trained: list[int] = []
+
+    def train(model: nn.Module) -> nn.Module:
+        trained.append(1)
+        return model
+
+    def run(limit: float, prefixes: PrefixCache | None) -> Run:
+        proposed = moves(("scale.by", 0.5), ("scale.by", -0.5), ("shift.by", 9), ("scale.by", 0.25), ("scale.by", 0.5))
+        return budgeted_kmr(
+            BASE, toy(Scale(), Shift()), Listed(*proposed), Budget("total", limit, 9),
+            finetune=train, on_no_progress="next", prefixes=prefixes,
+        )  # fmt: skip
+
+    plain = run(2.0, None)
+    assert len(trained) == 3
+    for times in (3, 0):
+        trained.clear()
+        cached = run(2.0, PrefixCache(store, BASE, {}))
+        assert cached.trace == plain.trace
+        assert torch.equal(cached.model.values, plain.model.values)  # type: ignore[arg-type]
+        assert len(trained) == times
+    assert len(run(4.0, PrefixCache(store, BASE, {})).trace.accepted) < len(plain.trace.accepted)
+    assert trained == [], "a looser budget begins alike"
+    assert [step.accepted for step in plain.trace][1:4] == [True, False, False]
