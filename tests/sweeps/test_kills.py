@@ -109,6 +109,36 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(calm, small_disk,
     assert measured(small_disk) == measured(calm)
 
 
+JUMPER = """
+import atexit, sys, time
+
+real, calls = time.time, 0
+atexit.register(lambda: print(f"asked for the time {calls} times"))
+
+def jumping():
+    global calls
+    calls += 1
+    return real() + (0, 40 * 86400, -400 * 86400)[calls // 2 % 3]
+
+time.time = jumping
+from sweeps.run import main
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clock_that_jumps_by_months_changes_nothing(calm, tmp_path, workers: int) -> None:
+    overrides = [*SMALL, f"output_dir={tmp_path}", f"trials={TRIALS}", f"workers={workers}", "threads=1"]
+    command = [sys.executable, "-c", JUMPER, *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[-2]) >= TRIALS, "it jumped while trials were claimed"
+    assert measured(tmp_path) == measured(calm)
+    study = optuna.load_study(study_name="small", storage=open_storage(None, tmp_path / "small"))
+    assert [record.state for record in records(study)] == ["complete"] * TRIALS
+    assert TrialState.RUNNING not in [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
 def test_two_drivers_on_one_study_share_its_trials(calm, tmp_path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     assert sweep(tmp_path / "first", "trials=1", f"storage={url}")[0] == 0
