@@ -1,20 +1,22 @@
 """What the harness costs per trial and how that grows, beside a bare Optuna + MLflow loop that logs the same.
 
 Both sides run the same trials over the same three knobs with the same sampler and storages in new folders. A trial's
-model is a fixed tiny linear layer; after each of its three moves a fine-tuning of a few milliseconds waits without
-holding the interpreter, as training on a device does. Both sides measure every model on the way, tell all three to the
-study, and log the trial's parameters and the readings of all three models to MLflow in one batch. Ours does more
-beside: a claim on each trial, its points in the study, the moves made once more to read costs and find duplicates
-before training, and every front member saved as an artifact.
+model is a fixed tiny linear layer; after each of its three moves a fine-tuning of a tenth of a second waits without
+holding the interpreter, as training does (that of `+exp=quickstart` takes three times as long). Both sides measure
+every model on the way by eleven meters, as many as the quickstart has, tell all three to the study, and log the trial's
+parameters and all readings with their standard errors to MLflow in one batch. Ours does more beside: a claim on each
+trial, its points in the study, the moves made once more to find duplicates before training, and every front member
+saved as an artifact.
 
 Overhead is the wall time of the whole search, logging included, less the work of the trials (for ours: what the engine
 charged to rules, fine-tuning and meters). The sampler is TPE up to 1,000 trials and NSGA-II above, on both sides.
 
-Bar: at 1,000 trials at most half of the bare loop's overhead (quick: at most 50 ms), and per trial at 10,000 no more
-than at 1,000, so that the total grows no faster than linearly.
+Bar: at most 50 ms a trial at 100 trials, at 1,000 at most half of the bare loop's overhead, and per trial at 10,000 no
+more than at 1,000, so that the total grows no faster than linearly.
 
-    python -m benchmarks.overhead            # 100, 1,000 and 10,000 trials: long
-    python -m benchmarks.overhead --quick    # 60 trials
+    python -m benchmarks.overhead                       # 100, 1,000 and 10,000 trials: some hours
+    python -m benchmarks.overhead --trials 100 1000     # a quarter of an hour
+    python -m benchmarks.overhead --quick               # 100 trials
 """
 
 import argparse
@@ -26,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ from sweeps.tracking import Tracker
 from sweeps.workers import InProcess
 
 BAR_MS = 50.0
-WORK = 0.01
+WORK = 0.1
 """Seconds that the fine-tuning after a move takes."""
 
 
@@ -106,6 +108,18 @@ class Rippled(Quality):
         return Reading(_quality(float(sum(p.abs().sum() for p in seen.parameters()))))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Another(Rippled):
+    """One more meter, with a standard error."""
+
+    def read(self, seen: nn.Module) -> Reading:
+        """Read the same."""
+        return replace(super().read(seen), stderr=0.01)
+
+
+OTHERS = tuple(f"meter{number}" for number in range(9))
+
+
 def _quality(norm: float) -> float:
     return math.log1p(norm) + 0.2 * math.sin(1e4 * norm)
 
@@ -116,7 +130,9 @@ def tiny_experiment(folder: Path, trials: int) -> Experiment:
     data = as_data({"train": (x, y), "validation": (x, y), "test": (x, y)}, 8)
     torch.manual_seed(0)
     rules = tuple(Shrink(name=name) for name in ("first", "second", "third"))
-    instantiation = Instantiation("overhead", rules, (Norm(name="norm"),), (Rippled(name="quality"),))
+    instantiation = Instantiation(
+        "overhead", rules, (Norm(name="norm"),), (Rippled(name="quality"), *(Another(name=name) for name in OTHERS))
+    )
     plain: Mapping[str, Any] = {"sampler": _sampler(trials), "screening": False}
     return Experiment(
         config=Config(name="overhead", output_dir=str(folder), trials=trials, objectives=["norm", "quality"]),
@@ -125,7 +141,7 @@ def tiny_experiment(folder: Path, trials: int) -> Experiment:
         data=data,
         instantiation=instantiation,
         space=search_space(instantiation, {}),
-        objectives=(*instantiation.costs, *instantiation.qualities),
+        objectives=(*instantiation.costs, *instantiation.qualities[:1]),
         test_qualities=instantiation.qualities,
         finetune=Wait(data=data.train),
         builder=Builder("torch.nn.Linear", {"in_features": 4, "out_features": 2}),
@@ -193,13 +209,17 @@ def bare(folder: Path, trials: int) -> float:
             run.info.run_id,
             metrics=[
                 Metric(name, value, now, step)
-                for step, values in enumerate(models, start=1)
-                for name, value in zip(("norm", "quality"), values, strict=True)
+                for step, (norm, quality) in enumerate(models, start=1)
+                for name, value in {"norm": norm, "quality": quality, **_more(quality)}.items()
             ],
             params=[Param(name, str(value)) for name, value in trial.params.items()],
         )
         client.set_terminated(run.info.run_id)
     return 1000 * (time.perf_counter() - start - worked) / trials
+
+
+def _more(quality: float) -> dict[str, float]:
+    return dict.fromkeys(OTHERS, quality) | dict.fromkeys((f"stderr/{name}" for name in OTHERS), 0.01)
 
 
 def _evaluate(weight: Tensor, knobs: list[float]) -> list[list[float]]:
@@ -215,7 +235,7 @@ def _evaluate(weight: Tensor, knobs: list[float]) -> list[list[float]]:
 def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="60 trials alone")
+    parser.add_argument("--quick", action="store_true", help="100 trials alone")
     parser.add_argument("--trials", type=int, nargs="*", default=[100, 1000, 10_000])
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -225,7 +245,7 @@ def main() -> int:
     for column in ("trials", "bare Optuna + MLflow", "kmr-sweeps", "ratio"):
         table.add_column(column, justify="right")
     found: dict[int, tuple[float, float]] = {}
-    for trials in [60] if arguments.quick else arguments.trials:
+    for trials in [100] if arguments.quick else arguments.trials:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             baseline = bare(Path(other), trials)
             overhead, _ = ours(Path(one), trials)
@@ -233,7 +253,7 @@ def main() -> int:
         table.add_row(f"{trials:,}", f"{baseline:.1f}", f"{overhead:.1f}", f"{overhead / baseline:.2f}")
         print(f"{trials} trials: bare {baseline:.1f} ms, ours {overhead:.1f} ms", file=sys.stderr)
     Console().print(table)
-    passed = all(overhead <= BAR_MS for _, overhead in found.values()) if arguments.quick else True
+    passed = 100 not in found or found[100][1] <= BAR_MS
     if 1000 in found:
         passed &= found[1000][1] <= 0.5 * found[1000][0]
         passed &= 10_000 not in found or found[10_000][1] <= found[1000][1]
