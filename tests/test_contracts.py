@@ -155,7 +155,6 @@ CANNOT = {
     ("dynamic", "gate"): "no convolution to gate",
     ("static", "gate"): "no convolution to gate",
     ("static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
-    ("exits", "depth"): "does not run",  # exits lead off between the blocks
 }
 """Rules that do not follow another, and what they say."""
 
