@@ -56,7 +56,7 @@ def cnn() -> nn.Module:
     with kmr.isolated_rng(0):
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1),
-            nn.ReLU(), nn.Sequential(Residual(12, 6), Residual(12, 8)),
+            nn.ReLU(), nn.Sequential(Residual(12, 6), Residual(12, 6)),
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
             nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4),
         ).eval()  # fmt: skip
@@ -157,6 +157,8 @@ CANNOT = {
     ("dynamic", "gate"): "no convolution to gate",
     ("static", "gate"): "no convolution to gate",
     ("static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
+    ("depth", "share_blocks"): "no two blocks",  # one is left
+    ("share", "share_blocks"): "no two blocks",  # their layers are one already
 }
 """Rules that do not follow another, and what they say."""
 

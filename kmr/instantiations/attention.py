@@ -38,9 +38,12 @@ class SplitAttention(nn.Module):
             weights = tuple(
                 cast(Tensor, getattr(attention, f"{name}_proj_weight")).detach() for name in ("q", "k", "v")
             )
+        packed = attention.in_proj_weight if attention.in_proj_weight is not None else attention.q_proj_weight
+        trainable = packed.requires_grad
         biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.detach().chunk(3)
         for name, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
             self.register_module(name, _linear(weight, bias))
+            self.get_submodule(name).requires_grad_(trainable)
         state = read_weight(attention.out_proj)
         out = attention.out_proj
         self.out_proj = _linear(state.weight, None if out.bias is None else out.bias.detach())
