@@ -158,7 +158,6 @@ CANNOT = {
     ("static", "gate"): "no convolution to gate",
     ("static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
     ("depth", "share_blocks"): "no two blocks",  # one is left
-    ("share", "share_blocks"): "no two blocks",  # their layers are one already
 }
 """Rules that do not follow another, and what they say."""
 

@@ -35,6 +35,7 @@ class DropBlocks(LayerRule):
         samples: how many of them.
     """
 
+    version: ClassVar[int] = 2
     name: str = "depth"
     example_inputs: Inputs = field(repr=False, compare=False)
     importance: Literal["influence", "change"] = "influence"

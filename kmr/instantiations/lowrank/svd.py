@@ -25,6 +25,7 @@ from kmr.instantiations.factored import (
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
+from kmr.instantiations.lowrank.pairs import find_pairs
 from kmr.instantiations.lowrank.ranks import RANKINGS, energy_rank, kept_rank, share_rank
 from kmr.weights import read_weight
 
@@ -38,8 +39,10 @@ class LowRank(LayerRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
     The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its full
-    rank; the rank follows from it. The factors of a weight on a grid get grids of the same bits and scheme; those of a
-    masked weight are dense. Where a layer's activations are quantized those between its factors are not.
+    rank; the rank follows from it. Of a layer that is two factors already the product is truncated again, to the rank
+    that the value gives the whole layer; what counts of energy is that of the product. The factors of a weight on a
+    grid get grids of the same bits and scheme; those of a masked weight are dense. Where a layer's activations are
+    quantized those between its factors are not.
 
     Args:
         by: what the value is a share of: `parameters`, `energy` (the squared singular values) or `rank`.
@@ -49,6 +52,7 @@ class LowRank(LayerRule):
         samples: how many of them.
     """
 
+    version: ClassVar[int] = 2
     name: str = "lowrank"
     by: Literal["parameters", "energy", "rank"] = "parameters"
     error: Literal["weights", "outputs"] = "weights"
@@ -84,8 +88,28 @@ class LowRank(LayerRule):
         read_by_parent = attention_outputs(model) & factorable.keys()
         self.report(read_by_parent, "left as they are: the attention around them reads their weight")
         own = {path: layer for path, layer in factorable.items() if path not in read_by_parent}
-        moments = self._moments(model, own)
-        dense, unmasked = [], []
+        pairs, halves = {}, set()
+        for path, pair in find_pairs(model).items():
+            parts = {f"{path}.first".lstrip("."), f"{path}.second".lstrip(".")}
+            there = parts & own.keys()
+            if there == parts:
+                pairs[path] = pair
+            halves |= there if there != parts else set()
+            own = {name: layer for name, layer in own.items() if name not in parts}
+        self.report(halves, "left as it is: half of two factors, whose product alone has a rank to lower")
+        moments = self._moments(model, {**own, **{path: pair.first for path, pair in pairs.items()}})
+        dense, unmasked, kept, loose = [], [], [], []
+        for path, pair in pairs.items():
+            matrix = pair.matrix()
+            found = _decomposed(matrix, moments.get(path))
+            rank = self._rank(matrix, found, float(value))
+            if rank >= pair.rank:
+                kept.append(path)
+                continue
+            if pair.masked:
+                unmasked.append(path)
+            if pair.truncate(*found.factors(rank)):
+                loose.append(path)
         for path, layer in own.items():
             matrix = _matrix(read_weight(layer).weight)
             found = _decomposed(matrix, moments.get(path))
@@ -96,8 +120,10 @@ class LowRank(LayerRule):
             if read_weight(layer).keep is not None:
                 unmasked.append(path)
             model = replace_module(model, layer, matrix_pair(layer, *found.factors(rank)))
-        if len(dense) + len(read_by_parent) == len(factorable):
+        if len(dense) == len(own) and len(kept) == len(pairs):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters as two factors")
+        self.report(kept, "left as they are: they are two factors of no higher rank already")
+        self.report(loose, "what is between the factors is no longer on its grid, whose range was that of others")
         self.report(dense, "left dense: two factors of that rank would hold no fewer parameters")
         self.report(unmasked, "the mask is gone: the factors of a masked weight are dense")
         leave_fast_path(model)
