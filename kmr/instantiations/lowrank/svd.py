@@ -5,7 +5,7 @@ of out × (in · kernel), becomes one of r kernels followed by a 1 × 1 convolut
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, cast, final
 
 import torch
@@ -26,7 +26,8 @@ from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.pairs import find_pairs
-from kmr.instantiations.lowrank.ranks import RANKINGS, energy_rank, kept_rank, share_rank
+from kmr.instantiations.lowrank.ranks import FROM_ZERO, RANKINGS, energy_rank, kept_rank, rank_between, share_rank
+from kmr.instantiations.lowrank.variational import variational_rank
 from kmr.weights import read_weight
 
 _WORTH_KEEPING = 2**18
@@ -38,14 +39,16 @@ _WORTH_KEEPING = 2**18
 class LowRank(LayerRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
-    The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its full
-    rank; the rank follows from it. Of a layer that is two factors already the product is truncated again, to the rank
-    that the value gives the whole layer; what counts of energy is that of the product. The factors of a weight on a
-    grid get grids of the same bits and scheme; those of a masked weight are dense. Where a layer's activations are
-    quantized those between its factors are not.
+    The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its
+    full rank; the rank follows from it. With `by` = vbmf it is how far the rank lies between the one that stands
+    out from noise in the weight (`variational_rank`), at 0, and the full one. Of a layer that is two factors
+    already the product is truncated again, to the rank that the value gives the whole layer; what counts of energy
+    is that of the product. The factors of a weight on a grid get grids of the same bits and scheme; those of a
+    masked weight are dense. Where a layer's activations are quantized those between its factors are not.
 
     Args:
-        by: what the value is a share of: `parameters`, `energy` (the squared singular values) or `rank`.
+        by: what the value is a share of: `parameters`, `energy` (the squared singular values), `rank`, or what `vbmf`
+            leaves out.
         error: what the factors keep small: the error of the `weights`, or that of the layer's `outputs` on its inputs
             (activation-aware: singular values of the weight times the root of its inputs' second moment).
         data: the samples whose inputs count, with `error` = outputs.
@@ -54,7 +57,7 @@ class LowRank(LayerRule):
 
     version: ClassVar[int] = 2
     name: str = "lowrank"
-    by: Literal["parameters", "energy", "rank"] = "parameters"
+    by: Literal["parameters", "energy", "rank", "vbmf"] = "parameters"
     error: Literal["weights", "outputs"] = "weights"
     data: Split | None = field(default=None, repr=False)
     samples: int = 256
@@ -67,8 +70,15 @@ class LowRank(LayerRule):
             raise KMRError(f"{self.name} chooses ranks by {', '.join(RANKINGS)}, not {self.by!r}")
         if self.error not in ("weights", "outputs"):
             raise KMRError(f"{self.name} keeps the error of weights or outputs small, not {self.error!r}")
+        if self.by == "vbmf" and self.error == "outputs":
+            raise KMRError(f"{self.name}: vbmf finds noise in weights, not in what they make of their inputs")
         if self.error == "outputs" and (self.data is None or self.samples < 1):
             raise KMRError(f"{self.name} needs data, and at least 1 of its samples, to know the inputs of layers")
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
+        return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
     @property
     def leaves(self) -> frozenset[Trait]:
@@ -149,6 +159,8 @@ class LowRank(LayerRule):
                 return energy_rank(found.singular, value)
             case "rank":
                 return share_rank((rows, columns), value)
+            case "vbmf":
+                return rank_between(variational_rank(found.singular, (rows, columns)), min(rows, columns), value)
 
 
 def _matrix(weight: Tensor) -> Tensor:
