@@ -34,6 +34,7 @@ CANNOT = {
     ("cnn", "static", "gate"): "no convolution to gate",
     ("cnn", "static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
     ("cnn", "depth", "share_blocks"): "no two blocks",  # one is left
+    ("transformer", "share_blocks", "adapters"): "adapters of width 1",  # the scales that train take more than that
     ("transformer", "depth", "share_blocks"): "no two blocks",
     # Values on grids cannot be fitted by least squares, nor layers that the original does not have.
     ("transformer", "joint", "recover"): "its weight lies on a grid",

@@ -47,7 +47,7 @@ class BottleneckAdapters(LayerRule):
     """
 
     lowers: ClassVar[str] = "trainable_parameters"
-    raises: ClassVar[frozenset[str]] = frozenset({"parameters", "weight_bytes", "macs"})
+    raises: ClassVar[frozenset[str]] = frozenset({"parameters", "weight_bytes", "macs", "expected_macs"})
     name: str = "adapters"
     example_inputs: Inputs = field(repr=False, compare=False)
     after: tuple[str, ...] = ()
@@ -118,7 +118,9 @@ class BottleneckAdapters(LayerRule):
 
     def _beside(self, model: nn.Module, flags: dict[nn.Parameter, bool]) -> set[nn.Parameter]:
         """Return the parameters of the model that train on."""
-        kept = {p for p, flag in flags.items() if flag and self.vectors and p.dim() <= 1}
+        # The levels and scales that hold a weight stay as it does.
+        held = {id(p) for name, p in model.named_parameters() if "parametrizations." in name}
+        kept = {p for p, flag in flags.items() if flag and self.vectors and p.dim() <= 1 and id(p) not in held}
         for path, module in model.named_modules():
             if any(matches(path, pattern) for pattern in self.also):
                 kept |= {p for p in module.parameters() if flags[p]}
