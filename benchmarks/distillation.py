@@ -75,7 +75,7 @@ def guides(teacher: nn.Module) -> dict[str, Mapping[str, Guide]]:
 def shortened(model: nn.Module, data: Split) -> nn.Module:
     """Return the student: what is left of a model without six in ten of the blocks it could do without."""
     rule = DropBlocks(example_inputs=data.first_inputs(2), data=data)
-    return rule(model, rule.knobs[0].name, 0.4)
+    return rule(model, rule.knobs[0].name, 0.6)
 
 
 def train(student: nn.Module, seed: int, setting: Setting, data: Split, taught: Mapping[str, Guide]) -> nn.Module:

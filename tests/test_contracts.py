@@ -1,124 +1,34 @@
 """What every rule and meter of `conf/` owes, found there by its YAML: adding one adds it here."""
 
 import copy
-import itertools
-import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from contracts import METERS, MODELS, RULES, cnn, meter, rule, same, state, turned
 from torch import nn
 
-import conf
-import kmr
 from kmr.activations import ActivationQuantizer
-from kmr.artifact import Builder
-from kmr.core import Cost, KMRError, Meter, Move, NotApplicable, NotHere, Quality, Rule, RuleWarning, measure
-from kmr.data import Split, forward
-from kmr.finetune import FineTune
-from kmr.meters import Energy, Latency, Predictions, SampleTime
-from kmr.policies.ladder import rungs
+from kmr.core import Cost, KMRError, NotApplicable, Quality, measure
+from kmr.meters import Energy, Latency, SampleTime
 from kmr.weights import read_weight, weight_layers
-from sweeps.build import part
-from sweeps.errors import SweepError
 
-CONF = Path(conf.__file__).parent
-RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
-RECOVERIES = {"recover"}
-"""The rules that win quality back and leave every cost as it is."""
-LOWERED = {"gate": "expected_macs"}
-"""The cost that a rule lowers where that is not the bytes stored."""
-METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
-IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+WATCHED = ("weight_bytes", "parameters", "trainable_parameters", "macs")
+"""The costs that a rule raises only where it says so."""
+VALUES = {("exits", "costs"): 0.3, ("recover", "costs"): "bn", ("recover", "transformer"): "reconstruct"}
+"""What to turn to where the middle of the ladder does nothing (no sample leaves, no BatchNorm), or takes long."""
 
 
-class Residual(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.widen, self.back = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, width, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.back(torch.relu(self.widen(x))))
-
-
-class Shortcut(nn.Module):
-    """A convolution with a shortcut around it, for the rules that leave out whole blocks."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + torch.relu(self.conv(x))
-
-
-def cnn() -> nn.Module:
-    with kmr.isolated_rng(0):
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Shortcut(8), nn.Conv2d(8, 12, 3, padding=1),
-            nn.ReLU(), nn.Sequential(Residual(12, 6), Residual(12, 8)),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
-            nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4),
-        ).eval()  # fmt: skip
-
-
-def rule(name: str) -> Rule:
-    config = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
-    data = Split((IMAGES, torch.arange(24) % 4), 8)
-    recipe = FineTune(data=data, steps=2)
-    live = {"example_inputs": IMAGES[:2], "data": data, "original": cnn(), "finetune": recipe}
-    made = part(f"rules.{name}", config, name=name, seed=0, **live)
-    assert isinstance(made, Rule)
-    return made
-
-
-def meter(name: str) -> Meter:
-    config = yaml.safe_load((CONF / "meter" / f"{name}.yaml").read_text())
-    targets = torch.arange(24) % 4
-    if name in ("r2", "neg_mse"):
-        targets = torch.nn.functional.one_hot(targets).float() + torch.arange(24)[:, None]
-    split = Split((IMAGES, targets), 8)
-    live = {"data": Predictions(split), "original": cnn(), "example_inputs": IMAGES[:1], "calibration": split}
-    try:
-        made = part(f"meters.{name}", config, name=name, **live)
-    except SweepError as error:
-        if isinstance(error.__cause__, NotHere):
-            pytest.skip(str(error))
-        raise
-    assert isinstance(made, Meter)
-    return made
-
-
-def turned(made: Rule, model: nn.Module) -> nn.Module:
-    """Apply a rule at the middle of its only knob's ladder; it may only warn in the way of rules."""
-    knob = made.knobs[0]
-    steps = rungs(knob.domain, 4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", RuleWarning)
-        return made(model, knob.name, steps[len(steps) // 2])
-
-
-def output(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return forward(model, IMAGES)
-
-
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str) -> None:
-    model, made = cnn(), rule(name)
+def test_a_rule_is_pure_deterministic_and_neutral_where_it_says_so(name: str, kind: str) -> None:
+    model, made, value = MODELS[kind](), rule(name, kind), VALUES.get((name, kind))
     before = state(model)
-    first, second = turned(made, model), turned(rule(name), model)
+    if (name, kind) == ("gate", "transformer"):
+        with pytest.raises(NotApplicable, match="no convolution"):
+            turned(made, model)
+        return
+    first, second = turned(made, model, value), turned(rule(name, kind), model, value)
     assert same(before, state(model)), "the model it was given is unchanged"
     assert same(state(first), state(second)), "the same (M, k, v) gives the same model"
     assert not same(before, state(first)), "the middle of the ladder does something"
@@ -140,42 +50,18 @@ def carried(model: nn.Module) -> set[str]:
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_leaves_what_it_says(name: str) -> None:
     made = rule(name)
-    assert carried(turned(made, cnn())) == made.leaves - {"structure"}
+    assert carried(turned(made, cnn(), VALUES.get((name, "costs")))) == made.leaves - {"structure"}
 
 
-@pytest.mark.parametrize("name", sorted({*RULES} - {"exits"}))  # heads are added; what they save is expected MACs
-def test_a_rule_lowers_what_it_is_for(name: str) -> None:
-    cost = meter(LOWERED.get(name, "weight_bytes"))
-    before, after = cost(cnn()).value, cost(turned(rule(name), cnn())).value
-    assert after == before if name in RECOVERIES else after < before
-
-
-CANNOT = {
-    ("dynamic", "exits"): "depends on which others leave",  # ranges are those of the batch a sample is in
-    ("dynamic", "gate"): "no convolution to gate",
-    ("static", "gate"): "no convolution to gate",
-    ("static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
-    ("exits", "depth"): "does not run",  # exits lead off between the blocks
-}
-"""Rules that do not follow another, and what they say."""
-
-
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(RULES, 2)))
-def test_any_rule_composes_with_any_other_and_the_result_ships(first: str, second: str, tmp_path: Path) -> None:
-    base = cnn()
-    if (first, second) in CANNOT:
-        with pytest.raises(NotApplicable, match=CANNOT[first, second]):
-            turned(rule(second), turned(rule(first), base))
-        return
-    try:
-        both = turned(rule(second), turned(rule(first), base))
-    except NotApplicable as reason:
-        pytest.fail(f"{second} after {first}: {reason}")
-    assert output(both).shape == output(base).shape
-    assert torch.isfinite(output(both)).all()
-    moves = (Move("first", 1), Move("second", 2))
-    saved = kmr.save(tmp_path / "model", both, base=base, builder=Builder("torch.nn.Sequential"), sequence=moves)
-    assert torch.equal(output(kmr.load(saved, base=base)), output(both.eval()))
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_lowers_what_it_is_for_and_raises_only_what_it_says(name: str) -> None:
+    made = rule(name)
+    costs = [meter(cost) for cost in dict.fromkeys((made.lowers, *WATCHED))]
+    model = turned(made, cnn(), VALUES.get((name, "costs")))
+    before, after = measure(cnn(), costs), measure(model, costs)
+    if not made.recovers:
+        assert after[made.lowers].value < before[made.lowers].value
+    assert {cost.name for cost in costs if after[cost.name].value > before[cost.name].value} <= made.raises
 
 
 @pytest.mark.parametrize("name", METERS)

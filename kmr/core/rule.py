@@ -35,6 +35,12 @@ class Rule(ABC):
     recovers: ClassVar[bool] = False
     """Whether it changes values alone and no cost: what is read before training leaves it out."""
 
+    lowers: ClassVar[str] = "weight_bytes"
+    """The cost it is there to lower, by the name of its meter in `conf/meter`; one that recovers lowers none."""
+
+    raises: ClassVar[frozenset[str]] = frozenset()
+    """Other costs that it may raise for that, by name; of a rule that says nothing none goes up."""
+
     @property
     @abstractmethod
     def knobs(self) -> tuple[Knob, ...]:

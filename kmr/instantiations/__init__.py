@@ -13,8 +13,10 @@ reaches, and what it reports having left alone, is the rule, a thin class over `
   activations (`StaticQuantization`, `DynamicQuantization`), and bits for each layer (`measure_sensitivity`).
 - `lowrank`: truncated singular values, of the weights or of what they make of their inputs (`LowRank`).
 - `tensor`: Tucker, CP and tensor-train decompositions of weights (`TensorDecomposition`).
-- `sharing`: layers of one shape as one layer, used in several places (`WeightSharing`).
-- `peft`: adapters that are trained in place of weights and merged (`LowRankAdaptation`, a fine-tuning recipe).
+- `sharing`: layers of one shape as one layer, used in several places (`WeightSharing`), and whole blocks
+  (`BlockSharing`).
+- `peft`: adapters that are trained in place of weights and merged (`LowRankAdaptation`, a fine-tuning recipe), or that
+  stay in a frozen model (`BottleneckAdapters`).
 - `architecture`: blocks that are left out (`DropBlocks`), exits for easy samples (`EarlyExit`).
 - `distillation`: students (`Distillation`), and what teachers teach in any fine-tuning (guides).
 

@@ -38,12 +38,14 @@ class SplitAttention(nn.Module):
             weights = tuple(
                 cast(Tensor, getattr(attention, f"{name}_proj_weight")).detach() for name in ("q", "k", "v")
             )
+        packed = attention.in_proj_weight if attention.in_proj_weight is not None else attention.q_proj_weight
         biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.detach().chunk(3)
         for name, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
-            self.register_module(name, _linear(weight, bias))
+            self.register_module(name, _linear(weight, bias, packed, attention.in_proj_bias))
         state = read_weight(attention.out_proj)
         out = attention.out_proj
-        self.out_proj = _linear(state.weight, None if out.bias is None else out.bias.detach())
+        latent = next(parameter for name, parameter in out.named_parameters() if name != "bias")
+        self.out_proj = _linear(state.weight, None if out.bias is None else out.bias.detach(), latent, out.bias)
         if state.grid is not None or state.keep is not None:
             write_weight(self.out_proj, state)
         self.train(attention.training)
@@ -140,11 +142,12 @@ def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return model
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor | None, like: Tensor, bias_like: Tensor | None) -> nn.Linear:
+    """Return a layer that holds these values, each trained or not as what it comes from."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.clone())
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=like.requires_grad)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
+        layer.bias = nn.Parameter(bias.clone(), requires_grad=bias_like is None or bias_like.requires_grad)
     return layer
 
 

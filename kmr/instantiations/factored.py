@@ -49,8 +49,11 @@ def convolution_class(layer: nn.Module) -> Any:
     return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
 
 
-def matrix_pair(layer: Factorable, first: Tensor, second: Tensor) -> nn.Sequential:
-    """Return a layer as two, of `first` (rank, n) and `second` (m, rank), its weight seen as a matrix (m, n)."""
+def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool = True) -> nn.Sequential:
+    """Return a layer as two, of `first` (rank, n) and `second` (m, rank), its weight seen as a matrix (m, n).
+
+    `ends` is that of `chained`.
+    """
     rank = len(first)
     pair: dict[str, nn.Module]
     if isinstance(layer, nn.Linear):
@@ -67,7 +70,7 @@ def matrix_pair(layer: Factorable, first: Tensor, second: Tensor) -> nn.Sequenti
             "first": convolution(layer.in_channels, rank, **spatial, bias=False),
             "second": convolution(rank, layer.out_channels, kernel_size=1, bias=False),
         }
-    return chained(layer, pair, (first, second))
+    return chained(layer, pair, (first, second), ends=ends)
 
 
 def chained(

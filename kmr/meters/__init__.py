@@ -23,6 +23,7 @@ from kmr.meters.faithfulness import (
 from kmr.meters.latency import Latency, SampleTime, time_model, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
+from kmr.meters.optimizer import OptimizerBytes
 from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
 from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
@@ -45,6 +46,7 @@ __all__ = [
     "NegativeKL",
     "NegativeMSE",
     "NonzeroParameters",
+    "OptimizerBytes",
     "Outputs",
     "Parameters",
     "PeakMemory",

@@ -4,8 +4,8 @@ Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student o
 `distillation.Distillation`.
 """
 
-from kmr.instantiations.architecture.blocks import Block, change, drop, find_blocks, influence
+from kmr.instantiations.architecture.blocks import Block, Skip, change, find_blocks, influence
 from kmr.instantiations.architecture.depth import DropBlocks
 from kmr.instantiations.architecture.exits import EarlyExit
 
-__all__ = ["Block", "DropBlocks", "EarlyExit", "change", "drop", "find_blocks", "influence"]
+__all__ = ["Block", "DropBlocks", "EarlyExit", "Skip", "change", "find_blocks", "influence"]

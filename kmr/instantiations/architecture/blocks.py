@@ -1,142 +1,242 @@
-"""Blocks that a model can do without: residual blocks, transformer layers, whatever gives back the shape it takes."""
+"""Blocks that a model can do without: residual blocks, transformer layers, whatever adds to what it is given."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.data import Inputs, forward
+from kmr.data import Inputs
+from kmr.instantiations.pruning.proof import outputs_of
+from kmr.weights import strip_all
+
+Undo: TypeAlias = Callable[[], None]
+
+
+class Skip(nn.Module):
+    """What is left of a block that is gone: its input.
+
+    Args:
+        argument: the name under which the block was given it; None where it came first, without a name.
+        extra: how many more values, all None, the block gave beside its output; None where it gave the output alone.
+    """
+
+    def __init__(self, argument: str | None = None, extra: int | None = None) -> None:
+        super().__init__()
+        self.argument, self.extra = argument, extra
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the input."""
+        x = args[0] if self.argument is None else kwargs[self.argument]
+        return x if self.extra is None else (x, *(None,) * self.extra)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a model, by the path of the list that holds it and its name there."""
+    """Where a block is, and how it is called (see `Skip`)."""
 
-    container: str
-    name: str
-
-    @property
-    def path(self) -> str:
-        """The path of the block itself."""
-        return f"{self.container}.{self.name}" if self.container else self.name
+    path: str
+    argument: str | None = None
+    extra: int | None = None
 
 
 def find_blocks(model: nn.Module, inputs: Inputs) -> list[Block]:
-    """Return the blocks of a model in their order: entries of a `Sequential` or `ModuleList` that could be left out.
+    """Return the blocks of a model in eval mode, in its order; it is left as it is.
 
-    A block holds weights in modules of its own, is called once, and its first output has the shape and type of its
-    first input.
+    A block holds a weight, is called once, and gives an output of the shape and type of its input that still follows
+    the input when all weights in the block are 0: the input reaches the output around them. Of blocks in blocks the
+    outer one counts, but for one that holds several of a kind, and for a chain, whose blocks count each. A module used
+    in several places is none.
     """
-    candidates = [
-        Block(path, name)
+    places: dict[int, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        places[id(module)] = places.get(id(module), 0) + 1
+    paths = [
+        path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Sequential | nn.ModuleList) and type(module).forward in _PLAIN
-        for name, child in module.named_children()
-        if any(True for inner in child.children() for _ in inner.parameters()) and not isinstance(child, _CHAINS)
+        if path and places[id(module)] == 1 and any(p.dim() > 1 for p in module.parameters())
     ]
-    with _watched(model, [block.path for block in candidates]) as calls:
-        _run(model, inputs)
-    kept: list[Block] = []
-    for block in candidates:
-        seen = calls.get(block.path, [])
-        inside = any(block.path.startswith(f"{other.path}.") for other in kept)
-        if len(seen) == 1 and not inside and _fits(*seen[0]):
-            kept.append(block)
-    return kept
+    found: dict[str, Block | None] = {}
+
+    def find(path: str, module: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> None:
+        # Called twice, it is None for good.
+        found[path] = None if path in found else _as_block(path, module, args, kwargs, output)
+
+    _watch(model, paths, find, [inputs])
+    blocks = {path: block for path in paths if (block := found.get(path)) is not None}
+    return [blocks[path] for path in _outermost(model, list(blocks))]
 
 
-def drop(model: nn.Module, blocks: list[Block]) -> nn.Module:
-    """Take blocks out of a model, in place; return it."""
-    for block in sorted(blocks, key=lambda one: [_number(part) for part in one.path.split(".")], reverse=True):
-        container = model.get_submodule(block.container)
-        if isinstance(container, nn.ModuleList):
-            # Code may count through a list; the entries of a sequence may have names.
-            del container[int(block.name)]
-        else:
-            del container._modules[block.name]
-    return model
-
-
-def influence(model: nn.Module, blocks: list[Block], batches: list[Inputs]) -> list[float]:
-    """Return by how much each block turns what goes through it: 1 − cos(input, output), mean over samples.
+def influence(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Inputs]) -> list[float]:
+    """Return by how much each block turns what goes through it: 1 − cos(input, output), mean over samples, 0 to 2.
 
     The block influence of ShortGPT (Men et al. 2024), for features of any shape.
     """
-    totals, count = [0.0] * len(blocks), 0
+    totals = {block.path: (0.0, 0) for block in blocks}
+    arguments = {block.path: block.argument for block in blocks}
+
+    def weigh(path: str, _: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> None:
+        taken, given = _taken(arguments[path], args, kwargs), _first(output)
+        similar = F.cosine_similarity(taken.flatten(1).double(), given.flatten(1).double())
+        total, count = totals[path]
+        totals[path] = total + float((1 - similar).sum()), count + len(similar)
+
+    _watch(model, list(totals), weigh, batches)
+    return [total / max(count, 1) for total, count in totals.values()]
+
+
+def change(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Inputs]) -> list[float]:
+    """Return how far the model's outputs move when each block alone is left out: the mean squared difference.
+
+    Infinite where the model does not run without it.
+    """
+    moved, count = [0.0] * len(blocks), 0
     for inputs in batches:
-        with _watched(model, [block.path for block in blocks]) as calls:
-            _run(model, inputs)
+        whole = _values(model, inputs)
+        count += whole.numel()
         for place, block in enumerate(blocks):
-            taken, given = calls[block.path][0]
-            similar = F.cosine_similarity(taken.flatten(1).double(), given.flatten(1).double())
-            totals[place] += float((1 - similar).sum())
-            count += len(similar) if place == 0 else 0
-    return [total / count for total in totals]
+            without = _without(model, block, inputs)
+            moved[place] += math.inf if without is None else float((without - whole).square().sum())
+    return [total / max(count, 1) for total in moved]
 
 
-def change(model: nn.Module, blocks: list[Block], batches: list[Inputs]) -> list[float]:
-    """Return how far the model's output moves when each block alone is left out: the mean squared difference."""
-    whole = [_run(model, inputs) for inputs in batches]
-    found = []
-    for block in blocks:
-        shorter = drop(copy.deepcopy(model), [block])
-        moved = sum(
-            float((_run(shorter, inputs) - output).double().square().sum())
-            for inputs, output in zip(batches, whole, strict=True)
-        )
-        found.append(moved / sum(output.numel() for output in whole))
-    return found
+def skip(model: nn.Module, block: Block) -> Undo:
+    """Put the input of a block in its place, in place; return what undoes it."""
+    parent, _, name = block.path.rpartition(".")
+    holder, whole = model.get_submodule(parent), model.get_submodule(block.path)
+
+    def put(module: nn.Module) -> None:
+        holder._modules[name] = module
+
+    put(Skip(block.argument, block.extra).train(whole.training))
+    return lambda: put(whole)
 
 
-_CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_PLAIN = (nn.Sequential.forward, nn.ModuleList.forward)
+def delete(model: nn.Module, block: Block) -> Undo | None:
+    """Take a block out of the `ModuleList` that holds it, in place; return what undoes it, None where none does.
+
+    Those skipped go with it, and the others get new numbers. Code may read of an entry more than it calls, as
+    `nn.TransformerEncoder` does of its first: nothing can take the place of those.
+    """
+    parent, _, name = block.path.rpartition(".")
+    holder = model.get_submodule(parent)
+    if not isinstance(holder, nn.ModuleList):
+        return None
+    before = dict(holder.named_children())
+    left = [module for at, module in before.items() if at != name and not isinstance(module, Skip)]
+
+    def hold(entries: Mapping[str, nn.Module]) -> None:
+        holder._modules.clear()
+        holder._modules.update(entries)
+
+    hold({str(number): module for number, module in enumerate(left)})
+    return lambda: hold(before)
 
 
-def _number(part: str) -> tuple[int, str]:
-    return (int(part), "") if part.isdigit() else (-1, part)
+WAYS = (skip, delete)
+"""How a block can go, the better first."""
 
 
-def _first(value: Any) -> Tensor | None:
-    while isinstance(value, tuple | list) and value:
-        value = value[0]
-    return value if isinstance(value, Tensor) else None
+_Args: TypeAlias = tuple[Any, ...]
+_Kwargs: TypeAlias = dict[str, Any]
 
 
-def _fits(taken: Tensor | None, given: Tensor | None) -> bool:
-    return (
-        taken is not None and given is not None and taken.is_floating_point()
-        and taken.shape == given.shape and taken.dtype == given.dtype
-    )  # fmt: skip
+def _watch(
+    model: nn.Module,
+    paths: Sequence[str],
+    told: Callable[[str, nn.Module, _Args, _Kwargs, Any], None],
+    batches: Iterable[Inputs],
+) -> None:
+    def watch(path: str) -> Any:
+        def hook(module: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> None:
+            told(path, module, args, kwargs, output)
+
+        return model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
+
+    with ExitStack() as stack, torch.no_grad():
+        for path in paths:
+            stack.callback(watch(path).remove)
+        for batch in batches:
+            outputs_of(model, batch)
 
 
-@contextmanager
-def _watched(model: nn.Module, paths: list[str]) -> Iterator[dict[str, list[tuple[Any, Any]]]]:
-    calls: dict[str, list[tuple[Any, Any]]] = {}
-    handles = []
-    for path in paths:
-
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
-            taken = _first(args) if args else _first(list(kwargs.values()))
-            calls.setdefault(path, []).append((taken, _first(output)))
-
-        handles.append(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+def _as_block(path: str, module: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> Block | None:
+    given = _first(output)
+    argument = None if args else next((name for name, value in kwargs.items() if _alike(value, given)), None)
+    if not (args or argument) or not _alike(_taken(argument, args, kwargs), given):
+        return None
+    if not _follows_its_input(module, argument, args, kwargs):
+        return None
+    return Block(path, argument, len(output) - 1 if isinstance(output, tuple) else None)
 
 
-def _run(model: nn.Module, inputs: Inputs) -> Tensor:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            return forward(model.eval(), inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
+def _taken(argument: str | None, args: _Args, kwargs: _Kwargs) -> Any:
+    return args[0] if argument is None else kwargs[argument]
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def _alike(one: Any, other: Any) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and one.shape == other.shape and one.dtype == other.dtype and one.is_floating_point()
+
+
+def _follows_its_input(module: nn.Module, argument: str | None, args: _Args, kwargs: _Kwargs) -> bool:
+    """Tell whether a module's output still depends on its input when every weight matrix in it is 0."""
+    silent = copy.deepcopy(module)
+    for inner in silent.modules():
+        inner._forward_hooks.clear()
+    # Weights that are held by codes and levels would not be 0 for their latent values being so.
+    silent = strip_all(silent)
+    with torch.no_grad():
+        for parameter in silent.parameters():
+            if parameter.dim() > 1:
+                parameter.zero_()
+
+    def run(x: Tensor) -> Tensor:
+        made: Tensor = _first(silent(x, *args[1:], **kwargs) if argument is None else silent(**{**kwargs, argument: x}))
+        return made
+
+    x = _taken(argument, args, kwargs)
+    other = x + x.flatten().roll(1).reshape(x.shape) + 1
+    return not torch.allclose(run(x), run(other))
+
+
+def _outermost(model: nn.Module, found: list[str]) -> Iterator[str]:
+    """Yield those not inside another, but in place of one that holds several of a kind, or of a chain, these."""
+
+    def whole(path: str) -> bool:
+        inside = [model.get_submodule(other) for other in found if other.startswith(f"{path}.")]
+        chain = type(model.get_submodule(path)).forward is nn.Sequential.forward
+        return not (chain and inside) and len(inside) == len({type(module) for module in inside})
+
+    wholes = [path for path in found if whole(path)]
+    for path in wholes:
+        if not any(path.startswith(f"{other}.") for other in wholes):
+            yield path
+
+
+def _without(model: nn.Module, block: Block, inputs: Inputs) -> Tensor | None:
+    for way in WAYS:
+        if (undo := way(model, block)) is None:
+            continue
+        try:
+            return _values(model, inputs)
+        except Exception:  # a user's forward pass may raise anything
+            continue
+        finally:
+            undo()
+    return None
+
+
+def _values(model: nn.Module, inputs: Inputs) -> Tensor:
+    with torch.no_grad():
+        outputs = outputs_of(model, inputs)
+    return torch.cat([output.double().flatten() for output in outputs if output.is_floating_point()])

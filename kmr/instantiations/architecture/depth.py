@@ -1,15 +1,18 @@
 """Depth (Algorithm 8): whole residual blocks and transformer layers go, the least important first."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, final
 
+import torch
 from torch import nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
-from kmr.instantiations.architecture.blocks import Block, change, drop, find_blocks, influence
+from kmr.instantiations.architecture.blocks import WAYS, Block, change, find_blocks, influence
 from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.pruning.proof import brief, outputs_of
 
 _IMPORTANCE = {"influence": influence, "change": change}
 
@@ -17,27 +20,29 @@ _IMPORTANCE = {"influence": influence, "change": change}
 @final
 @dataclass(frozen=True, kw_only=True)
 class DropBlocks(LayerRule):
-    """Keep a share of a model's blocks, the most important ones.
+    """Leave out the least important of the blocks that can be: what they were given goes on in their place.
 
-    A block is an entry of a `Sequential` or `ModuleList` that gives back the shape it takes, such as a residual block
-    that does not widen or a transformer layer. The value is the share of them that stays; of blocks equally important
-    the later goes first.
+    The value is the share of them that goes (Veit et al. 2016; Men et al. 2024). What counts as a block is said at
+    `find_blocks`; of blocks equally important the later goes first. A block stays where the model does not run, gives
+    another shape or no finite number without it. The others keep their paths, but in a `ModuleList` of whose entries
+    code reads more than what they give: that gets shorter.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
         importance: how much a block turns what goes through it (`influence`: 1 − cosine), or how far the model's output
-            moves without it (`change`).
+            moves without it (`change`: a forward pass for each block).
         data: the samples that importance is read on; the example where there is none.
         samples: how many of them.
     """
 
+    version: ClassVar[int] = 2
     name: str = "depth"
     example_inputs: Inputs = field(repr=False, compare=False)
     importance: Literal["influence", "change"] = "influence"
-    data: Split | None = field(default=None, repr=False)
+    data: Split | None = field(default=None, repr=False, compare=False)
     samples: int = 128
-    setting: ClassVar[str] = "keep"
-    domain: ClassVar[Domain] = FloatRange(0.0, 1.0, neutral=1.0)
+    setting: ClassVar[str] = "ratio"
+    domain: ClassVar[Domain] = FloatRange(0.0, 1.0, neutral=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,30 +60,58 @@ class DropBlocks(LayerRule):
         return frozenset({"activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        blocks = [block for block in find_blocks(model, self.example_inputs) if self.governs(knob, block.path)]
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            with torch.no_grad():
+                return self._without(model.eval(), knob, float(value))
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _without(self, model: nn.Module, knob: Knob, ratio: float) -> nn.Module:
+        try:
+            shapes = [output.shape for output in outputs_of(model, self.example_inputs)]
+            blocks = [block for block in find_blocks(model, self.example_inputs) if self.governs(knob, block.path)]
+        except Exception as error:  # a user's forward pass may raise anything
+            raise NotApplicable(f"{knob.name}: the model does not run: {brief(error)}") from error
         if not blocks:
-            raise NotApplicable(
-                f"{knob.name}: no block to leave out: none in a Sequential or ModuleList gives back the shape it takes"
-            )
-        removed = len(blocks) - math.floor(float(value) * len(blocks) + 0.5)
-        if not removed:
-            raise NotApplicable(f"{knob.name}={value}: that share of {len(blocks)} blocks is all of them")
+            raise NotApplicable(f"{knob.name}: no residual block whose input could take the place of its output")
+        wanted = math.floor(ratio * len(blocks) + 0.5)
+        if not wanted:
+            self.report([block.path for block in blocks], f"left: {ratio:g} of the blocks is less than one")
+            return model
         batches = [self.example_inputs]
         if self.data is not None:
             batches = [inputs for inputs, _ in self.data.subset(self.samples).batches()]
         scores = _IMPORTANCE[self.importance](model, blocks, batches)
         order = sorted(range(len(blocks)), key=lambda place: (scores[place], -place))
-        return self._without(model, [blocks[place] for place in order[:removed]], knob)
+        modules = {blocks[place]: model.get_submodule(blocks[place].path) for place in order}
+        refused: list[str] = []
+        for block, module in modules.items():
+            if not wanted:
+                break
+            # Of a list that got shorter the entries have new paths.
+            path = next(path for path, other in model.named_modules() if other is module)
+            if self._leave_out(model, replace(block, path=path), shapes):
+                wanted -= 1
+            else:
+                refused.append(block.path)
+        self.report(refused, "left: the model does not run, or gives another shape, without it")
+        if len(refused) == len(blocks):
+            raise NotApplicable(f"{knob.name}: the model runs without none of its blocks")
+        return model
 
-    def _without(self, model: nn.Module, blocks: list[Block], knob: Knob) -> nn.Module:
-        from kmr.instantiations.pruning.proof import outputs_of
+    def _leave_out(self, model: nn.Module, block: Block, shapes: Sequence[torch.Size]) -> bool:
+        for way in WAYS:
+            if (undo := way(model, block)) is not None:
+                if self._runs(model, shapes):
+                    return True
+                undo()
+        return False
 
-        before = [output.shape for output in outputs_of(model, self.example_inputs)]
-        shorter = drop(model, blocks)
+    def _runs(self, model: nn.Module, shapes: Sequence[torch.Size]) -> bool:
         try:
-            after = [output.shape for output in outputs_of(shorter, self.example_inputs)]
-        except Exception as error:  # a user's forward pass may count on its blocks
-            raise NotApplicable(f"{knob.name}: without the blocks the model does not run: {error}") from error
-        if before != after:
-            raise NotApplicable(f"{knob.name}: without the blocks the output has another shape")
-        return shorter
+            outputs = outputs_of(model, self.example_inputs)
+        except Exception:  # a user's forward pass may raise anything
+            return False
+        return [o.shape for o in outputs] == list(shapes) and all(bool(torch.isfinite(o).all()) for o in outputs)

@@ -33,6 +33,8 @@ class EarlyExit(Rule):
     """
 
     trains: ClassVar[bool] = True
+    lowers: ClassVar[str] = "expected_macs"
+    raises: ClassVar[frozenset[str]] = frozenset({"parameters", "trainable_parameters", "weight_bytes", "macs"})
     name: str = "exits"
     exits: tuple[str, ...] = ()
     data: Split = field(repr=False)

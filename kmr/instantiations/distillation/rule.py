@@ -117,7 +117,7 @@ class Distillation(Rule):
                 model = cut.apply(model, cut.knobs[0], 1 - float(value))
             case "depth":
                 shorten = DropBlocks(name=self.name, example_inputs=self.example_inputs, data=self.data)
-                model = shorten.apply(model, shorten.knobs[0], value)
+                model = shorten.apply(model, shorten.knobs[0], 1 - float(value))
             case "temperature":
                 temperature = float(value)
             case "weight":

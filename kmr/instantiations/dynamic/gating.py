@@ -37,6 +37,8 @@ class ChannelGating(LayerRule):
         ridge: of the fit, as a share of the inputs' variance.
     """
 
+    lowers: ClassVar[str] = "expected_macs"
+    raises: ClassVar[frozenset[str]] = frozenset({"weight_bytes", "macs"})
     name: str = "gate"
     data: Split | None = field(default=None, repr=False, compare=False)
     samples: int = 512

@@ -60,6 +60,7 @@ class JointTraining(LayerRule):
     weight: float = 0.7
     recipe: Callable[..., FineTune] = FineTune
     data: Split | None = field(default=None, repr=False)
+    raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where scales are learned
     setting: ClassVar[str] = "target"
     trains: ClassVar[bool] = True
 

@@ -7,8 +7,9 @@ the rest.
 
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum, truncated_factors
 from kmr.instantiations.lowrank.moments import input_moments
-from kmr.instantiations.lowrank.ranks import energy_rank, kept_rank, share_rank
+from kmr.instantiations.lowrank.ranks import energy_rank, kept_rank, rank_between, share_rank
 from kmr.instantiations.lowrank.svd import LowRank
+from kmr.instantiations.lowrank.variational import variational_rank
 
 __all__ = [
     "LowRank",
@@ -16,7 +17,9 @@ __all__ = [
     "energy_rank",
     "input_moments",
     "kept_rank",
+    "rank_between",
     "share_rank",
     "spectrum",
     "truncated_factors",
+    "variational_rank",
 ]

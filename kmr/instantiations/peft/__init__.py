@@ -1,10 +1,34 @@
-"""Parameter-efficient fine-tuning (Algorithm 8): what recovers a model is small, and gone into it in the end.
+"""Parameter-efficient fine-tuning (Algorithm 8): what is trained of a model is small.
 
-What an adapter computes and how it is put on a weight and taken off is in `adapters`; `LowRankAdaptation` is a recipe
-that stands wherever `kmr.finetune.FineTune` does, after any rule.
+As a recovery it is gone into the model in the end: what such an adapter computes and how it is put on a weight and
+taken off is in `adapters`; `LowRankAdaptation` is a recipe that stands wherever `kmr.finetune.FineTune` does, after any
+rule, and moves no cost. As a technique of its own it stays: `BottleneckAdapters` freezes a model and puts adapters with
+a nonlinearity in it; with `adapter_tuning` it is judged by what is trained and what an optimizer keeps of it.
 """
 
-from kmr.instantiations.peft.adapters import Adapter, adapter_parameters, attach, detach, largest_rank
+from kmr.instantiations.peft.adapters import (
+    Adapter,
+    SerialAdapter,
+    adapter_parameters,
+    attach,
+    detach,
+    largest_rank,
+)
+from kmr.instantiations.peft.bottleneck import Adapted, BottleneckAdapter
+from kmr.instantiations.peft.instantiation import adapter_tuning
 from kmr.instantiations.peft.recipe import LowRankAdaptation
+from kmr.instantiations.peft.rule import BottleneckAdapters
 
-__all__ = ["Adapter", "LowRankAdaptation", "adapter_parameters", "attach", "detach", "largest_rank"]
+__all__ = [
+    "Adapted",
+    "Adapter",
+    "BottleneckAdapter",
+    "BottleneckAdapters",
+    "LowRankAdaptation",
+    "SerialAdapter",
+    "adapter_parameters",
+    "adapter_tuning",
+    "attach",
+    "detach",
+    "largest_rank",
+]

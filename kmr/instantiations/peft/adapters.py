@@ -1,7 +1,8 @@
 """Low-rank adapters under whatever holds a weight: what is trained is small, what is left is the same model.
 
 An adapter is the first parametrization of a weight, before its grid and mask: the layer computes with
-mask ⊙ grid(latent + B·A) (Hu et al. 2022), or with rows of a length of their own (DoRA, Liu et al. 2024). The loop of
+mask ⊙ grid(latent + B·A) (Hu et al. 2022), with rows of a length of their own (DoRA, Liu et al. 2024), or with a
+linear bottleneck behind it, mask ⊙ grid((I + U·D)·latent). The loop of
 `kmr.finetune` settles latent weights on what the layer computes with; taking the adapter off is then all of merging.
 """
 
@@ -54,6 +55,38 @@ class Adapter(nn.Module):
         return weight
 
 
+class SerialAdapter(nn.Module):
+    """Puts two thin matrices behind what a weight seen as a matrix (m, n) computes: W + gain · U·D·W; nothing at first.
+
+    It is a bottleneck adapter (Houlsby et al. 2019) without its nonlinearity, between a layer's product and its bias,
+    so that it can be multiplied into the weight.
+
+    Args:
+        weight: which it is for.
+        rank: of U·D.
+        gain: what the product is multiplied by.
+        generator: draws D.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, gain: float, *, generator: torch.Generator) -> None:
+        super().__init__()
+        rows = len(weight)
+        drawn = (2 * torch.rand(rank, rows, generator=generator) - 1) / math.sqrt(rows)
+        self.down = nn.Parameter(drawn.to(weight))
+        self.up = nn.Parameter(torch.zeros(rows, rank).to(weight))
+        self.gain = gain
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Multiply and add."""
+        matrix = weight.flatten(1)
+        behind: Tensor = matrix + self.gain * (self.up @ (self.down @ matrix))
+        return behind.reshape(weight.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+
 def adaptable(model: nn.Module) -> dict[str, WeightLayer]:
     """Return the layers an adapter can be put on, by path: those whose weight is theirs alone."""
     tied = tied_layers(model)
@@ -81,7 +114,13 @@ def adapter_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
 
 
 def attach(
-    layers: Mapping[str, WeightLayer], rank: int, gain: float, *, directional: bool = False, seed: int = 0
+    layers: Mapping[str, WeightLayer],
+    rank: int,
+    gain: float,
+    *,
+    directional: bool = False,
+    serial: bool = False,
+    seed: int = 0,
 ) -> None:
     """Put adapters on layers, in place; they compute the same as before (to rounding, where directional)."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +130,11 @@ def attach(
         # The adapter is given the latent weight, and the rows of that have the length that it begins with.
         latent = layer.parametrizations.weight.original if held else layer.weight
         shape = latent.flatten(1).shape
-        made = Adapter(latent, min(rank, *shape), gain, directional=directional, generator=generator)
+        made: nn.Module
+        if serial:
+            made = SerialAdapter(latent, min(rank, shape[0]), gain, generator=generator)
+        else:
+            made = Adapter(latent, min(rank, *shape), gain, directional=directional, generator=generator)
         made.train(layer.training)
         if held:
             layer.parametrizations.weight.insert(0, made)

@@ -24,6 +24,8 @@ class LowRankAdaptation(FineTune):
         rank: in place of the largest rank; it must fit the budget.
         gain: what the product of an adapter is multiplied by (α / r).
         directional: DoRA in place of LoRA: the length of each row is trained by itself.
+        serial: bottleneck adapters in place of LoRA: two thin layers behind each, without a nonlinearity between them,
+            which could not be merged (`BottleneckAdapters` is the rule that puts those in a model, at a cost).
         vectors: biases and the scales of normalisations are trained as well, within the budget.
 
     Raises:
@@ -34,6 +36,7 @@ class LowRankAdaptation(FineTune):
     rank: int | None = None
     gain: float = 2.0
     directional: bool = False
+    serial: bool = False
     vectors: bool = True
 
     def __post_init__(self) -> None:
@@ -42,6 +45,8 @@ class LowRankAdaptation(FineTune):
             raise KMRError(f"the trainable share of parameters must lie in (0, 1], not {self.trainable}")
         if self.rank is not None and self.rank < 1:
             raise KMRError(f"the rank of adapters must be at least 1, not {self.rank}")
+        if self.serial and self.directional:
+            raise KMRError("adapters are serial or directional, not both")
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Train the model in place and return it, in the train or eval mode it was in."""
@@ -49,7 +54,10 @@ class LowRankAdaptation(FineTune):
         if self.total_steps == 0 or not any(flags.values()):
             return model
         layers = {path: layer for path, layer in adaptable(model).items() if _trains(layer)}
-        shapes = [(len(layer.weight), layer.weight[0].numel()) for layer in layers.values()]
+        shapes = [
+            (len(layer.weight), len(layer.weight) if self.serial else layer.weight[0].numel())
+            for layer in layers.values()
+        ]
         lengths = sum(rows for rows, _ in shapes) if self.directional else 0
         vectors = [p for p in flags if p.dim() <= 1 and flags[p]] if self.vectors else []
         budget = int(self.trainable * sum(parameter.numel() for parameter in flags))
@@ -64,7 +72,7 @@ class LowRankAdaptation(FineTune):
         kept = {id(vector) for vector in vectors}
         for parameter in flags:
             parameter.requires_grad_(flags[parameter] and id(parameter) in kept)
-        attach(layers, rank, self.gain, directional=self.directional, seed=self.seed)
+        attach(layers, rank, self.gain, directional=self.directional, serial=self.serial, seed=self.seed)
         try:
             super().__call__(model)
         finally:

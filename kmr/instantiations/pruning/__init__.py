@@ -4,7 +4,6 @@ A method is a score for each candidate (`criteria` for channels, `saliency` for 
 (`channels_to_remove`, `budgets`), apart from any model; what removal means, a mask or a smaller layer, is the rule's.
 """
 
-from kmr.instantiations.pruning.blocks import BlockPruning
 from kmr.instantiations.pruning.budgets import magnitude_keep
 from kmr.instantiations.pruning.channels import channels_to_remove
 from kmr.instantiations.pruning.gradual import Gradual
@@ -16,7 +15,6 @@ from kmr.instantiations.pruning.structured import StructuredPruning
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning
 
 __all__ = [
-    "BlockPruning",
     "Gradual",
     "LotteryTicket",
     "Magnitude",

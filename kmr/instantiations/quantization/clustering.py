@@ -27,6 +27,7 @@ class WeightClustering(LayerRule):
 
     name: str = "cluster"
     learned: bool = True
+    raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where levels are learned
     setting: ClassVar[str] = "bits"
     domain: ClassVar[Domain] = Choice((8, 7, 6, 5, 4, 3, 2, 1), neutral=32)
 

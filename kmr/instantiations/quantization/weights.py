@@ -51,6 +51,7 @@ class WeightQuantization(LayerRule):
     data: Split | None = field(default=None, repr=False)
     samples: int = 256
     version: ClassVar[int] = 2
+    raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where levels are learned
     setting: ClassVar[str] = "bits"
     domain: ClassVar[Domain] = Choice((16, 8, 7, 6, 5, 4, 3, 2, 1), neutral=32)
 

@@ -1,10 +1,23 @@
-"""Weights shared across layers (Algorithm 9): which layers, what weight they share (`fit`), and the rule.
+"""Weights shared across layers (Algorithm 9): which layers, what weight they share (`fit`), how they
+come to be one (`tie`), and the rules, over layers and over whole blocks.
 
 `hybrid` is the algorithm's loop over decomposing, sharing and clustering, as an instantiation for the engine.
 """
 
-from kmr.instantiations.sharing.fit import Merge, merges, shared_weight
+from kmr.instantiations.sharing.blocks import BlockSharing
+from kmr.instantiations.sharing.fit import Merge, merges, merges_together, shared_weight
 from kmr.instantiations.sharing.hybrid import hybrid
-from kmr.instantiations.sharing.rule import ChannelAffine, WeightSharing
+from kmr.instantiations.sharing.rule import WeightSharing
+from kmr.instantiations.sharing.tie import ChannelAffine, Corrected
 
-__all__ = ["ChannelAffine", "Merge", "WeightSharing", "hybrid", "merges", "shared_weight"]
+__all__ = [
+    "BlockSharing",
+    "ChannelAffine",
+    "Corrected",
+    "Merge",
+    "WeightSharing",
+    "hybrid",
+    "merges",
+    "merges_together",
+    "shared_weight",
+]

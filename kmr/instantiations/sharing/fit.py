@@ -62,16 +62,29 @@ def merges(weights: Sequence[Tensor], scale: Scale) -> list[Merge]:
         weights: of one shape.
         scale: as for `shared_weight`.
     """
-    rows = _rows(weights, scale).transpose(0, 1)
-    gram = rows @ rows.transpose(1, 2)
-    sets: dict[tuple[int, ...], float] = {(place,): 0.0 for place in range(len(weights))}
+    return merges_together([weights], scale)
+
+
+def merges_together(weights: Sequence[Sequence[Tensor]], scale: Scale) -> list[Merge]:
+    """Return, in order, the mergers of blocks of layers, whose losses are the sums over their layers.
+
+    Args:
+        weights: for each layer of a block, its weight in each of the blocks, of one shape.
+        scale: as for `shared_weight`.
+    """
+    grams = []
+    for alike in weights:
+        rows = _rows(alike, scale).transpose(0, 1)
+        grams.append(rows @ rows.transpose(1, 2))
+    sets: dict[tuple[int, ...], float] = {(place,): 0.0 for place in range(len(weights[0]))}
     found = []
     while len(sets) > 1:
         best: Merge | None = None
         ordered = list(sets)
         for at, one in enumerate(ordered):
             for other in ordered[at + 1 :]:
-                loss = _loss(gram, (*one, *other), scale) - sets[one] - sets[other]
+                both = sum(_loss(gram, (*one, *other), scale) for gram in grams)
+                loss = both - sets[one] - sets[other]
                 if best is None or loss < best.loss:
                     best = Merge(one, other, max(0.0, loss))
         assert best is not None

@@ -5,7 +5,7 @@ they get (`ranks`); the decompositions themselves are TensorLy's (`decomposition
 """
 
 from kmr.instantiations.tensor.decompositions import canonical, tensor_train, tucker
-from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks
+from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
 from kmr.instantiations.tensor.rule import TensorDecomposition
 from kmr.instantiations.tensor.trains import TensorTrainLinear
 
@@ -17,4 +17,5 @@ __all__ = [
     "fitting_ranks",
     "tensor_train",
     "tucker",
+    "variational_ranks",
 ]

@@ -43,6 +43,11 @@ class Form(ABC):
     def spectra(self) -> list[Tensor]:
         """For each rank, the singular values of the matrix that it is the rank of."""
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """For each rank, the shape (short side, long side) of the matrix that it is the rank of."""
+        return [(len(singular), self.weight.numel() // len(singular)) for singular in self.spectra]
+
     @abstractmethod
     def stages(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
         """List the layers in a row: how many weights each has, and how often it runs for an output of the last."""

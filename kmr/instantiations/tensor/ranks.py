@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from kmr.instantiations.lowrank import energy_rank
+from kmr.instantiations.lowrank import energy_rank, rank_between, variational_rank
 
 
 def fitting_ranks(spectra: Sequence[Tensor], fits: Callable[[tuple[int, ...]], float]) -> tuple[int, ...] | None:
@@ -37,6 +37,20 @@ def fitting_ranks(spectra: Sequence[Tensor], fits: Callable[[tuple[int, ...]], f
         if best is None:
             return ranks
         _, ranks, taken = best
+
+
+def variational_ranks(spectra: Sequence[Tensor], shapes: Sequence[tuple[int, int]], share: float) -> tuple[int, ...]:
+    """Return ranks this share of the way from those that stand out from noise (Kim et al. 2016) to the full ones.
+
+    Args:
+        spectra: as for `fitting_ranks`.
+        shapes: of the matrices that they are of.
+        share: 0 to 1.
+    """
+    return tuple(
+        rank_between(variational_rank(singular, shape), len(singular), share)
+        for singular, shape in zip(spectra, shapes, strict=True)
+    )
 
 
 def energy_ranks(spectra: Sequence[Tensor], energy: float) -> tuple[int, ...]:

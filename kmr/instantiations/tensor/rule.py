@@ -1,7 +1,7 @@
 """Tensor decompositions of weights (Algorithm 9): a layer becomes several thinner ones in a row."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, final
 
 import torch
@@ -12,9 +12,10 @@ from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, V
 from kmr.instantiations.attention import leave_fast_path
 from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
 from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.lowrank.ranks import FROM_ZERO
 from kmr.instantiations.tensor.decompositions import require
 from kmr.instantiations.tensor.forms import CanonicalForm, Form, MatrixForm, TrainForm, TuckerForm
-from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks
+from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
 from kmr.instantiations.tensor.trains import TrainMatrixForm
 from kmr.weights import read_weight
 
@@ -26,17 +27,20 @@ METHODS = ("tucker", "cp", "tensor_train")
 class TensorDecomposition(LayerRule):
     """Replace layers by their decompositions, wherever these hold fewer parameters.
 
-    The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that they
-    must keep. A decomposition also takes no more multiply-accumulates than the layer, where its output has as many
-    positions as its input has for its strides; without padding there are fewer, which is not known beforehand. Linear
-    layers and convolutions of single points are matrices, of which Tucker and CP are the truncated singular value
-    decomposition; a tensor train sees a linear layer as a tensor of more modes.
+    The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that
+    they must keep; or how far ranks lie between those that stand out from noise in the weight, at 0, and the full
+    ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition also takes
+    no more multiply-accumulates than the layer, where its output has as many positions as its input has for its
+    strides; without padding there are fewer, which is not known beforehand. Linear layers and convolutions of
+    single points are matrices, of which Tucker and CP are the truncated singular value decomposition; a tensor
+    train sees a linear layer as a tensor of more modes.
 
     Parts of a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
 
     Args:
         method: `tucker` (over the channels of a convolution), `cp` (a sum of outer products) or `tensor_train`.
-        by: what the value is a share of, `parameters` or `energy`; CP has ranks by parameters alone.
+        by: what the value is a share of, `parameters`, `energy` or what `vbmf` leaves out; CP has ranks by parameters
+            alone.
         iterations: at most this many of those that lower the error, for Tucker (0: higher-order singular value
             decomposition, else orthogonal iteration) and CP (alternating least squares, at least 1).
         modes: of a linear layer as a tensor train, 2 or more.
@@ -47,7 +51,7 @@ class TensorDecomposition(LayerRule):
 
     name: str = "tensor"
     method: Literal["tucker", "cp", "tensor_train"] = "tucker"
-    by: Literal["parameters", "energy"] = "parameters"
+    by: Literal["parameters", "energy", "vbmf"] = "parameters"
     iterations: int = 20
     modes: int = 2
     setting: ClassVar[str] = "keep"
@@ -58,14 +62,19 @@ class TensorDecomposition(LayerRule):
         require()
         if self.method not in METHODS:
             raise KMRError(f"{self.name} decomposes by {', '.join(METHODS)}, not {self.method!r}")
-        if self.by not in ("parameters", "energy"):
-            raise KMRError(f"{self.name} chooses ranks by parameters or energy, not {self.by!r}")
-        if self.method == "cp" and self.by == "energy":
-            raise KMRError(f"{self.name}: nothing says which rank of cp keeps an energy: choose by=parameters")
+        if self.by not in ("parameters", "energy", "vbmf"):
+            raise KMRError(f"{self.name} chooses ranks by parameters, energy or vbmf, not {self.by!r}")
+        if self.method == "cp" and self.by != "parameters":
+            raise KMRError(f"{self.name}: {self.by} says nothing of the rank of cp: choose by=parameters")
         if self.iterations < (1 if self.method == "cp" else 0) or self.modes < 2:
             raise KMRError(
                 f"{self.name} needs iterations >= 0 (cp: >= 1) and modes >= 2, not {self.iterations} and {self.modes}"
             )
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
+        return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
     @property
     def leaves(self) -> frozenset[Trait]:
@@ -131,7 +140,10 @@ class TensorDecomposition(LayerRule):
         try:
             if self.by == "parameters":
                 return fitting_ranks(form.spectra, share)
-            ranks = energy_ranks(form.spectra, value)
+            if self.by == "vbmf":
+                ranks = variational_ranks(form.spectra, form.shapes, value)
+            else:
+                ranks = energy_ranks(form.spectra, value)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise NotApplicable(f"a weight has no singular values: {error}") from error
         return ranks if form.parameters(ranks) < dense and form.macs(ranks) <= dense else None

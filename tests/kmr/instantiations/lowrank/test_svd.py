@@ -93,13 +93,6 @@ def test_layers_that_would_not_shrink_stay_dense() -> None:
         factorise(nn.Linear(4, 1), 0.5)
 
 
-def test_factors_are_layers_that_can_be_factorised_again() -> None:
-    once, _ = factorise(nn.Sequential(seeded(nn.Linear, 20, 20)), 0.4, layers=("0",))
-    twice, _ = factorise(once, 0.5, layers=("0",))
-    assert twice[0].first.first.weight.shape == (1, 20)
-    assert twice(torch.randn(1, 20)).shape == (1, 20)
-
-
 def test_factors_inherit_the_grid_and_lose_the_mask() -> None:
     model = nn.Sequential(seeded(nn.Linear, 16, 16))
     quantized = WeightQuantization(scheme="symmetric", granularity="tensor")(model, "quantize.bits", 4)

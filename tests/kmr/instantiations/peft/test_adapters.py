@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from kmr.instantiations.peft import Adapter, adapter_parameters, attach, detach, largest_rank
+from kmr.instantiations.peft import Adapter, SerialAdapter, adapter_parameters, attach, detach, largest_rank
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.weights import read_weight, settle
@@ -29,6 +29,24 @@ def test_an_adapter_by_hand() -> None:
     directed.length.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     rows = directed(weight).flatten(1)
     torch.testing.assert_close(rows.norm(dim=1), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+def test_a_serial_adapter_by_hand() -> None:
+    weight = torch.randn(4, 3, 2)
+    made = SerialAdapter(weight, 2, 0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made(weight), weight)
+    made.up.data.normal_(generator=torch.Generator().manual_seed(1))
+    behind = torch.eye(4) + 0.5 * made.up @ made.down
+    torch.testing.assert_close(made(weight), (behind @ weight.flatten(1)).reshape(4, 3, 2))
+    layer = nn.Conv1d(3, 4, 2)
+    x = torch.randn(5, 3, 6)
+    product = torch.einsum("ij,njl->nil", behind, layer(x) - layer.bias[:, None]) + layer.bias[:, None]
+    attach({"": layer}, 2, 0.5, serial=True)
+    layer.parametrizations.weight[0].load_state_dict(made.state_dict())
+    settle(layer)
+    detach({"": layer})
+    assert type(layer.weight) is nn.Parameter
+    torch.testing.assert_close(layer(x), product)
 
 
 def test_adapters_lie_under_grid_and_mask_and_merge_into_the_latent_weight() -> None:

@@ -48,9 +48,9 @@ def loss(model: nn.Module) -> float:
         return float(nn.functional.cross_entropy(model(x), y))
 
 
-@pytest.mark.parametrize("directional", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "directional", "serial"])
 @pytest.mark.parametrize("treated", ["plain", "pruned", "quantized", "factorised"])
-def test_training_recovers_and_no_cost_moves(directional: bool, treated: str) -> None:
+def test_training_recovers_and_no_cost_moves(kind: str, treated: str) -> None:
     model: nn.Module = small()
     match treated:
         case "pruned":
@@ -61,7 +61,7 @@ def test_training_recovers_and_no_cost_moves(directional: bool, treated: str) ->
             model = LowRank(layers=("4",))(model, "lowrank.keep@4", 0.5)
     meters = [Parameters(), NonzeroParameters(), WeightBytes(), TrainableParameters()]
     costs, before, names = measure(model, meters), loss(model), set(model.state_dict())
-    tuned = recipe(directional=directional)(model)
+    tuned = recipe(directional=kind == "directional", serial=kind == "serial")(model)
     assert measure(tuned, meters) == costs
     assert set(tuned.state_dict()) == names
     assert loss(tuned) < before
@@ -108,8 +108,9 @@ def test_the_same_seed_gives_the_same_model_and_frozen_layers_stay() -> None:
     assert recipe(steps=0)(base) is base
 
 
-def test_the_config_makes_it() -> None:
-    config = yaml.safe_load((Path(conf.__file__).parent / "finetune" / "lora.yaml").read_text())
+@pytest.mark.parametrize("name", ["lora", "adapters"])
+def test_the_config_makes_it(name: str) -> None:
+    config = yaml.safe_load((Path(conf.__file__).parent / "finetune" / f"{name}.yaml").read_text())
     made = part("finetune", config, (), data=data(), seed=0, original=small())
     assert isinstance(made, LowRankAdaptation)
     assert made.trainable == 0.1

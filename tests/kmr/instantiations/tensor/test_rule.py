@@ -10,6 +10,7 @@ import kmr
 from kmr.artifact import Builder
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Split
+from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import StaticQuantization, WeightQuantization
 from kmr.instantiations.tensor import TensorDecomposition, TensorTrainLinear
@@ -207,3 +208,44 @@ def test_sizes_are_split_evenly() -> None:
 def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(KMRError):
         TensorDecomposition(**bad)
+
+
+def noisy_kernel(noise: float) -> Any:
+    """Give a convolution a weight of Tucker ranks 3 (in) and 2 (out), in noise of a deviation."""
+    layer = seeded(nn.Conv2d, 24, 32, 3, bias=False)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 3, 3), (32, 2), (24, 3), (32, 24, 3, 3))
+    core, out, into, rest = (torch.randn(*shape, generator=generator) for shape in shapes)
+    layer.weight.data = torch.einsum("abkl,oa,ib->oikl", core, out, into) + noise * rest
+    return layer
+
+
+@pytest.mark.parametrize("noise", [1e-5, 0.05, 0.3])
+def test_vbmf_finds_the_ranks_of_a_kernel_in_noise(noise: float) -> None:
+    layer = noisy_kernel(noise)
+    moved, _ = decompose(layer, 0.0, by="vbmf")
+    assert (moved.first.out_channels, moved.last.in_channels) == (3, 2)
+    moved, _ = decompose(layer, 0.1, by="vbmf")
+    # A tenth of the way to 24 and 32.
+    assert (moved.first.out_channels, moved.last.in_channels) == (3 + 2, 2 + 3)
+    with pytest.raises(NotApplicable, match="no layer would hold fewer"):
+        decompose(layer, 0.97, by="vbmf")
+    rule = TensorDecomposition(by="vbmf", layers=("0",))
+    assert [(knob.name, knob.domain.low, knob.domain.neutral) for knob in rule.knobs] == [("tensor.keep@0", 0.0, 1.0)]  # type: ignore[union-attr]
+
+
+def test_vbmf_finds_the_rank_of_a_linear_layer_in_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(60, 40)
+    shapes = ((40, 4), (4, 60), (40, 60))
+    left, right, rest = (torch.randn(*shape, generator=generator) for shape in shapes)
+    layer.weight.data = left @ right + 0.2 * rest
+    moved, _ = decompose(layer, 0.0, by="vbmf")
+    assert moved.first.out_features == 4
+    as_low_rank = LowRank(by="vbmf")(layer, "lowrank.keep", 0.0)
+    assert as_low_rank.first.out_features == 4  # type: ignore[union-attr]
+    for bad in ({"method": "cp", "by": "vbmf"}, {"by": "noise"}):
+        with pytest.raises(KMRError):
+            TensorDecomposition(**bad)  # type: ignore[arg-type]
+    with pytest.raises(KMRError, match="noise in weights"):
+        LowRank(by="vbmf", error="outputs")
