@@ -296,7 +296,7 @@ def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
     trials, more = (24, 60) if quick else (64, 200)
     tasks = [
         ("digits", "quickstart", digits, trials, more),
-        ("digits, 10 % of the bytes", "quickstart", [*digits, "budget.weight_bytes=0.1"], trials, more),
+        ("digits at a tenth", "quickstart", [*digits, "+budget.weight_bytes=0.1"], trials, more),
     ]
     if not quick:
         small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.3"]
