@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from sweeps.sketch import sketch
+from sweeps.study import recalled
 
 if TYPE_CHECKING:
     from sweeps.driver import Sweep
@@ -60,7 +61,7 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
     def look() -> Seen:
         records = [record for record in sweep.records[-_SHOWN:] if record.served_from is None]
         points = [point for record in records for point in record.points]
-        kept = experiment.prefixes.statistics() if experiment.prefixes is not None else None
+        kept = recalled(sweep.records)
         causes = Counter(
             (record.error or record.state).splitlines()[0] for record in sweep.records
             if record.state in ("failed", "infeasible")
@@ -69,8 +70,8 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
             (first.name, second.name),
             tuple(map(values, points)),
             tuple((first, second) for first, second, *_ in sweep.front.values),
-            kept.hits if kept else 0,
-            kept.hits + kept.misses if kept else 0,
+            kept.hits,
+            kept.hits + kept.misses,
             tuple(causes.most_common(3)),
         )
 

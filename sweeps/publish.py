@@ -20,7 +20,7 @@ from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
 from sweeps.results import identifier
-from sweeps.study import Record, now, study_id, turned_down
+from sweeps.study import Record, now, recalled, study_id, turned_down
 from sweeps.tracking import Finished, Tracker
 from sweeps.trial import Point
 
@@ -258,6 +258,7 @@ def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.S
         "trials_finished": float(len(state.records)),
         "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
         "seconds_training": sum(record.seconds for record in state.records),
+        **{f"cache/{name}": float(value) for name, value in asdict(recalled(state.records)).items()},
     }
     note = _note(state, front, answers, folder)
     tags = {"front": ", ".join(front.members), "mlflow.note.content": without_passwords(note)}

@@ -122,7 +122,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.interrupt import Interrupts, Stopped
     from sweeps.progress import SweepProgress, watch
     from sweeps.reuse import take_over
-    from sweeps.study import open_study, reclaim, run_folder, turned_down, with_base
+    from sweeps.study import open_study, recalled, reclaim, run_folder, turned_down, with_base
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -185,11 +185,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
                 images=config.report.images and not code, stopping=lambda: interrupts.pending,
             )  # fmt: skip
             print_front(console, written.published, written.state)
-            if experiment.prefixes is not None and (kept := experiment.prefixes.statistics()).hits:
-                console.print(
-                    f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
-                    highlight=False,
-                )
+            if (kept := recalled(sweep.records)).hits:
+                console.print(str(kept), highlight=False)
             accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
             for message in (*accounts, *digest(sweep.records), *written.messages):
                 console.print(message, markup=False, highlight=False, soft_wrap=True)

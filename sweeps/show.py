@@ -16,6 +16,7 @@ from sweeps.mlflow_runs import Place
 from sweeps.reading import Opened, open_run
 from sweeps.run import wide_console
 from sweeps.sketch import sketch
+from sweeps.study import recalled
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -56,6 +57,8 @@ def show(opened: Opened, console: Console) -> None:
     counts += [f"{opened.running} under way (or left by a run that died)"] if opened.running else []
     line(f"{card.config.name}: " + ", ".join(counts), "bold")
     spent = sum(record.seconds for record in found)
+    if (kept := recalled(found)).hits:
+        line(str(kept))
     line(f"hypervolume {front.hypervolume:.4f}, {len(front.members)} points on the front, {spent:.0f} s of trials")
     points = state.points
     first, second, *_ = (meter.name for meter in card.objectives)
