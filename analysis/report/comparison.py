@@ -96,7 +96,8 @@ def _written(value: Interval) -> tuple[str, float | str]:
     if not math.isfinite(value.mean):
         return NOTHING, ""
     if not math.isfinite(value.low):
-        return f"{value.mean:.4g}", value.mean
+        few = "" if value.runs < 2 else " (too few runs for an interval)"
+        return f"{value.mean:.4g}{few}", value.mean
     return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]", value.mean
 
 

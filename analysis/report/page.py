@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.accounting import Spent, Tally, counts, failures, states, time_spent, warnings
+from analysis.accounting import Spent, Tally, counts, failures, headline, models, time_spent, warnings
 from analysis.contribution import Contribution, contributions
 from analysis.front import close_neighbours, front_frame
 from analysis.recommend import Answer, recommend
@@ -78,7 +78,8 @@ class Page:
     faithfulness: Members | None
     noise: tuple[str, ...]
     contributions: tuple[Contribution, ...]
-    states: Mapping[str, int]
+    models: tuple[tuple[str, str], ...]
+    not_again: str
     counts: tuple[tuple[str, str], ...]
     failures: tuple[Tally, ...]
     warnings: tuple[Tally, ...]
@@ -112,7 +113,8 @@ def page(table: StudyTable) -> Page:
         noise=_noise(table),
         contributions=contributions(table),
         counts=counts(table),
-        states={state: count for state, count in states(table).items() if count},
+        models=models(table),
+        not_again=_not_again(table),
         failures=failures(table),
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
@@ -151,17 +153,12 @@ def _searched(table: StudyTable) -> str:
 
 def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
     meta = table.meta
-    trials = meta.get("trials") or {}
-    counted = [
-        f"{trials[key]:,} {word}" for key, word in (("complete", "complete"), ("failed", "failed")) if key in trials
-    ]
-    asked = f" of {trials['target']:,} planned" if trials.get("target") else ""
     environment = meta.get("environment") or {}
     versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
     facts = (
-        ("Trials", ", ".join(counted) + asked if counted else f"{table.frame['trial'].nunique():,}"),
-        ("Points", f"{len(table.frame):,} measured, {int(table.complete.sum()):,} complete"),
-        ("Wall time", duration(number(meta.get("seconds")))),
+        ("Trials", headline(table)),
+        ("Models", ", ".join(f"{count} {words}" for words, count in models(table)[:2])),
+        ("Trial time", duration(number(meta.get("seconds")))),
         ("Seed", _shown(meta.get("seed"))),
         ("Created", _shown(meta.get("created"))),
         ("Code", _shown(meta.get("git"))),
@@ -173,6 +170,15 @@ def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
         ("Versions", versions or NOTHING),
     )
     return tuple((name, value) for name, value in facts if value != NOTHING)
+
+
+def _not_again(table: StudyTable) -> str:
+    """Say what of the time added over all models was spent once and then recalled."""
+    cache = table.meta.get("cache") or {}
+    hits, saved = cache.get("hits") or 0, number(cache.get("seconds_saved"))
+    if not hits or not saved > 0:
+        return ""
+    return f"Of this, {duration(saved)} were not spent again: {plural(hits, 'move')} came from the cache."
 
 
 def _shown(value: object) -> str:

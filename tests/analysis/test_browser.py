@@ -299,7 +299,7 @@ def test_odd_studies_give_a_clear_page(browser: Any, make: Callable, tmp_path: P
     said = shown.text_content("main")
     assert {
         "empty": "The study has no points yet.",
-        "one point": "1 of 1 models",
+        "one point": "1 of 1 model not beaten",
         "all infeasible": "No point is complete",
         "not finite": "lack a finite accuracy and are left out",
         "one meter": "no values of the objective weight bytes",
