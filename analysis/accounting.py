@@ -59,7 +59,7 @@ def models(table: StudyTable) -> tuple[tuple[str, str], ...]:
 _COUNTED = {
     "finished": "trials finished",
     "complete": "complete",
-    "failed": "without a result",
+    "failed": "failed",
     "infeasible": "infeasible",
     "pruned": "stopped early",
     "interrupted": "interrupted",

@@ -208,6 +208,9 @@ def test_arrow_keys_go_along_the_front(page: Any, study: StudyTable) -> None:
 
 def test_tables_sort_by_value(page: Any, study: StudyTable) -> None:
     column = page.locator("table.front").first.locator("th[data-column]", has_text="latency").first
+    assert not column.is_visible()
+    page.locator("button.unfold").first.click()
+    assert column.is_visible()
     column.locator("button").click()
     shown = page.evaluate("[...document.querySelectorAll('table.front tr[data-point]')].map(r => r.dataset.point)")
     expected = front_frame(study).sort_values("meter/latency_ms", kind="stable")["point"].tolist()

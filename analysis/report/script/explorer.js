@@ -186,7 +186,18 @@ kmr.explorer = (() => {
     if (far) about.push(count(far, "model") + " far from the front " + (far === 1 ? "lies" : "lie") + " outside of the picture (two clicks on it, or Show, bring " + (far === 1 ? "it" : "them") + " in)");
     if (kept.cell) about.push("of the " + rest.length.toLocaleString("en") + " others, one is drawn where several cover each other");
     $("explorer-caption").textContent = about.join("; ") + ".";
+    if (small) fitLegend(traces, layout);
+    plot.style.height = small ? layout.height + "px" : "";
     return Plotly.react(plot, traces, layout, kmr.config());
+  }
+
+  // On a phone the legend goes below, two names in a row where they fit, and the picture keeps its height above it.
+  function fitLegend(traces, layout) {
+    const named = traces.filter((made) => made.showlegend !== false && made.name);
+    const long = named.some((made) => made.name.length > 20), lines = Math.ceil(named.length / (long ? 1 : 2));
+    layout.legend = { ...layout.legend, entrywidth: long ? 0.95 : 0.46, maxheight: 1 };
+    layout.height = 390 + 30 * lines;
+    layout.legend.y = -62 / (layout.height - 30 * lines - 64);
   }
 
   function singles(traces, tones, complete, chosen) {
