@@ -13,6 +13,7 @@ from rich.text import Text
 
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
+from analysis.wording import plural
 from kmr import artifact
 from kmr.core import Reading, Readings
 from sweeps.card import StudyCard, without_passwords
@@ -106,7 +107,7 @@ def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Tabl
     """
     card, points = state.card, state.points
     qualities = [meter.name for meter in card.qualities]
-    shown = Table(title=f"Front of {card.config.name}: {len(members)} points", title_justify="left")
+    shown = Table(title=f"Front of {card.config.name}: {plural(len(members), 'point')}", title_justify="left")
     shown.add_column("point")
     shown.add_column("sequence", overflow="fold")
     for meter in card.objectives:

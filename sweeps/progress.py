@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from analysis.wording import plural
 from sweeps.sketch import sketch
 from sweeps.study import recalled
 
@@ -140,7 +141,7 @@ class SweepProgress:
         self._done += 1
         self._shown = False
         self._text = f"hypervolume {hypervolume:.4f} · front {on_front}"
-        self._text += f" · {served} repeats" if served else ""
+        self._text += f" · {plural(served, 'repeat')}" if served else ""
         self._text += f" · {failed} failed" if failed else ""
         if self._live is None:
             if time.monotonic() - self._said >= self._every:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import analysis.report
 import analysis.table
 from analysis.recommend import recommend
+from analysis.wording import plural
 from kmr.core import Readings
 from sweeps import results
 from sweeps.card import StudyCard, without_passwords
@@ -255,7 +256,7 @@ def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.S
     answers = [answer.sentence for answer in recommend(table)]
     metrics = {
         "hypervolume_final": front.hypervolume,
-        "trials_finished": float(len(state.records)),
+        "trials_finished": float(sum(record.state != "interrupted" for record in state.records)),
         "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
         "seconds_training": sum(record.seconds for record in state.records),
         **{f"cache/{name}": float(value) for name, value in asdict(recalled(state.records)).items()},
@@ -301,7 +302,8 @@ def _note(state: State, front: Front, answers: Sequence[str], folder: Path) -> s
     return "\n\n".join(
         part
         for part in (
-            f"**Front of {state.card.config.name}**: {len(front.members)} points, hypervolume {front.hypervolume:.4f}. "
+            f"**Front of {state.card.config.name}**: {plural(len(front.members), 'point')}, "
+            f"hypervolume {front.hypervolume:.4f}. "
             "The interactive report is `report/report.html` under Artifacts.",
             "\n".join(lines),
             said,

@@ -27,7 +27,7 @@ from sweeps.propose import PROPOSAL
 from sweeps.sampling import seed_after
 from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
-from sweeps.trial import Evaluation, Point, Recalled
+from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled
 
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
@@ -41,7 +41,7 @@ MOST_ATTEMPTS = 3
 _GRACE = 10
 """Seconds in which a trial that names no owner may be one just asked for."""
 _ID = "kmr:id"
-_NOTHING = Recalled()
+
 BASE = "kmr:base"
 
 
@@ -63,7 +63,7 @@ class Record:
     seconds: float = 0.0
     overhead: float = 0.0
     served_from: int | None = None
-    recalled: Recalled = Recalled()
+    recalled: Recalled = NOTHING_RECALLED
     optuna_number: int = -1
 
     @property
@@ -165,7 +165,7 @@ def finish(
     experiment: Experiment,
     evaluation: Evaluation,
     served_from: int | None,
-    recalled: Recalled = _NOTHING,
+    recalled: Recalled = NOTHING_RECALLED,
 ) -> None:
     """Tell a finished trial, with its budget as constraints and its points as attributes."""
     final = evaluation.points[-1]
@@ -192,7 +192,7 @@ def abandon(
     error: str,
     points: Sequence[Point],
     seconds: float,
-    recalled: Recalled = _NOTHING,
+    recalled: Recalled = NOTHING_RECALLED,
 ) -> None:
     """Close a trial that gave no result; what it measured before is kept."""
     outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds, "recalled": asdict(recalled)}
@@ -366,7 +366,7 @@ def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
 
 def recalled(found: Sequence[Record]) -> Recalled:
     """Add up what trials had from the prefix cache."""
-    return sum((record.recalled for record in found), Recalled())
+    return sum((record.recalled for record in found), NOTHING_RECALLED)
 
 
 def now() -> str:

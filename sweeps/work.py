@@ -17,7 +17,7 @@ from kmr.core import KMRError, NotApplicable, Value
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.fidelity import Fidelities, Halted
-from sweeps.trial import Evaluation, Point, Recalled, evaluate
+from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled, evaluate
 
 STAGING = ".staging"
 """The folder, in the study's, of artifacts that have not been taken on the front yet."""
@@ -51,7 +51,7 @@ class Ended:
     evaluation: Evaluation | None = None
     error: str | None = None
     seconds: float = 0.0
-    recalled: Recalled = Recalled()
+    recalled: Recalled = NOTHING_RECALLED
 
 
 Told: TypeAlias = Measured | Ended
@@ -91,7 +91,7 @@ def perform(experiment: Experiment, job: Job, folder: Path, tell: Tell, fideliti
 
     def ended(state: str, evaluation: Evaluation | None = None, error: str | None = None) -> Ended:
         found = [cache.counts.since(then) for cache, then in zip(caches, before, strict=True)]
-        recalled = sum((Recalled(each.hits, each.misses, each.seconds_saved) for each in found), Recalled())
+        recalled = sum((Recalled(each.hits, each.misses, each.seconds_saved) for each in found), NOTHING_RECALLED)
         return Ended(job.number, state, evaluation, error, time.perf_counter() - started, recalled)
 
     try:

@@ -37,7 +37,9 @@ def focus(matter: Floats, everything: Floats, log: bool = False) -> tuple[float,
     return float(low - margin), float(high + margin)
 
 
-def outside(values: Floats, ends: tuple[float, float] | None, log: bool = False) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def outside(
+    values: Floats, ends: tuple[float, float] | None, log: bool = False
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Mark the values that an axis with these ends does not show; without ends it shows all."""
     if ends is None:
         return np.zeros(len(values), dtype=np.bool_)

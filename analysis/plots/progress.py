@@ -70,8 +70,6 @@ def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure
     told = axes[against]
     if against == "trials" and (table.meta.get("trials") or {}).get("served"):
         told += ", repeats left out"
-    if against != "trials" and (table.meta.get("cache") or {}).get("hits"):
-        told += ", what the cache recalled counted"
     fig = figure("Growth of the Pareto front", xaxis=plain_axis(told), yaxis=plain_axis("hypervolume"))
     computed = progress(table)
     if computed is None:

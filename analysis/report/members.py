@@ -91,7 +91,7 @@ class _Source(NamedTuple):
 
 
 def members(table: StudyTable, front: StudyTable) -> Members:
-    """Collect the objectives, the probability to be on the front and the objectives' test values; the rest at a click."""
+    """Collect the objectives, the probability to be on the front, and test values; the rest at a click."""
     names = [name for name in table.meters if name not in FAITHFULNESS or name in table.objectives]
     tested = _tested(front, names)
     first = [name for name in tested if name in table.objectives] or tested[:1]

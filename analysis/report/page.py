@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +42,7 @@ class Page:
     noise: tuple[str, ...]
     contributions: tuple[Contribution, ...]
     models: tuple[tuple[str, str], ...]
-    not_again: str
+    saved: str
     counts: tuple[tuple[str, str], ...]
     failures: tuple[Tally, ...]
     warnings: tuple[Tally, ...]
@@ -78,7 +76,7 @@ def page(table: StudyTable) -> Page:
         contributions=contributions(table),
         counts=counts(table),
         models=models(table),
-        not_again=_not_again(table),
+        saved=_saved(table),
         failures=failures(table),
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
@@ -136,13 +134,13 @@ def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in facts if value != NOTHING)
 
 
-def _not_again(table: StudyTable) -> str:
-    """Say what of the time added over all models was spent once and then recalled."""
+def _saved(table: StudyTable) -> str:
+    """Say what time would have been spent as well, had nothing been recalled."""
     cache = table.meta.get("cache") or {}
     hits, saved = cache.get("hits") or 0, number(cache.get("seconds_saved"))
     if not hits or not saved > 0:
         return ""
-    return f"Of this, {duration(saved)} were not spent again: {plural(hits, 'move')} came from the cache."
+    return f"The cache saved {duration(saved)} more: {plural(hits, 'move')} recalled, not taken again."
 
 
 def _shown(value: object) -> str:
