@@ -40,6 +40,7 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
 
     from analysis.export import export_images
     from analysis.plots.sensitivity import sensitivity
+    from analysis.report.sensitivity import Scan, write_sensitivity
     from sweeps.experiment import build_experiment
     from sweeps.progress import counted
     from sweeps.scan import probes, scan, values_of
@@ -82,14 +83,18 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     table.to_csv(folder / "sensitivity.csv", index=False)
     table.to_parquet(folder / "sensitivity.parquet", index=False)
     figure = sensitivity(table, quality.name)
-    figure.write_html(folder / "sensitivity.html", include_plotlyjs=True)
     messages = export_images({"sensitivity": figure}, folder).messages if config.report.images else ()
+    command, groups = "", []
+    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
+        groups = layer_groups(table, config.sensitivity.groups)
+        command = _write_seed(table, groups, rule, config, folder, argv)
+    about = Scan(config.name, rule.name, quality.name, quality.unit, base[quality.name])
+    write_sensitivity(table, about, folder / "sensitivity.html", groups, command)
     console.print(f"table   {folder / 'sensitivity.csv'}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"map     {folder / 'sensitivity.html'}", markup=False, highlight=False, soft_wrap=True)
     for message in messages:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
-    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
-        command = _write_seed(table, rule, config, folder, argv)
+    if command:
         console.print(f"search  {command}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -111,9 +116,15 @@ def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, f
     return found
 
 
-def _write_seed(table: pd.DataFrame, rule: StructuredPruning, config: Config, folder: Path, argv: list[str]) -> str:
+def _write_seed(
+    table: pd.DataFrame,
+    groups: list[LayerGroup],
+    rule: StructuredPruning,
+    config: Config,
+    folder: Path,
+    argv: list[str],
+) -> str:
     """Write the groups as a config and the vectors as a file; return the command that searches with them."""
-    groups = layer_groups(table, config.sensitivity.groups)
     together = dict(zip(table["layer"], table["together"], strict=True))
     patterns = {g.name: [path for layer in g.layers for path in str(together[layer]).split()] for g in groups}
     seeds = folder / "first_trials.json"

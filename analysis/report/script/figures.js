@@ -13,6 +13,7 @@
     const caption = node.parentElement.querySelector("figcaption");
     caption.textContent = decoded([title.text, (title.subtitle || {}).text].filter(Boolean).join(": "));
     delete layout.title;
+    if (layout.height) node.style.height = layout.height + "px";
     layout.margin = Object.assign({}, layout.margin, { t: 34, r: small ? 12 : 30, l: small ? 44 : 70 });
     if (small) {
       layout.font.size = 11;
