@@ -20,6 +20,7 @@ from sweeps.layers import kept_layers, with_layers
 from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
+from sweeps.profiles import kept_profiles, with_profiles
 from sweeps.results import identifier
 from sweeps.study import Record, now, recalled, study_id, turned_down
 from sweeps.tracking import Finished, Tracker
@@ -35,8 +36,9 @@ class State:
     """All that a study's storage holds, read once.
 
     `unsaved` names the points that measure well but could not be saved, and why; `tested` holds the readings on
-    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each
-    layer of the front's models; `turned_down` counts vectors that were never trained, by reason.
+    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each layer of the
+    front's models, and `profiles` their accuracy-degradation profiles; `turned_down` counts vectors that were never
+    trained, by reason.
     """
 
     card: StudyCard
@@ -45,6 +47,7 @@ class State:
     tested: Mapping[str, Readings]
     noise: Mapping[str, Noise]
     layers: Mapping[str, Any]
+    profiles: Mapping[str, list[float]]
     turned_down: Mapping[str, int]
     created: str
 
@@ -69,6 +72,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         {name: results.to_readings(value) for name, value in tested.items()},
         kept_noise(study),
         kept_layers(study),
+        kept_profiles(study),
         turned_down(study),
         str(kept.get(_CREATED, "")),
     )
@@ -237,9 +241,8 @@ def publish(
         created=state.created,
         place=without_passwords(shown),
     )
-    table = analysis.table.StudyTable(
-        with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, folder
-    )
+    frame = with_layers(results.with_noise(frame, meta, state.noise), state.layers)
+    table = analysis.table.StudyTable(with_profiles(frame, state.profiles), meta, folder)
     analysis.table.save(folder, table.frame, meta)
     if tracker is not None:
         _track(tracker, state, front, table, example)

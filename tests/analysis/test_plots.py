@@ -25,6 +25,7 @@ from analysis.plots import (
     progress,
     technique_contribution,
 )
+from analysis.plots.profiles import degradation_profiles
 from analysis.plots.style import OKABE_ITO, log_ticks, marks
 from analysis.table import StudyTable, load, save
 
@@ -306,3 +307,22 @@ def test_the_new_figures_take_every_shape(study: Callable, rows: str) -> None:
     table = study(change, trials=20)
     for figure in (parallel(table), knob_importance(table), technique_contribution(table)):
         assert "<b>first" not in json.dumps(valid(figure))
+
+
+def test_profiles_are_drawn_for_the_front_and_the_baseline(study: Callable) -> None:
+    def profiled(frame: pd.DataFrame) -> pd.DataFrame:
+        texts = ["[0.9, 0.8, 0.5]" if state == "complete" else None for state in frame["state"]]
+        return frame.assign(test_profile=texts)
+
+    table = study(profiled)
+    figure = degradation_profiles(table)
+    names = [trace.name for trace in figure.data]
+    members = [point for point in front_frame(table)["point"] if not point.endswith(".0")]
+    assert names[0] == "baseline"
+    assert names[1:] == members[: len(names) - 1] or len(names) == 13
+    assert list(figure.data[1].x) == [1, 2, 4]
+    assert numbers(figure.data[1].y) == [0.9, 0.8, 0.5]
+    assert valid(figure)
+    damaged = study(lambda frame: frame.assign(test_profile="[0.9, null"))
+    assert not degradation_profiles(damaged).data
+    assert "No profile was read" in json.dumps(valid(degradation_profiles(study())))
