@@ -16,7 +16,7 @@ ACTIVITIES = {
     "seconds/rule": "compressing (rules)",
     "seconds/finetune": "fine-tuning",
     "seconds/meter": "measuring (meters)",
-    "seconds/other": "other",
+    "seconds/other": "recalling and other",
 }
 
 
