@@ -26,7 +26,7 @@ def degradation_profiles(table: StudyTable) -> go.Figure:
     """Draw the held-out accuracy on the worst of 1, 2, 4, … contiguous blocks, for the front and the baseline."""
     fig = figure(
         "Accuracy-degradation profiles on held-out test data",
-        "accuracy on the worst of 1, 2, 4, … contiguous blocks; what falls more steeply than the baseline fails on a part",
+        "accuracy on the worst of 1, 2, 4, … contiguous blocks; what falls faster than the baseline fails on a part",
         xaxis=plain_axis("blocks the data is cut into"),
         yaxis=plain_axis("accuracy on the worst block"),
     )
