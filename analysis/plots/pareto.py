@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.front import Mask, front_frame, front_of
+from analysis.front import Mask, as_costs, front_frame, front_of
 from analysis.plots.cloud import cloud
 from analysis.plots.focus import focus, outside
 from analysis.plots.hover import hover, text_or
@@ -80,8 +80,15 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
 
 
 def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: Mask) -> None:
-    """Let the axes follow the front and the baseline, and say how many models lie outside of the picture."""
+    """Let the axes follow the front and the baseline, and say how many models lie outside of the picture.
+
+    Members worse than the study's reference point add nothing to its hypervolume, and do not stretch the axes either.
+    """
     part = StudyTable(front, table.meta, table.folder)
+    costs = as_costs(part.values(table.objectives), table.directions)
+    reference = as_costs(table.corner("reference")[None, :], table.directions)
+    inside = np.flatnonzero(~(costs > reference).any(axis=1))
+    part = StudyTable(front.iloc[inside] if len(inside) > 1 else front, table.meta, table.folder)
     hidden = np.zeros(int(drawn.sum()), dtype=np.bool_)
     for name, shown in zip(names, (fig.layout.xaxis, fig.layout.yaxis), strict=True):
         values, stderr = part.column(f"meter/{name}"), np.nan_to_num(part.column(f"stderr/{name}"))

@@ -222,6 +222,39 @@ def test_tables_sort_by_value(page: Any, study: StudyTable) -> None:
     assert page.is_visible("#card")
 
 
+def test_the_axes_follow_the_front_and_show_all_when_asked(browser: Any, make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=30)
+    sizes = frame["meter/weight_bytes"].mask((frame["step"] == 0) | (frame["state"] != "complete"))
+    lost = [sizes.idxmax(), sizes.idxmin()]  # the second is on the front: nothing is smaller
+    save(
+        tmp_path, frame.assign(**{"meter/accuracy": frame["meter/accuracy"].mask(frame.index.isin(lost), -30.0)}), meta
+    )
+    shown, errors = opened(browser, report.write(tmp_path, images=False).html)
+    low = "document.getElementById('explorer').layout.yaxis.range[0]"
+    assert shown.evaluate(low) > -1
+    assert " models lie outside of the picture" in shown.text_content("#explorer-caption")
+    shown.locator("details.more summary").click()
+    shown.check("#show-all")
+    assert shown.evaluate(low) < -30
+    assert "outside of the picture" not in shown.text_content("#explorer-caption")
+    assert errors == []
+    shown.context.close()
+
+
+def test_no_table_scrolls_sideways_on_a_desk(browser: Any, make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=30)
+    faithful = ("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy")
+    for name in (*faithful, "parameters", "nonzero_parameters", "neg_cross_entropy"):
+        frame = frame.assign(**{f"{kind}/{name}": 0.0123 for kind in ("meter", "stderr", "test", "test_stderr")})
+    save(tmp_path, frame, meta)
+    shown, errors = opened(browser, report.write(tmp_path, images=False).html, viewport={"width": 1400, "height": 900})
+    widths = shown.evaluate("[...document.querySelectorAll('.scroll')].map(n => [n.scrollWidth, n.clientWidth])")
+    assert len(widths) >= 3
+    assert all(inside <= outside for inside, outside in widths), widths
+    assert errors == []
+    shown.context.close()
+
+
 def test_every_figure_is_drawn_when_it_comes_near(page: Any) -> None:
     names = page.evaluate("[...document.querySelectorAll('[data-figure]')].map(n => n.dataset.figure)")
     for name in names:

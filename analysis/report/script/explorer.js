@@ -77,10 +77,11 @@ kmr.explorer = (() => {
   }
 
   // The axes follow the front and the baseline, with a quarter of their span beside them: a few models that lost
-  // everything must not squash all others. Two clicks on the plot, or the box under "Show", bring them into the picture.
+  // everything must not squash all others, nor may members of the front that are worse than the reference point. Two clicks on the plot, or the box under "Show", bring them into the picture.
   function focus(name, log, complete) {
     const scale = (values) => values.filter((value) => known(value) && (!log || value > 0)).map((value) => (log ? Math.log10(value) : value));
-    const matter = scale([data.baseline[name][0], ...members.flatMap((row) => {
+    const good = members.filter((row) => rows.within(row, data.reference));
+    const matter = scale([data.baseline[name][0], ...(good.length > 1 ? good : members).flatMap((row) => {
       const value = rows.value(name, row), error = cell(data.stderr, name, row) || 0;
       return [value - error, value + error, cell(data.test, name, row)];
     })]);
@@ -183,7 +184,7 @@ kmr.explorer = (() => {
     }
     const count = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
     const about = [members.length.toLocaleString("en") + " of " + count(complete.length, "model") + " not beaten in " + (flat ? "both" : "all three") + (flat ? "; bars: one standard error" : "")];
-    if (far) about.push(count(far, "model") + " far from the front " + (far === 1 ? "lies" : "lie") + " outside of the picture (two clicks on it, or Show, bring " + (far === 1 ? "it" : "them") + " in)");
+    if (far) about.push(count(far, "model") + (far === 1 ? " lies" : " lie") + " outside of the picture (two clicks on it, or Show, bring " + (far === 1 ? "it" : "them") + " in)");
     if (kept.cell) about.push("of the " + rest.length.toLocaleString("en") + " others, one is drawn where several cover each other");
     $("explorer-caption").textContent = about.join("; ") + ".";
     if (small) fitLegend(traces, layout);
