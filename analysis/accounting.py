@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.table import STATES, StudyTable
+from analysis.front import Mask, front_of
+from analysis.table import StudyTable
+from analysis.wording import duration, plural
 
 ACTIVITIES = {
     "seconds/rule": "compressing (rules)",
     "seconds/finetune": "fine-tuning",
     "seconds/meter": "measuring (meters)",
-    "seconds/other": "other",
+    "seconds/other": "recalling and other",
 }
 
 
@@ -33,39 +36,77 @@ class Spent(NamedTuple):
     share: float
 
 
-def states(table: StudyTable) -> dict[str, int]:
-    """Count the points in every state, known states first."""
-    counts = table.frame["state"].value_counts().to_dict()
-    return {str(state): int(counts.get(state, 0)) for state in dict.fromkeys((*STATES, *map(str, counts)))}
+def measured(table: StudyTable) -> Mask:
+    """Mark the models that count: complete, with a finite value of every objective; the base model is one of them."""
+    finite = np.isfinite(table.values(table.objectives)).all(axis=1)
+    return np.asarray(table.complete.to_numpy(dtype=np.bool_) & finite, dtype=np.bool_)
+
+
+def models(table: StudyTable) -> tuple[tuple[str, str], ...]:
+    """Count the models in words: measured, those of them on the front, and rows of the table that are none."""
+    counted = measured(table)
+    with_base = bool((counted & table.uncompressed.to_numpy(dtype=np.bool_)).any())
+    found = [("measured" + (", the base model among them" if with_base else ""), int(counted.sum()))]
+    found += [("on the front", int(front_of(table).sum()))]
+    states = table.frame["state"].astype(str)
+    lacking = int((table.complete.to_numpy(dtype=np.bool_) & ~counted).sum())
+    found += [("without a finite value of every objective", lacking)] if lacking else []
+    ended = states[~table.complete].value_counts()
+    found += [(f"ended without a model: {state}", int(count)) for state, count in ended.items()]
+    return tuple((words, f"{count:,}") for words, count in found)
 
 
 _COUNTED = {
-    "asked": "trials finished",
+    "finished": "trials finished",
     "complete": "complete",
-    "failed": "without a result",
+    "failed": "failed",
     "infeasible": "infeasible",
     "pruned": "stopped early",
     "interrupted": "interrupted",
     "served": "served from an earlier trial",
     "retried": "tried again",
-    "cache_hits": "steps recalled from the cache",
-    "cache_misses": "steps that were not in the cache",
+    "cache_hits": "moves recalled from the cache",
+    "cache_misses": "moves taken, not in the cache",
+    "cache_seconds_saved": "time the cache saved",
 }
 
 
 def counts(table: StudyTable) -> tuple[tuple[str, str], ...]:
     """Say in words what became of the trials, as the study counted them: with duplicates served and cache hits.
 
-    Whatever whole numbers the meta file counts under `trials` and `cache`; the target is left out.
+    Whatever numbers the meta file counts under `trials` and `cache`; the target is left out. Interrupted trials are
+    tried again, so they are not among the finished ones.
     """
     found = []
     for part in ("trials", "cache"):
         entries = table.meta.get(part)
-        for name, value in entries.items() if isinstance(entries, dict) else ():
+        for name, value in _finished(entries).items() if isinstance(entries, dict) else ():
             key = f"{part}_{name}" if part == "cache" else str(name)
-            if name != "target" and isinstance(value, int) and not isinstance(value, bool):
-                found.append((_COUNTED.get(key, key.replace("_", " ")), f"{value:,}"))
+            if name == "target" or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            shown = duration(value) if name == "seconds_saved" else f"{value:,}"
+            found.append((_COUNTED.get(key, key.replace("_", " ")), shown))
     return tuple(found)
+
+
+def headline(table: StudyTable) -> str:
+    """Say in one line how the trials ended: the same counts as `counts`, without those that are 0."""
+    trials = _finished(table.meta.get("trials") or {})
+    if "finished" not in trials:
+        return plural(table.frame["trial"].nunique(), "trial")
+    planned = f" of {trials['target']:,} planned" if trials.get("target") else ""
+    ends = [
+        f"{trials[name]:,} {_COUNTED[name]}" for name in ("complete", "failed", "infeasible", "pruned", "interrupted")
+        if trials.get(name)
+    ]  # fmt: skip
+    return f"{trials['finished']:,}{planned}" + (f": {', '.join(ends)}" if ends else "")
+
+
+def _finished(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the number of finished trials in the place of those asked for."""
+    interrupted = entries.get("interrupted") or 0
+    asked = {"finished": entries["asked"] - interrupted} if isinstance(entries.get("asked"), int) else {}
+    return {**asked, **{name: value for name, value in entries.items() if name != "asked"}}
 
 
 def failures(table: StudyTable) -> tuple[Tally, ...]:

@@ -183,7 +183,7 @@ def _p_better(table: StudyTable, meter: str, one: int, other: int) -> float:
 def _question(table: StudyTable, limits: Sequence[Limit], meter: str) -> str:
     most = "least" if table.direction(meter) == "minimize" else "most"
     words = [limit.words(table.unit(limit.meter)) for limit in limits]
-    return f"{most} {meter_name(meter)}" + (f" with {listing(words)}" if words else "")
+    return f"{most} {meter_name(meter)}" + (f" with {listing(words)}" if words else ", no limit set")
 
 
 def _nearest(table: StudyTable, limits: Sequence[Limit], usable: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,8 +21,12 @@ Groups = Mapping[str, Sequence[StudyTable]]
 _OF_A_RUN = ("seed", "name", "output_dir", "storage", "tracking", "report", "cache", "trials", "threads", "hydra")
 
 
+FEWEST_RUNS = 3
+"""Runs below which no interval is given: Student's t with one degree of freedom says ± 13 standard errors."""
+
+
 class Interval(NamedTuple):
-    """Mean over runs, and the 95 % confidence interval of the mean (Student's t); the ends are NaN below two runs."""
+    """Mean over runs, and the 95 % confidence interval of the mean; the ends are NaN below `FEWEST_RUNS` runs."""
 
     mean: float
     low: float
@@ -30,13 +35,17 @@ class Interval(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How a group of runs fares: hypervolume and R2 (smaller is better), IGD+ to the front of all runs together."""
+    """How a group of runs fares: hypervolume and R2 (smaller is better), IGD+ to the front of all runs together.
+
+    `volumes` are the hypervolumes of the single runs.
+    """
 
     label: str
     front: Interval
     hypervolume: Interval
     igd_plus: Interval
     r2: Interval
+    volumes: tuple[float, ...] = ()
 
 
 def grouped_by_config(tables: Sequence[StudyTable]) -> dict[str, list[StudyTable]]:
@@ -108,18 +117,24 @@ def front_values(table: StudyTable) -> Floats:
     return StudyTable(front_frame(table), table.meta, table.folder).values(table.objectives)
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values and the confidence interval of the mean (Student's t)."""
+def interval(
+    values: Sequence[float], confidence: float = 0.95, *, least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """Return the mean of independent values and the confidence interval of the mean (Student's t).
+
+    What no value can be is cut off: the part of the interval outside [`least`, `most`] never holds the mean, so that
+    the rest covers it as often.
+    """
     known = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
     if not len(known):
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     mean = float(known.mean())
-    if len(known) < 2:
-        return Interval(mean, float("nan"), float("nan"), 1)
+    if len(known) < FEWEST_RUNS:
+        return Interval(mean, float("nan"), float("nan"), len(known))
     from scipy import stats
 
     half = float(stats.t.ppf(0.5 + confidence / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
-    return Interval(mean, mean - half, mean + half, len(known))
+    return Interval(mean, max(mean - half, least), min(mean + half, most), len(known))
 
 
 def standings(groups: Groups) -> tuple[Standing, ...]:
@@ -141,8 +156,10 @@ def standings(groups: Groups) -> tuple[Standing, ...]:
         ]
         distances = [igd_plus(front, best, first.directions, **scale) if len(front) else nothing for front in runs]
         falls = [r2(front, first.directions, **scale) if spans and len(front) else nothing for front in runs]
-        sizes = interval([float(len(front)) for front in runs])
-        found.append(Standing(label, sizes, interval(volumes), interval(distances), interval(falls)))
+        sizes = interval([float(len(front)) for front in runs], least=0.0)
+        volume = interval(volumes, least=0.0, most=1.0 if spans else math.inf)
+        distance, fall = interval(distances, least=0.0), interval(falls, least=0.0)
+        found.append(Standing(label, sizes, volume, distance, fall, tuple(volumes)))
     return tuple(sorted(found, key=lambda entry: -np.nan_to_num(entry.hypervolume.mean, nan=-1.0)))
 
 

@@ -78,7 +78,7 @@ def front_record(table: StudyTable) -> dict[str, Any]:
     members = []
     for row in front_frame(table).to_dict(orient="records"):
         member = {str(name): _plain(value) for name, value in row.items()}
-        for name in ("sequence", "layers"):
+        for name in ("sequence", "layers", "test_profile"):
             if isinstance(member.get(name), str):
                 with contextlib.suppress(ValueError):
                     member[name] = json.loads(member[name])

@@ -22,7 +22,6 @@ from analysis.atomic import write_bytes
 FORMAT = 1
 RESULTS = "results.parquet"
 META = "meta.json"
-STATES = ("complete", "failed", "infeasible", "interrupted")
 
 _REQUIRED = ("point", "trial", "step", "state")
 _OPTIONAL = ("last", "error", "notes", "technique", "sequence", "finished", "artifact", "mlflow_run_id")

@@ -11,6 +11,11 @@ NOTHING = "–"
 _BYTES = ("b", "byte", "bytes")
 _PLAIN = ("", "1", "fraction", "ratio", "dimensionless", "none", "count", "parameters", "macs", "mac", "flops", "bops")
 _UNITS_IN_NAMES = ("s", "ms", "us", "j", "mj", "joules")
+_WRITTEN = {
+    "neg": "negative", "kl": "KL", "ece": "ECE", "mse": "MSE", "macs": "MACs", "flops": "FLOPs", "bops": "BOPs",
+    "ort": "ORT", "auc": "AUC", "f1": "F1", "r2": "R²",
+}  # fmt: skip
+"""Parts of meters' names that are written otherwise than in small letters."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -60,9 +65,10 @@ def ratio(value: float, baseline: float) -> str:
 
 
 def meter_name(meter: str) -> str:
-    """Write a meter's name as words, without the unit of time or energy its values carry anyway."""
+    """Write a meter's name as words, without the unit of time or energy its values carry anyway: `negative KL`."""
     name, _, last = meter.rpartition("_")
-    return (name if name and last in _UNITS_IN_NAMES else meter).replace("_", " ")
+    words = (name if name and last in _UNITS_IN_NAMES else meter).split("_")
+    return " ".join(_WRITTEN.get(word, word) for word in words)
 
 
 def axis_label(meter: str, unit: str, direction: str) -> str:

@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from kmr.core import KMRError
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, unknown
 
 TRUSTED = (
     "kmr", "sweeps.examples", "sweeps.sampling", "torch.nn", "torch.optim", "torch.ao.nn", "optuna.samplers",
@@ -44,6 +44,7 @@ def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: An
     try:
         made = instantiate(dict(config), _convert_="all", _partial_=True)
         accepted = inspect.signature(made.func).parameters
+        _check_arguments(str(config["_target_"]), made.keywords, accepted, live)
         wanted = {name: value for name, value in live.items() if name in accepted and name not in made.keywords}
         return functools.partial(made.func, *made.args, **{**made.keywords, **wanted})()
     except (SweepError, KMRError) as error:
@@ -52,6 +53,18 @@ def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: An
         raise SweepError(f"{what}: {_first_line(error)}") from error
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise SweepError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _check_arguments(
+    target: str, given: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], live: Mapping[str, Any]
+) -> None:
+    """Raise `SweepError` where a config gives an argument that its target does not take."""
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values()):
+        return
+    known = [name for name in accepted if name not in ("self", *live)]
+    for name in given:
+        if name not in accepted:
+            raise SweepError(f"{target} takes no {name}{unknown(name, known)}")
 
 
 def check_trust(what: str, config: Any, trusted_modules: Sequence[str]) -> None:

@@ -219,9 +219,10 @@ class Sweep:
                 under_way = self._under_way[number]
                 if evaluation is not None:
                     evaluation = replace(evaluation, points=[evaluation.points[0], *under_way.points])
-                    finish(self._study, under_way.trial, self._experiment, evaluation, None)
+                    finish(self._study, under_way.trial, self._experiment, evaluation, None, ended.recalled)
                 else:
-                    abandon(self._study, under_way.trial, state, error or "", under_way.points, ended.seconds)
+                    told = (state, error or "", under_way.points, ended.seconds, ended.recalled)
+                    abandon(self._study, under_way.trial, *told)
                 record = self._close(number, progress)
                 if record.state in _GAVE_NOTHING:
                     progress.say(f"trial {record.number} {record.state}: {record.error}")

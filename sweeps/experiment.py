@@ -34,7 +34,7 @@ from kmr.meters import Predictions
 from kmr.runtimes.program import describe_inputs
 from sweeps.build import part
 from sweeps.config import Config
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, unknown
 from sweeps.space import Space, parameter_space, search_space
 
 
@@ -266,6 +266,7 @@ def _evaluated_in_large_batches(data: Data, config: Config) -> Data:
 def _instantiation(
     config: Config, plain: Mapping[str, Any], data: Data, live: Mapping[str, Any], trusted: tuple[str, ...]
 ) -> Instantiation:
+    _check_are_parts("rules", "rule", plain.get("rules") or {})
     rules = [
         part(f"rules.{name}", entry, trusted, name=name, data=data.train, **live)
         for name, entry in (plain.get("rules") or {}).items()
@@ -287,7 +288,19 @@ def _instantiation(
         raise SweepError(f"a rule's knobs must be a tuple of Knob: {error}") from error
 
 
+def _check_are_parts(group: str, option: str, entries: Mapping[str, Any]) -> None:
+    """Raise `SweepError` where settings are given for a part the experiment does not have."""
+    known = [name for name, entry in entries.items() if isinstance(entry, Mapping) and "_target_" in entry]
+    for name, entry in entries.items():
+        if entry is not None and name not in known:
+            raise SweepError(
+                f"the experiment has no {group}.{name}{unknown(name, known)}; choose it with {option}=[…], or name its "
+                "code in _target_"
+            )
+
+
 def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Meter]:
+    _check_are_parts("meters", "meter", plain.get("meters") or {})
     meters = []
     for name, entry in (plain.get("meters") or {}).items():
         if entry is None:
@@ -302,9 +315,9 @@ def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[st
 def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ...]:
     meters = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
     wanted = [*config.objectives, *config.budget, *config.reference]
-    unknown = [name for name in wanted if name not in meters]
-    if unknown:
-        raise SweepError(f"no meter is named {', '.join(unknown)}: there are {', '.join(meters) or 'none'}")
+    missing = [name for name in wanted if name not in meters]
+    if missing:
+        raise SweepError(f"no meter is named {', '.join(missing)}: there are {', '.join(meters) or 'none'}")
     if len(config.objectives) < 2 or len(set(config.objectives)) < len(config.objectives):
         raise SweepError(f"objectives must name two or more different meters, not {list(config.objectives)}")
     return tuple(meters[name] for name in config.objectives)

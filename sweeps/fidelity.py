@@ -51,6 +51,11 @@ class Fidelities:
         ).restore(RungStore(folder))
         self._experiments = [at_fidelity(experiment, share) for share in self._halving.fidelities[:-1]]
 
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """The experiment at every fidelity below the full one."""
+        return tuple(self._experiments)
+
     def check(self, experiment: Experiment, number: int, params: Mapping[str, Value]) -> None:
         """Go through the rungs below the full fidelity.
 

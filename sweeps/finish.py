@@ -13,6 +13,7 @@ from rich.text import Text
 
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
+from analysis.wording import plural
 from kmr import artifact
 from kmr.core import Reading, Readings
 from sweeps.card import StudyCard, without_passwords
@@ -21,6 +22,7 @@ from sweeps.experiment import Experiment
 from sweeps.front import artifact_path
 from sweeps.layers import keep_layers
 from sweeps.noise import measure_noise
+from sweeps.profiles import keep_profiles
 from sweeps.publish import Published, State, keep_created, keep_test, keep_unsaved, kept_test, publish, read_state
 from sweeps.tracking import Tracker
 
@@ -72,6 +74,7 @@ def write_results(
         except Exception as error:  # one model that fails on test data must not cost the report of all others
             problems.append(f"{name} could not be read on test data: {type(error).__name__}: {error}")
     keep_layers(study, experiment.model, folder, sweep.front.members)
+    keep_profiles(study, experiment, folder, sweep.front.members)
     card.keep(study)
     state = read_state(card, study, sweep.records)
     published = publish(state, folder, tracker, images=images, example=experiment.data.train.first_inputs(8))
@@ -106,7 +109,7 @@ def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Tabl
     """
     card, points = state.card, state.points
     qualities = [meter.name for meter in card.qualities]
-    shown = Table(title=f"Front of {card.config.name}: {len(members)} points", title_justify="left")
+    shown = Table(title=f"Front of {card.config.name}: {plural(len(members), 'point')}", title_justify="left")
     shown.add_column("point")
     shown.add_column("sequence", overflow="fold")
     for meter in card.objectives:

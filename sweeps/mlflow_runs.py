@@ -134,6 +134,9 @@ class StudyRuns:
                 metrics.append((f"stderr/{reading}", stderr, point.step))
         metrics.append(("seconds", record.seconds, 0))
         tags |= {key: value[:_LONGEST_TAG] for key, value in more.items() if value}
+        if record.recalled.hits:
+            metrics.append(("cache/moves_recalled", float(record.recalled.hits), 0))
+            metrics.append(("cache/seconds_saved", record.recalled.seconds_saved, 0))
         run = self.client.create_run(self.place.experiment_id, start, tags, run_name=name).info.run_id
         self.write(run, metrics, {key: str(value) for key, value in record.params.items()}, at=end)
         self.client.set_terminated(run, _STATUS.get(record.state, "FAILED"), end_time=end)

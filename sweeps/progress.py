@@ -22,7 +22,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from analysis.wording import plural
 from sweeps.sketch import sketch
+from sweeps.study import recalled
 
 if TYPE_CHECKING:
     from sweeps.driver import Sweep
@@ -60,7 +62,7 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
     def look() -> Seen:
         records = [record for record in sweep.records[-_SHOWN:] if record.served_from is None]
         points = [point for record in records for point in record.points]
-        kept = experiment.prefixes.statistics() if experiment.prefixes is not None else None
+        kept = recalled(sweep.records)
         causes = Counter(
             (record.error or record.state).splitlines()[0] for record in sweep.records
             if record.state in ("failed", "infeasible")
@@ -69,8 +71,8 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
             (first.name, second.name),
             tuple(map(values, points)),
             tuple((first, second) for first, second, *_ in sweep.front.values),
-            kept.hits if kept else 0,
-            kept.hits + kept.misses if kept else 0,
+            kept.hits,
+            kept.hits + kept.misses,
             tuple(causes.most_common(3)),
         )
 
@@ -139,7 +141,7 @@ class SweepProgress:
         self._done += 1
         self._shown = False
         self._text = f"hypervolume {hypervolume:.4f} · front {on_front}"
-        self._text += f" · {served} repeats" if served else ""
+        self._text += f" · {plural(served, 'repeat')}" if served else ""
         self._text += f" · {failed} failed" if failed else ""
         if self._live is None:
             if time.monotonic() - self._said >= self._every:

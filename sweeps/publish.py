@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import analysis.report
 import analysis.table
 from analysis.recommend import recommend
+from analysis.wording import plural
 from kmr.core import Readings
 from sweeps import results
 from sweeps.card import StudyCard, without_passwords
@@ -19,8 +20,9 @@ from sweeps.layers import kept_layers, with_layers
 from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
+from sweeps.profiles import kept_profiles, with_profiles
 from sweeps.results import identifier
-from sweeps.study import Record, now, study_id, turned_down
+from sweeps.study import Record, now, recalled, study_id, turned_down
 from sweeps.tracking import Finished, Tracker
 from sweeps.trial import Point
 
@@ -34,8 +36,9 @@ class State:
     """All that a study's storage holds, read once.
 
     `unsaved` names the points that measure well but could not be saved, and why; `tested` holds the readings on
-    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each
-    layer of the front's models; `turned_down` counts vectors that were never trained, by reason.
+    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each layer of the
+    front's models, and `profiles` their accuracy-degradation profiles; `turned_down` counts vectors that were never
+    trained, by reason.
     """
 
     card: StudyCard
@@ -44,6 +47,7 @@ class State:
     tested: Mapping[str, Readings]
     noise: Mapping[str, Noise]
     layers: Mapping[str, Any]
+    profiles: Mapping[str, list[float]]
     turned_down: Mapping[str, int]
     created: str
 
@@ -68,6 +72,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         {name: results.to_readings(value) for name, value in tested.items()},
         kept_noise(study),
         kept_layers(study),
+        kept_profiles(study),
         turned_down(study),
         str(kept.get(_CREATED, "")),
     )
@@ -236,9 +241,8 @@ def publish(
         created=state.created,
         place=without_passwords(shown),
     )
-    table = analysis.table.StudyTable(
-        with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, folder
-    )
+    frame = with_layers(results.with_noise(frame, meta, state.noise), state.layers)
+    table = analysis.table.StudyTable(with_profiles(frame, state.profiles), meta, folder)
     analysis.table.save(folder, table.frame, meta)
     if tracker is not None:
         _track(tracker, state, front, table, example)
@@ -255,9 +259,10 @@ def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.S
     answers = [answer.sentence for answer in recommend(table)]
     metrics = {
         "hypervolume_final": front.hypervolume,
-        "trials_finished": float(len(state.records)),
+        "trials_finished": float(sum(record.state != "interrupted" for record in state.records)),
         "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
         "seconds_training": sum(record.seconds for record in state.records),
+        **{f"cache/{name}": float(value) for name, value in asdict(recalled(state.records)).items()},
     }
     note = _note(state, front, answers, folder)
     tags = {"front": ", ".join(front.members), "mlflow.note.content": without_passwords(note)}
@@ -300,7 +305,8 @@ def _note(state: State, front: Front, answers: Sequence[str], folder: Path) -> s
     return "\n\n".join(
         part
         for part in (
-            f"**Front of {state.card.config.name}**: {len(front.members)} points, hypervolume {front.hypervolume:.4f}. "
+            f"**Front of {state.card.config.name}**: {plural(len(front.members), 'point')}, "
+            f"hypervolume {front.hypervolume:.4f}. "
             "The interactive report is `report/report.html` under Artifacts.",
             "\n".join(lines),
             said,

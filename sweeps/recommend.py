@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from analysis.choice import Choice, Pick, choose
-from analysis.table import TableError
+from analysis.table import StudyTable, TableError
 from analysis.wording import meter_name
 from sweeps.errors import SweepError
 from sweeps.reading import Opened, open_run
@@ -23,7 +23,11 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     """Print the answer; return 0, 1 when no model meets the limits, 2 with one line on stderr for bad input."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.recommend", description=__doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
-    parser.add_argument("limits", nargs="*", help="such as latency_ms<=5, accuracy>=0.98*baseline, r2>=baseline-0.02")
+    parser.add_argument(
+        "limits",
+        nargs="*",
+        help="none asks for the best there is; such as latency_ms<=5, accuracy>=0.98*baseline, r2>=baseline-0.02",
+    )
     parser.add_argument("--best", metavar="METER", help="the meter to be best in (default: a quality without a limit)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args(arguments)
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     if asked.json:
         print(json.dumps(_plain(choice, asked.folder), indent=1, allow_nan=False))
     else:
-        _print(choice, opened, asked.folder, console or Console(soft_wrap=True))
+        _print(choice, opened, asked.folder, bool(asked.limits), console or Console(soft_wrap=True))
     return 0 if choice.pick is not None else 1
 
 
@@ -45,7 +49,7 @@ def reproduce_command(folder: str | Path, point: str) -> str:
     return shlex.join(["python", "-m", "sweeps.reproduce", str(folder), point])
 
 
-def _print(choice: Choice, opened: Opened, folder: str, console: Console) -> None:
+def _print(choice: Choice, opened: Opened, folder: str, limited: bool, console: Console) -> None:
     def line(label: str, text: str, style: str = "") -> None:
         console.print(f"{label:<13}{text}", style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -54,7 +58,8 @@ def _print(choice: Choice, opened: Opened, folder: str, console: Console) -> Non
         line("answer", choice.remark, "yellow")
         return
     _print_pick("take", choice.pick, line, "bold")
-    line("", f"meets the limits with probability {choice.pick.p_limits:.2f}")
+    if limited:
+        line("", f"meets the limits with probability {choice.pick.p_limits:.2f}")
     if math.isfinite(choice.pick.p_front):
         line("", f"is on the front with probability {choice.pick.p_front:.2f}")
     if choice.remark:
@@ -63,13 +68,27 @@ def _print(choice: Choice, opened: Opened, folder: str, console: Console) -> Non
         _print_pick("runner-up", choice.runner_up, line)
         line("", f"the first is better in {meter_name(choice.best)} with probability {choice.p_better:.2f}")
     else:
-        line("runner-up", "none: no other model meets the limits")
+        line("runner-up", "none: no other model meets the limits" if limited else "none: there is no other model")
     if choice.pick.artifact:
         trusted = list(opened.card.config.trusted_modules)
         more = f", trusted_modules={trusted}" if trusted else ""
         line("load", f"kmr.load({str(opened.folder / choice.pick.artifact)!r}{more})")
     if not choice.pick.is_baseline:
         line("reproduce", reproduce_command(folder, choice.pick.point))
+    if not limited:
+        line("limits", f"set some to ask for less: {_example(opened.table())}")
+
+
+def _example(table: StudyTable) -> str:
+    """Return limits on the study's first objectives, as one would type them."""
+    shown = []
+    for name in table.objectives[:2]:
+        baseline = table.baseline(name)[0]
+        share = "0.25" if table.kind(name) == "cost" else "0.98"
+        sign = "<=" if table.direction(name) == "minimize" else ">="
+        bound = f"{share}*baseline" if baseline > 0 else "<number>"
+        shown.append(f"'{name}{sign}{bound}'")
+    return " or ".join(shown)
 
 
 def _print_pick(label: str, pick: Pick, line: Any, style: str = "") -> None:

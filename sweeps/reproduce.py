@@ -13,10 +13,10 @@ from rich.table import Table
 from kmr import artifact
 from kmr.core import KMRError, measure, run_sequence
 from sweeps.card import StudyCard
+from sweeps.entry import wide_console
 from sweeps.errors import SweepError
 from sweeps.experiment import build_experiment
 from sweeps.reading import open_run
-from sweeps.run import wide_console
 from sweeps.trial import Point
 
 _TIMED = ("s", "ms", "us", "J", "mJ")

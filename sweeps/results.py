@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kmr.meters import hardware
 from sweeps.card import StudyCard, without_passwords
 from sweeps.front import artifact_path, corners
 from sweeps.noise import Noise, summary
-from sweeps.study import Record
+from sweeps.study import Record, recalled
 from sweeps.trial import Point
 
 
@@ -172,6 +173,7 @@ def meta(
             **{f"turned down before training, {kind}": count for kind, count in turned_down.items()},
             "target": card.config.trials,
         },
+        "cache": asdict(recalled(found)),
         "seconds": sum(record.seconds for record in found),
         "overhead_seconds": sum(record.overhead for record in found),
         "command": card.command,

@@ -5,10 +5,10 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, unknown
 from sweeps.experiment import Experiment
 from sweeps.space import distributions, to_params, to_sequence
-from sweeps.storage import open_storage
+from sweeps.storage import JOURNAL, open_storage
 from sweeps.study import BASE, IDENTITY, OWNER, constraints, differences, is_asked, record_of
 
 
@@ -24,17 +24,18 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     Raises:
         SweepError: there is no such study, or more than its space differs.
     """
-    name = experiment.config.reuse
-    if name is None or study.get_trials(deepcopy=False):
+    asked = experiment.config.reuse
+    if asked is None or study.get_trials(deepcopy=False):
         return None
+    place, name = _named(asked, folder, by_path=experiment.config.storage is None)
     if experiment.searches_policy:
         raise SweepError("reuse takes over knob vectors, not the parameters of a policy")
-    old = _open(name, experiment, folder)
+    old = _open(asked, name, place, experiment.config.storage)
     known, now = (
         {k: v for k, v in dict(i).items() if k != "space"} for i in (old.user_attrs[IDENTITY], experiment.identity)
     )
     if changes := list(differences(known, now)):
-        raise SweepError(f"reuse={name}: more than its space differs: {'; '.join(changes[:6])}")
+        raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")
     study.set_user_attr(BASE, old.user_attrs[BASE])
     finished = [t for t in old.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and is_asked(t)]
     taken = 0
@@ -57,14 +58,22 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     return taken, len(finished)
 
 
-def _open(name: str, experiment: Experiment, folder: Path) -> optuna.Study:
-    place = folder.parent / name
-    if experiment.config.storage is None and not place.is_dir():
-        raise SweepError(f"reuse={name}: there is no study in {place}")
+def _named(asked: str, folder: Path, *, by_path: bool) -> tuple[Path, str]:
+    """Return the folder and the name of a study that is given by its name, or by its folder as runs/<study>."""
+    beside = folder.parent / asked
+    given = Path(asked).expanduser().absolute()
+    place = given if by_path and not beside.is_dir() and given.is_dir() else beside
+    return place, Path(asked).name
+
+
+def _open(asked: str, name: str, place: Path, storage: str | None) -> optuna.Study:
+    if storage is None and not (place.is_dir() and any(path.name != ".lock" for path in place.iterdir())):
+        known = sorted(path.parent.name for path in place.parent.glob(f"*/{JOURNAL}")) if place.parent.is_dir() else []
+        raise SweepError(f"reuse={asked}: there is no study in {place}{unknown(name, known) if known else ''}")
     try:
-        old = optuna.load_study(study_name=name, storage=open_storage(experiment.config.storage, place))
+        old = optuna.load_study(study_name=name, storage=open_storage(storage, place))
     except KeyError as error:
-        raise SweepError(f"reuse={name}: the storage holds no study of that name") from error
+        raise SweepError(f"reuse={asked}: the storage holds no study of that name") from error
     if IDENTITY not in old.user_attrs or BASE not in old.user_attrs:
-        raise SweepError(f"reuse={name}: nothing has been measured in that study")
+        raise SweepError(f"reuse={asked}: nothing has been measured in that study")
     return old

@@ -1,53 +1,25 @@
 """The Hydra entry: `python -m sweeps.run +exp=quickstart`."""
 
-import errno
 import logging
-import os
-import sys
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hydra
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from kmr.core import KMRError
+from analysis.wording import plural
 from sweeps.config import Config, threads_of
+from sweeps.entry import enter, guarded
 from sweeps.errors import SweepError
-from sweeps.listing import list_experiments
 
 
 def main() -> None:
     """Run the experiment named on the command line, or list those there are; exit with 0, 1, 2, 130 or 143."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    codes: list[int] = []
-
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-    def entry(config: DictConfig) -> None:
-        if "exp" in HydraConfig.get().runtime.choices:
-            codes.append(run(config, sys.argv[1:]))
-        else:
-            list_experiments(wide_console(), sys.argv[1:])
-
-    # Hydra prints its own errors over many lines unless it is asked for the exception.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        entry()
-    except (HydraException, OmegaConfBaseException) as error:
-        codes.append(complain(error))
-    except KeyboardInterrupt:
-        codes.append(130)
-    sys.exit(codes[-1] if codes else 0)
+    enter(_sweep)
 
 
 def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
@@ -58,55 +30,7 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
         argv: the overrides it was composed from, for the commands that are printed.
         console: where to print.
     """
-    try:
-        _check_names(raw)
-        config = cast(Config, OmegaConf.to_object(raw))
-        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
-        return _sweep(config, plain, argv, console or wide_console())
-    except (SweepError, KMRError, OmegaConfBaseException) as error:
-        return complain(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _unexpected(error)
-        where = error.filename or raw.output_dir
-        return complain(
-            f"the disk is full ({where}): free some space and run the same command again; what finished is kept"
-        )
-    except Exception as error:
-        return _unexpected(error)
-
-
-def _check_names(raw: DictConfig) -> None:
-    """Refuse a config entry that is none: Hydra lets any be added with a +."""
-    known = [entry.name for entry in fields(Config)]
-    for name in map(str, raw):
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f": did you mean {close[0]}?" if close else f": there are {', '.join(known)}"
-            raise SweepError(f"the config has no entry {name}{hint}")
-
-
-def _unexpected(error: Exception) -> int:
-    if os.environ.get(_TRACE) == "1":
-        raise error
-    complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
-    return 1
-
-
-_TRACE = "KMR_TRACEBACK"
-
-
-def complain(error: object) -> int:
-    """Print an error in one line; return the exit code for it."""
-    message = " ".join(str(error).split())
-    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 2
-
-
-def wide_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return guarded(_sweep, raw, argv, console)
 
 
 def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> int:
@@ -122,7 +46,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.interrupt import Interrupts, Stopped
     from sweeps.progress import SweepProgress, watch
     from sweeps.reuse import take_over
-    from sweeps.study import open_study, reclaim, run_folder, turned_down, with_base
+    from sweeps.study import open_study, recalled, reclaim, run_folder, turned_down, with_base
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -153,9 +77,9 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             _forget_if_empty(folder)
             raise
         if taken is not None:
-            console.print(f"{taken[0]} of {taken[1]} trials of {config.reuse} are taken over", highlight=False)
+            console.print(f"{taken[0]} of {plural(taken[1], 'trial')} of {config.reuse} taken over", highlight=False)
         if stale := reclaim(study, alone=config.storage is None):
-            console.print(f"{stale} trial(s) of a run that died are tried again")
+            console.print(f"{plural(stale, 'trial')} of a run that died tried again")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
         command, resume = commands(argv, config.trials)
         with ExitStack() as closing:
@@ -177,19 +101,17 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
                     progress.say("stopping: writing the report of what is there")
                 except SweepError as error:
                     problem = error
-            if why is not None:
-                console.print(f"ended after {sweep.finished} trials: {why}", highlight=False, soft_wrap=True)
+            nothing_to_do = why is not None and not sweep.records
+            if why is not None and not nothing_to_do:
+                console.print(f"ended after {plural(sweep.finished, 'trial')}: {why}", highlight=False, soft_wrap=True)
             card = StudyCard.of(experiment, command, command if code else resume)
             written = write_results(
                 card, experiment, study, sweep, tracker, folder,
                 images=config.report.images and not code, stopping=lambda: interrupts.pending,
             )  # fmt: skip
             print_front(console, written.published, written.state)
-            if experiment.prefixes is not None and (kept := experiment.prefixes.statistics()).hits:
-                console.print(
-                    f"{kept.hits} of {kept.hits + kept.misses} moves recalled, {kept.seconds_saved:.0f} s saved",
-                    highlight=False,
-                )
+            if (kept := recalled(sweep.records)).hits:
+                console.print(str(kept), highlight=False)
             accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
             for message in (*accounts, *digest(sweep.records), *written.messages):
                 console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -199,7 +121,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     _farewell(console, written.published.report, tracker, card.resume, bool(code), seconds)
     if problem is None and not code and all(record.state != "complete" for record in sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
-        problem = SweepError(why if why is not None and not sweep.records else nothing)
+        problem = SweepError(f"no trial could be run: {why}" if nothing_to_do else nothing)
     if problem is not None:
         raise problem
     return code
@@ -228,7 +150,7 @@ def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Conso
 def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
     config = experiment.config
     known = f", {sweep.finished} finished before" if sweep.finished else ""
-    greeting = f"{config.name}: {config.trials} trials{known}, in {folder}"
+    greeting = f"{config.name}: {plural(config.trials, 'trial')}{known}, in {folder}"
     console.print(greeting, style="bold", markup=False, highlight=False, soft_wrap=True)
     plain_units = ("1", "fraction")
     base = ", ".join(

@@ -9,68 +9,38 @@ trials of a study.
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hydra
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from analysis.atomic import write_bytes
 from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
-from kmr.core import KMRError, Quality, Rule
+from kmr.core import Quality, Rule
 from kmr.instantiations.pruning import StructuredPruning
 from sweeps.config import Config
+from sweeps.entry import enter, guarded
 from sweeps.errors import SweepError
-from sweeps.listing import list_experiments
-from sweeps.run import complain, wide_console
 
 
 def main() -> None:
-    """Scan the experiment named on the command line; exit with 0, 2 or 130."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    codes: list[int] = []
-
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-    def entry(config: DictConfig) -> None:
-        if "exp" in HydraConfig.get().runtime.choices:
-            codes.append(run(config, sys.argv[1:]))
-        else:
-            list_experiments(wide_console(), sys.argv[1:])
-
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        entry()
-    except (HydraException, OmegaConfBaseException) as error:
-        codes.append(complain(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        codes.append(130)
-    sys.exit(codes[-1] if codes else 0)
+    """Scan the experiment named on the command line; exit with 0, 1, 2 or 130."""
+    enter(_scan, stopped="stopped; the same command goes on where it was")
 
 
 def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
     """Scan a composed config; return the exit code."""
-    try:
-        config = cast(Config, OmegaConf.to_object(raw))
-        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
-        _scan(config, plain, argv, console or wide_console())
-    except (SweepError, KMRError, OmegaConfBaseException) as error:
-        return complain(error)
-    return 0
+    return guarded(_scan, raw, argv, console)
 
 
-def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> None:
+def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> int:
     import torch
 
     from analysis.export import export_images
     from analysis.plots.sensitivity import sensitivity
+    from analysis.report.sensitivity import Scan, write_sensitivity
     from sweeps.experiment import build_experiment
     from sweeps.progress import counted
     from sweeps.scan import probes, scan, values_of
@@ -113,15 +83,20 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     table.to_csv(folder / "sensitivity.csv", index=False)
     table.to_parquet(folder / "sensitivity.parquet", index=False)
     figure = sensitivity(table, quality.name)
-    figure.write_html(folder / "sensitivity.html", include_plotlyjs=True)
     messages = export_images({"sensitivity": figure}, folder).messages if config.report.images else ()
+    command, groups = "", []
+    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
+        groups = layer_groups(table, config.sensitivity.groups)
+        command = _write_seed(table, groups, rule, config, folder, argv)
+    about = Scan(config.name, rule.name, quality.name, quality.unit, base[quality.name])
+    write_sensitivity(table, about, folder / "sensitivity.html", groups, command)
     console.print(f"table   {folder / 'sensitivity.csv'}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"map     {folder / 'sensitivity.html'}", markup=False, highlight=False, soft_wrap=True)
     for message in messages:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
-    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
-        command = _write_seed(table, rule, config, folder, argv)
+    if command:
         console.print(f"search  {command}", markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, float]]:
@@ -141,9 +116,15 @@ def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, f
     return found
 
 
-def _write_seed(table: pd.DataFrame, rule: StructuredPruning, config: Config, folder: Path, argv: list[str]) -> str:
+def _write_seed(
+    table: pd.DataFrame,
+    groups: list[LayerGroup],
+    rule: StructuredPruning,
+    config: Config,
+    folder: Path,
+    argv: list[str],
+) -> str:
     """Write the groups as a config and the vectors as a file; return the command that searches with them."""
-    groups = layer_groups(table, config.sensitivity.groups)
     together = dict(zip(table["layer"], table["together"], strict=True))
     patterns = {g.name: [path for layer in g.layers for path in str(together[layer]).split()] for g in groups}
     seeds = folder / "first_trials.json"

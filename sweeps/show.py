@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.recommend import recommend
+from analysis.wording import plural
+from sweeps.entry import wide_console
 from sweeps.errors import SweepError
 from sweeps.finish import front_table
 from sweeps.mlflow_runs import Place
 from sweeps.reading import Opened, open_run
-from sweeps.run import wide_console
 from sweeps.sketch import sketch
+from sweeps.study import recalled
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -50,13 +52,17 @@ def show(opened: Opened, console: Console) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     states = Counter(record.state for record in found)
-    counts = [f"{len(found)} of {card.config.trials} trials", *(f"{n} {name}" for name, n in states.items())]
+    finished = len(found) - states.get("interrupted", 0)
+    counts = [f"{finished} of {plural(card.config.trials, 'trial')}", *(f"{n} {name}" for name, n in states.items())]
     served = sum(record.served_from is not None for record in found)
-    counts += [f"{served} repeats"] if served else []
+    counts += [plural(served, "repeat")] if served else []
     counts += [f"{opened.running} under way (or left by a run that died)"] if opened.running else []
     line(f"{card.config.name}: " + ", ".join(counts), "bold")
     spent = sum(record.seconds for record in found)
-    line(f"hypervolume {front.hypervolume:.4f}, {len(front.members)} points on the front, {spent:.0f} s of trials")
+    if (kept := recalled(found)).hits:
+        line(str(kept))
+    on_front = plural(len(front.members), "point")
+    line(f"hypervolume {front.hypervolume:.4f}, {on_front} on the front, {spent:.0f} s of trials")
     points = state.points
     first, second, *_ = (meter.name for meter in card.objectives)
     values = {name: point.values([first, second]) for name, point in points.items()}

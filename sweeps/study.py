@@ -27,7 +27,7 @@ from sweeps.propose import PROPOSAL
 from sweeps.sampling import seed_after
 from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
-from sweeps.trial import Evaluation, Point
+from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled
 
 _OUTCOME = "kmr:outcome"
 _PARENT = "kmr:intermediate_of"
@@ -41,6 +41,7 @@ MOST_ATTEMPTS = 3
 _GRACE = 10
 """Seconds in which a trial that names no owner may be one just asked for."""
 _ID = "kmr:id"
+
 BASE = "kmr:base"
 
 
@@ -62,6 +63,7 @@ class Record:
     seconds: float = 0.0
     overhead: float = 0.0
     served_from: int | None = None
+    recalled: Recalled = NOTHING_RECALLED
     optuna_number: int = -1
 
     @property
@@ -158,7 +160,12 @@ def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.
 
 
 def finish(
-    study: optuna.Study, trial: optuna.Trial, experiment: Experiment, evaluation: Evaluation, served_from: int | None
+    study: optuna.Study,
+    trial: optuna.Trial,
+    experiment: Experiment,
+    evaluation: Evaluation,
+    served_from: int | None,
+    recalled: Recalled = NOTHING_RECALLED,
 ) -> None:
     """Tell a finished trial, with its budget as constraints and its points as attributes."""
     final = evaluation.points[-1]
@@ -170,6 +177,7 @@ def finish(
         "seconds": evaluation.seconds,
         "overhead": evaluation.overhead,
         "served_from": served_from,
+        "recalled": asdict(recalled),
     }
     trial.set_user_attr(_OUTCOME, outcome)
     for name, value in constraints(experiment, final).items():
@@ -178,10 +186,16 @@ def finish(
 
 
 def abandon(
-    study: optuna.Study, trial: optuna.Trial, state: str, error: str, points: Sequence[Point], seconds: float
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: str,
+    error: str,
+    points: Sequence[Point],
+    seconds: float,
+    recalled: Recalled = NOTHING_RECALLED,
 ) -> None:
     """Close a trial that gave no result; what it measured before is kept."""
-    outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds}
+    outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds, "recalled": asdict(recalled)}
     trial.set_user_attr(_OUTCOME, {**outcome, "points": [asdict(point) for point in points]})
     _tell(study, trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
@@ -345,8 +359,14 @@ def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
     outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
     points = tuple(Point(**point) for point in outcome.pop("points", ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
+    outcome["recalled"] = Recalled(**outcome.get("recalled", {}))
     own = int(trial.user_attrs.get(OWNER, {}).get("number", -1 if number is None else number))
     return Record(number=own, params=dict(trial.params), points=points, optuna_number=trial.number, **outcome)
+
+
+def recalled(found: Sequence[Record]) -> Recalled:
+    """Add up what trials had from the prefix cache."""
+    return sum((record.recalled for record in found), NOTHING_RECALLED)
 
 
 def now() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from analysis.wording import plural
 from kmr.core import KMRError
 from kmr.data import as_data
 from sweeps.build import part
@@ -81,7 +82,7 @@ def sync(
             if failures:
                 raise SweepError(f"the tables and the report are written, MLflow is not: {failures[0]}")
             assert tracker.place is not None
-            say(f"MLflow  {len(tracker.run_ids)} trials, {tracker.place.ui}")
+            say(f"MLflow  {plural(len(tracker.run_ids), 'trial')}, {tracker.place.ui}")
             say(f"        then open {tracker.place.link}")
             say(f"        the study {tracker.place.study_link}")
         else:

@@ -64,6 +64,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Recalled:
+    """What a trial had from the prefix cache: moves recalled, moves taken, and seconds that the former saved.
+
+    The points' own seconds hold what recalling took, not what was saved.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    seconds_saved: float = 0.0
+
+    def __add__(self, other: "Recalled") -> "Recalled":
+        return Recalled(self.hits + other.hits, self.misses + other.misses, self.seconds_saved + other.seconds_saved)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.hits} of {self.hits + self.misses} moves recalled from the cache, {self.seconds_saved:.0f} s saved"
+        )
+
+
+NOTHING_RECALLED = Recalled()
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a trial leaves: its points in order (the base model is point 0), and notes on how it went."""
 

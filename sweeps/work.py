@@ -17,7 +17,7 @@ from kmr.core import KMRError, NotApplicable, Value
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.fidelity import Fidelities, Halted
-from sweeps.trial import Evaluation, Point, evaluate
+from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled, evaluate
 
 STAGING = ".staging"
 """The folder, in the study's, of artifacts that have not been taken on the front yet."""
@@ -51,6 +51,7 @@ class Ended:
     evaluation: Evaluation | None = None
     error: str | None = None
     seconds: float = 0.0
+    recalled: Recalled = NOTHING_RECALLED
 
 
 Told: TypeAlias = Measured | Ended
@@ -68,6 +69,12 @@ def perform(experiment: Experiment, job: Job, folder: Path, tell: Tell, fideliti
         fidelities: stops the trial at a low fidelity where it does not look worth going on.
     """
     started = time.perf_counter()
+    caches = [
+        each.prefixes
+        for each in (experiment, *(fidelities.experiments if fidelities is not None else ()))
+        if each.prefixes is not None
+    ]
+    before = [cache.counts for cache in caches]
     front = list(job.front)
     names = [meter.name for meter in experiment.objectives]
 
@@ -83,7 +90,9 @@ def perform(experiment: Experiment, job: Job, folder: Path, tell: Tell, fideliti
         tell(Measured(job.number, point, staged, problem))
 
     def ended(state: str, evaluation: Evaluation | None = None, error: str | None = None) -> Ended:
-        return Ended(job.number, state, evaluation, error, time.perf_counter() - started)
+        found = [cache.counts.since(then) for cache, then in zip(caches, before, strict=True)]
+        recalled = sum((Recalled(each.hits, each.misses, each.seconds_saved) for each in found), NOTHING_RECALLED)
+        return Ended(job.number, state, evaluation, error, time.perf_counter() - started, recalled)
 
     try:
         if fidelities is not None and not experiment.searches_policy:

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.attainment import attainment
-from analysis.comparison import Groups, check, complete_values, corners, standings
+from analysis.comparison import FEWEST_RUNS, Groups, check, complete_values, corners, standings
 from analysis.hypervolume import box, history
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades
 from analysis.wording import meter_name, plural
@@ -58,29 +58,32 @@ def attainment_surfaces(groups: Groups) -> go.Figure:
 
 def hypervolume_intervals(groups: Groups) -> go.Figure:
     """Draw the mean hypervolume of every group with its 95 % interval, and the runs it is the mean of."""
-    fig = figure(
-        "Hypervolume of every group", "bars: 95 % interval of the mean over runs", xaxis=plain_axis("hypervolume")
-    )
     found = standings(groups)
+    told = f"thin marks: runs; bars: 95 % interval of their mean, from {FEWEST_RUNS} runs on"
+    fig = figure("Hypervolume of every group", told, xaxis=plain_axis("hypervolume"))
     if not any(math.isfinite(entry.hypervolume.mean) for entry in found):
         return say(fig, "The studies state no common reference point, so there is no hypervolume")
     order = [entry.label for entry in found][::-1]
     for label, mark in marks(groups).items():
         entry = next(entry for entry in found if entry.label == label)
-        half = entry.hypervolume.high - entry.hypervolume.mean
+        mean, low, high, _ = entry.hypervolume
+        volumes = [value for value in entry.volumes if math.isfinite(value)]
         fig.add_scatter(
-            x=[entry.hypervolume.mean],
+            x=volumes, y=[escape(label)] * len(volumes), mode="markers", showlegend=False, hoverinfo="x",
+            marker={"color": mark.colour, "symbol": "line-ns", "size": 12, "line": {"width": 1, "color": mark.colour}},
+        )  # fmt: skip
+        fig.add_scatter(
+            x=[mean],
             y=[escape(label)],
-            error_x={"type": "data", "array": [half], "thickness": 2, "width": 6, "color": mark.colour}
-            if half >= 0
-            else None,
+            error_x={"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low],
+                     "thickness": 2, "width": 6, "color": mark.colour} if math.isfinite(low) else None,
             mode="markers",
             marker={"color": mark.colour, "symbol": mark.symbol, "size": 12},
             name=escape(label),
             showlegend=False,
-            hovertext=f"{escape(label)}: {entry.hypervolume.mean:.4g} over {plural(entry.hypervolume.runs, 'run')}",
+            hovertext=f"{escape(label)}: {mean:.4g} over {plural(entry.hypervolume.runs, 'run')}",
             hoverinfo="text",
-        )
+        )  # fmt: skip
     fig.update_layout(
         yaxis={"categoryorder": "array", "categoryarray": [escape(label) for label in order], "automargin": True}
     )

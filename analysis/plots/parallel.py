@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.accounting import measured
 from analysis.front import Floats, front_of
 from analysis.importance import knob_frame
 from analysis.plots.groups import grouped
-from analysis.plots.style import MUTED, escape, figure, say, spans_decades
+from analysis.plots.style import INK, MUTED, PAPER, escape, figure, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import meter_name, quantity
+from analysis.wording import meter_name, plural, quantity
 
+_LEFT_ALONE = -0.2
+"""The height at which a line passes the axis of a knob that was not turned; the axis itself is [0, 1]."""
 _MOST_KNOBS = 14
 _MOST_OTHERS = 300
 
@@ -25,10 +28,10 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
     """Draw the front's models as lines coloured by technique, and at most `others` more behind them, dimmed.
 
     An axis for each knob that was turned (the fourteen turned most often) and each objective; the better end of an
-    objective is up. Where a knob was left alone the line passes below its axis.
+    objective is up. Where a knob was not turned the line passes below its axis, at a place that says so; the base
+    model turns none.
     """
-    complete = (table.complete & ~table.uncompressed).to_numpy(dtype=np.bool_)
-    complete = complete & np.isfinite(table.values(table.objectives)).all(axis=1)
+    complete = measured(table)
     front = front_of(table) & complete
     fig = figure("Knobs and objectives of every model")
     if not complete.any():
@@ -44,16 +47,30 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
         _lines(fig, heights, rows, escape(name), {"color": mark.colour, "width": 2}, 0.9)
     places = list(range(len(labels)))
     for place, (low, high) in enumerate(ends):
-        for at, text, anchor in ((-0.15, low, "top"), (1.03, high, "bottom")):
+        fig.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": MUTED, "width": 1}, layer="below")
+        for at, text, anchor in ((-0.02, low, "top"), (1.02, high, "bottom")):
             fig.add_annotation(
-                x=place, y=at, text=text, showarrow=False, yanchor=anchor, font={"size": 10, "color": MUTED}
-            )
+                x=place, y=at, text=text, showarrow=False, yanchor=anchor, font={"size": 11, "color": INK},
+                bgcolor=PAPER, borderpad=1,
+            )  # fmt: skip
+    knobs = len(labels) - len(table.objectives)
+    if knobs and (heights[complete, :knobs] == _LEFT_ALONE).any():
+        fig.add_scatter(
+            x=places[:knobs], y=[_LEFT_ALONE] * knobs, mode="markers", showlegend=False, hoverinfo="skip",
+            marker={"symbol": "line-ew", "size": 16, "color": MUTED, "line": {"width": 2, "color": MUTED}},
+        )  # fmt: skip
+        fig.add_annotation(
+            x=-0.06, y=_LEFT_ALONE, text="not turned", showarrow=False, xanchor="right", font={"size": 11, "color": INK}
+        )
+    behind = int((complete & ~front).sum())
+    told = f"lines: {plural(int(front.sum()), 'model')} of the front; dimmed: {plural(behind, 'other')}"
+    told += f", of which {len(rest):,} are drawn" if len(rest) < behind else ""
     fig.update_layout(
-        xaxis={"tickvals": places, "ticktext": labels, "showgrid": True, "gridcolor": MUTED, "zeroline": False,
-               "side": "bottom", "range": [-0.4, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
+        xaxis={"tickvals": places, "ticktext": labels, "showgrid": False, "zeroline": False,
+               "side": "bottom", "range": [-0.55, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
                "automargin": True},
         yaxis={"visible": False, "range": [-0.3, 1.15]},
-        title={"subtitle": {"text": f"lines: {int(front.sum()):,} models of the front, dimmed: {len(rest):,} others"}},
+        title={"subtitle": {"text": told}},
     )  # fmt: skip
     return fig
 
@@ -61,7 +78,7 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
 def _axes(
     table: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]
 ) -> tuple[Floats, list[str], list[tuple[str, str]]]:
-    """Return the height of every row on every axis, in [0, 1] or -0.12 where left alone, with labels and ends."""
+    """Return the height of every row on every axis, in [0, 1] or at `_LEFT_ALONE`, with labels and ends."""
     heights, labels, ends = [], [], []
     knobs = knob_frame(table)
     often = knobs[complete].notna().sum().sort_values(ascending=False, kind="stable")
@@ -94,11 +111,11 @@ def _scaled(column: pd.Series[Any], complete: np.ndarray[Any, np.dtype[np.bool_]
         levels = sorted({str(value) for value in column[complete].dropna()})
         place = {level: index / max(len(levels) - 1, 1) for index, level in enumerate(levels)}
         words = [place.get(str(value), math.nan) for value in column]
-        return np.nan_to_num(np.array(words, dtype=np.float64), nan=-0.12), escape(levels[0]), escape(levels[-1])
+        return np.nan_to_num(np.array(words, dtype=np.float64), nan=_LEFT_ALONE), escape(levels[0]), escape(levels[-1])
     known = numbers[complete & np.isfinite(numbers)]
     low, high = float(known.min()), float(known.max())
     share = (numbers - low) / (high - low) if high > low else np.where(np.isfinite(numbers), 0.5, np.nan)
-    return np.nan_to_num(np.asarray(share, dtype=np.float64), nan=-0.12), f"{low:.4g}", f"{high:.4g}"
+    return np.nan_to_num(np.asarray(share, dtype=np.float64), nan=_LEFT_ALONE), f"{low:.4g}", f"{high:.4g}"
 
 
 def _lines(

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.front import front_frame, front_of
+from analysis.front import Mask, as_costs, front_frame, front_of
 from analysis.plots.cloud import cloud
+from analysis.plots.focus import focus, outside
 from analysis.plots.hover import hover, text_or
 from analysis.plots.strip import strip
 from analysis.plots.style import INK, MUTED, PAPER, Mark, axis, escape, figure, marks, say, spans_decades
@@ -74,7 +75,33 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
     _held_out(fig, table, front, x, y, marked)
     _star(fig, table, x, y)
     _room(fig, np.append(points[complete | unmet, 0], stands_for_all[0]))
+    _focus(fig, table, front, (x, y), complete | unmet)
     return fig
+
+
+def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: Mask) -> None:
+    """Let the axes follow the front and the baseline, and say how many models lie outside of the picture.
+
+    Members worse than the study's reference point add nothing to its hypervolume, and do not stretch the axes either.
+    """
+    part = StudyTable(front, table.meta, table.folder)
+    costs = as_costs(part.values(table.objectives), table.directions)
+    reference = as_costs(table.corner("reference")[None, :], table.directions)
+    inside = np.flatnonzero(~(costs > reference).any(axis=1))
+    part = StudyTable(front.iloc[inside] if len(inside) > 1 else front, table.meta, table.folder)
+    hidden = np.zeros(int(drawn.sum()), dtype=np.bool_)
+    for name, shown in zip(names, (fig.layout.xaxis, fig.layout.yaxis), strict=True):
+        values, stderr = part.column(f"meter/{name}"), np.nan_to_num(part.column(f"stderr/{name}"))
+        tested = part.column(f"test/{name}")
+        matter = np.concatenate([values - stderr, values + stderr, tested, [table.baseline(name)[0]]])
+        everything, log = table.column(f"meter/{name}")[drawn], shown.type == "log"
+        ends = focus(matter, everything, log)
+        if ends is not None:
+            shown.range = ends
+        hidden |= outside(everything, ends, log)
+    if hidden.any():
+        subtitle = fig.layout.title.subtitle
+        subtitle.text += f"; {plural(int(hidden.sum()), 'model')} outside of the picture"
 
 
 def _room(fig: go.Figure, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:

@@ -35,11 +35,13 @@ def progress(table: StudyTable) -> Progress | None:
     finished = pd.to_datetime(table.frame["finished"], errors="coerce", utc=True, format="ISO8601")
     ended = finished.groupby(table.frame["trial"]).transform("max")
     ordered = pd.DataFrame({"ended": ended, "trial": table.frame["trial"], "step": table.frame["step"]})
-    ordered = ordered.sort_values(["ended", "trial", "step"], kind="stable", na_position="last")
+    # The base model is there before the first trial and is none itself.
+    ordered = ordered.assign(asked=ordered["trial"] >= 0)
+    ordered = ordered.sort_values(["asked", "ended", "trial", "step"], kind="stable", na_position="last")
     values = table.values(table.objectives)
     values[~table.complete.to_numpy(dtype=np.bool_)] = np.nan
     volumes = history(values[ordered.index.to_numpy()], reference, table.directions)
-    last_of_trial = ~ordered["trial"].duplicated(keep="last").to_numpy()
+    last_of_trial = (ordered["asked"] & ~ordered["trial"].duplicated(keep="last")).to_numpy(dtype=np.bool_)
     share = box(reference, ideal, table.directions) if np.isfinite(ideal).all() else 1.0
     trials = np.arange(1, int(last_of_trial.sum()) + 1, dtype=np.float64)
     parts = [str(name) for name in table.frame.columns if str(name).startswith("seconds/")]
@@ -65,7 +67,10 @@ def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure
     axes = {"trials": "finished trials", "training": "seconds of fine-tuning", "seconds": "seconds of all trials"}
     if against not in axes:
         raise ValueError(f"against must be {', '.join(axes)}, not {against!r}")
-    fig = figure("Growth of the Pareto front", xaxis=plain_axis(axes[against]), yaxis=plain_axis("hypervolume"))
+    told = axes[against]
+    if against == "trials" and (table.meta.get("trials") or {}).get("served"):
+        told += ", repeats left out"
+    fig = figure("Growth of the Pareto front", xaxis=plain_axis(told), yaxis=plain_axis("hypervolume"))
     computed = progress(table)
     if computed is None:
         return say(fig, "The study states no reference point, so there is no hypervolume")

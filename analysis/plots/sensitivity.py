@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.plots.style import escape, figure, plain_axis
+from analysis.plots.style import GRID, escape, figure, plain_axis
+from analysis.wording import meter_name
+
+_FEW_CELLS = 400
+"""Cells up to which every one holds its number."""
 
 
 def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
@@ -16,21 +22,27 @@ def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
     table = scan.pivot_table(index="layer", columns="value", values="lost", aggfunc="mean", sort=False, dropna=False)
     table = table.reindex(index=list(dict.fromkeys(scan["layer"])), columns=sorted(scan["value"].unique()))
     why = {(row.layer, row.value): row.why for row in scan.itertuples() if isinstance(row.why, str) and row.why}
-    text = [
-        [escape(why.get((layer, value), f"{table.loc[layer, value]:.4g} lost")) for value in table.columns]
-        for layer in table.index
+    losses = [[float(value) for value in row] for row in table.to_numpy(dtype=float)]
+    said = [
+        [escape(why.get((layer, value), f"{loss:.4g} lost")) for value, loss in zip(table.columns, row, strict=True)]
+        for layer, row in zip(table.index, losses, strict=True)
     ]
+    name = escape(meter_name(quality))
     fig = figure(
-        f"What each layer loses of {escape(quality)}",
+        f"What each layer loses of {name}",
         "each layer changed alone, nothing trained; empty: it could not be changed so",
-        xaxis=plain_axis("value of the knob"),
-        yaxis={**plain_axis(""), "autorange": "reversed", "type": "category"},
+        xaxis={**plain_axis("value of the knob"), "tickangle": 0, "showgrid": False},
+        yaxis={**plain_axis(""), "autorange": "reversed", "type": "category", "showgrid": False},
     )
     fig.add_heatmap(
-        z=table.to_numpy(), x=[f"{value:g}" for value in table.columns], y=[escape(layer) for layer in table.index],
-        colorscale="Cividis_r", text=text, hovertemplate="%{y} at %{x}: %{text}<extra></extra>",
-        colorbar={"title": "lost"},
+        z=losses, x=[f"{value:g}" for value in table.columns], y=[escape(layer) for layer in table.index],
+        colorscale="Cividis_r", customdata=said, hovertemplate="%{y} at %{x}: %{customdata}<extra></extra>",
+        colorbar={"title": {"text": "lost", "side": "top"}, "thickness": 12, "outlinewidth": 0},
+        xgap=2, ygap=2, hoverongaps=True,
+        **({"text": [["" if math.isnan(loss) else f"{loss:.3f}" for loss in row] for row in losses],
+            "texttemplate": "%{text}"} if table.size <= _FEW_CELLS else {}),
     )  # fmt: skip
     fig.update_xaxes(type="category")
-    fig.update_layout(height=max(360, 140 + 18 * len(table)), margin={"l": 220})
+    # Cells without a number stay visible as cells.
+    fig.update_layout(height=max(240, 150 + 26 * len(table)), plot_bgcolor=GRID)
     return fig

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.atomic import write_bytes
-from analysis.comparison import Groups, Interval, check, grouped_by_config, pairwise, standings
+from analysis.comparison import FEWEST_RUNS, Groups, Interval, check, grouped_by_config, pairwise, standings
 from analysis.plots.comparison import attainment_surfaces, growth, hypervolume_intervals
 from analysis.plots.traces import is_policy, traces
 from analysis.report.document import Report, embedded_figure, render
@@ -20,10 +20,11 @@ from analysis.wording import NOTHING, listing, meter_name
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of the page's first table, in words."""
+    """A row of the page's first table, in words; `too_few` runs give no interval."""
 
     label: str
     runs: int
+    too_few: bool
     studies: str
     cells: tuple[tuple[str, float | str], ...]
 
@@ -85,6 +86,7 @@ def _rows(groups: Groups) -> list[Shown]:
         Shown(
             entry.label,
             len(groups[entry.label]),
+            len(groups[entry.label]) < FEWEST_RUNS,
             ", ".join(str(table.folder) for table in groups[entry.label]),
             tuple(_written(value) for value in (entry.hypervolume, entry.igd_plus, entry.r2, entry.front)),
         )

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from analysis.atomic import write_bytes
 from analysis.export import export
 from analysis.plots import hypervolume_history, knob_importance, parallel, pareto, technique_contribution
+from analysis.plots.profiles import degradation_profiles, has_profiles
 from analysis.report.page import page
 from analysis.report.payload import payload
 from analysis.table import StudyTable, load
@@ -69,6 +70,8 @@ def _figures(table: StudyTable) -> dict[str, Markup]:
     }
     if len(table.objectives) == 1:
         drawn["strip"] = pareto(table)
+    if has_profiles(table):
+        drawn["profiles"] = degradation_profiles(table)
     if table.frame["technique"].notna().any():
         drawn["contribution"] = technique_contribution(table)
     return {name: embedded_figure(figure) for name, figure in drawn.items()}

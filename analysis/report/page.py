@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.accounting import Spent, Tally, counts, failures, states, time_spent, warnings
+from analysis.accounting import Spent, Tally, counts, failures, headline, models, time_spent, warnings
 from analysis.contribution import Contribution, contributions
 from analysis.front import close_neighbours, front_frame
 from analysis.recommend import Answer, recommend
+from analysis.report.members import Member, Members, faithful_members, members
 from analysis.table import StudyTable, number
-from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity, sequence
-
-FAITHFULNESS = (
-    *("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy", "accuracy_degradation_factor"),
-)
-"""The meters that ask whether a model still behaves like the original, or fails where the original did not."""
-
-
-class Cell(NamedTuple):
-    """A value in words and, for sorting, as a number; empty when unknown."""
-
-    text: str
-    number: float | str
-
-
-@dataclass(frozen=True)
-class Member:
-    """A row of a table of the front; `values` and `test` follow the table's `meters` and `tested`."""
-
-    point: str
-    technique: str
-    sequence: str
-    values: tuple[Cell, ...]
-    test: tuple[Cell, ...]
-    artifact: str
-    run: str
+from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity
 
 
 class Choice(NamedTuple):
@@ -51,17 +25,6 @@ class Choice(NamedTuple):
 
     name: str
     label: str
-
-
-@dataclass(frozen=True)
-class Members:
-    """A table of the front's members: the first `objectives` of the `meters` are the objectives."""
-
-    meters: tuple[str, ...]
-    objectives: int
-    tested: tuple[str, ...]
-    rows: tuple[Member, ...]
-    baseline: Member | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +41,8 @@ class Page:
     faithfulness: Members | None
     noise: tuple[str, ...]
     contributions: tuple[Contribution, ...]
-    states: Mapping[str, int]
+    models: tuple[tuple[str, str], ...]
+    saved: str
     counts: tuple[tuple[str, str], ...]
     failures: tuple[Tally, ...]
     warnings: tuple[Tally, ...]
@@ -96,8 +60,7 @@ def page(table: StudyTable) -> Page:
     """Collect what the report of a study says."""
     meta = table.meta
     front = StudyTable(front_frame(table), meta, table.folder)
-    faithful = [name for name in table.meters if name in FAITHFULNESS and name not in table.objectives]
-    main = _table(table, front, [name for name in table.meters if name not in faithful], len(table.objectives))
+    main = members(table, front)
     answers = recommend(table)
     mlflow = meta.get("mlflow") or {}
     return Page(
@@ -108,11 +71,12 @@ def page(table: StudyTable) -> Page:
         answers=answers,
         meters=tuple(Choice(name, meter_name(name)) for name in _shown_meters(table)),
         front=main,
-        faithfulness=_table(table, front, faithful, 0) if _measured(front, faithful) else None,
+        faithfulness=faithful_members(table, front),
         noise=_noise(table),
         contributions=contributions(table),
         counts=counts(table),
-        states={state: count for state, count in states(table).items() if count},
+        models=models(table),
+        saved=_saved(table),
         failures=failures(table),
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
@@ -151,17 +115,12 @@ def _searched(table: StudyTable) -> str:
 
 def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
     meta = table.meta
-    trials = meta.get("trials") or {}
-    counted = [
-        f"{trials[key]:,} {word}" for key, word in (("complete", "complete"), ("failed", "failed")) if key in trials
-    ]
-    asked = f" of {trials['target']:,} planned" if trials.get("target") else ""
     environment = meta.get("environment") or {}
     versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
     facts = (
-        ("Trials", ", ".join(counted) + asked if counted else f"{table.frame['trial'].nunique():,}"),
-        ("Points", f"{len(table.frame):,} measured, {int(table.complete.sum()):,} complete"),
-        ("Wall time", duration(number(meta.get("seconds")))),
+        ("Trials", headline(table)),
+        ("Models", ", ".join(f"{count} {words}" for words, count in models(table)[:2])),
+        ("Trial time", duration(number(meta.get("seconds")))),
         ("Seed", _shown(meta.get("seed"))),
         ("Created", _shown(meta.get("created"))),
         ("Code", _shown(meta.get("git"))),
@@ -173,6 +132,15 @@ def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
         ("Versions", versions or NOTHING),
     )
     return tuple((name, value) for name, value in facts if value != NOTHING)
+
+
+def _saved(table: StudyTable) -> str:
+    """Say what time would have been spent as well, had nothing been recalled."""
+    cache = table.meta.get("cache") or {}
+    hits, saved = cache.get("hits") or 0, number(cache.get("seconds_saved"))
+    if not hits or not saved > 0:
+        return ""
+    return f"The cache saved {duration(saved)} more: {plural(hits, 'move')} recalled, not taken again."
 
 
 def _shown(value: object) -> str:
@@ -205,59 +173,6 @@ def _shown_meters(table: StudyTable) -> list[str]:
     return [name for name in table.meters if np.isfinite(table.column(f"meter/{name}")).any()]
 
 
-def _measured(front: StudyTable, meters: Sequence[str]) -> bool:
-    return any(np.isfinite(front.column(f"meter/{name}")).any() for name in meters)
-
-
-def _table(table: StudyTable, front: StudyTable, meters: Sequence[str], objectives: int) -> Members:
-    tested = [name for name in meters if np.isfinite(front.column(f"test/{name}")).any()]
-    values = [_column(front, meter, "meter", "stderr") for meter in meters]
-    tests = [_column(front, meter, "test", "test_stderr") for meter in tested]
-    rows = tuple(
-        Member(
-            point=str(row["point"]),
-            technique=_cell(row["technique"]),
-            sequence=sequence(row["sequence"]),
-            values=tuple(column[index] for column in values),
-            test=tuple(column[index] for column in tests),
-            artifact=_cell(row["artifact"]),
-            run=_cell(row["mlflow_run_id"]),
-        )
-        for index, (_, row) in enumerate(front.frame.iterrows())
-    )
-    labels = tuple(map(meter_name, meters)), tuple(map(meter_name, tested))
-    return Members(labels[0], objectives, labels[1], rows, _baseline(table, meters, tested))
-
-
-def _column(front: StudyTable, meter: str, kind: str, stderr: str) -> list[Cell]:
-    pairs = zip(front.column(f"{kind}/{meter}"), front.column(f"{stderr}/{meter}"), strict=True)
-    return [_written(value, front.unit(meter), error) for value, error in pairs]
-
-
-def _written(value: float, unit: str, stderr: float) -> Cell:
-    return Cell(quantity(value, unit, stderr), float(value) if math.isfinite(value) else "")
-
-
-def _cell(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _baseline(table: StudyTable, meters: Sequence[str], tested: Sequence[str]) -> Member | None:
-    values = [_written(value, table.unit(name), err) for name in meters for value, err in [table.baseline(name)]]
-    if all(cell.number == "" for cell in values):
-        return None
-    pairs = [(name, *table.baseline(name, test=True)) for name in tested]
-    return Member(
-        point="baseline",
-        technique="uncompressed",
-        sequence="unchanged",
-        values=tuple(values),
-        test=tuple(_written(value, table.unit(name), err) for name, value, err in pairs),
-        artifact="",
-        run="",
-    )
-
-
 def _noise(table: StudyTable) -> tuple[str, ...]:
     return tuple(
         f"{pair.left} and {pair.right} differ in {meter_name(pair.meter)} by "
@@ -267,9 +182,9 @@ def _noise(table: StudyTable) -> tuple[str, ...]:
     )
 
 
-def _load(table: StudyTable, folder: Path, answers: tuple[Answer, ...], members: tuple[Member, ...]) -> str:
+def _load(table: StudyTable, folder: Path, answers: tuple[Answer, ...], rows: tuple[Member, ...]) -> str:
     artifacts = [answer.artifact for answer in answers if answer.artifact] + [
-        entry.artifact for entry in members if entry.artifact
+        entry.artifact for entry in rows if entry.artifact
     ]
     if not artifacts:
         return ""

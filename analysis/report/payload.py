@@ -33,6 +33,7 @@ def payload(table: StudyTable) -> dict[str, Any]:
         "objectives": list(table.objectives),
         "meters": [_meter(table, name) for name in meters],
         "limits": {str(name): limit for name, limit in (table.meta.get("budget") or {}).items() if limit is not None},
+        "reference": _reference(table),
         "baseline": {name: _pair(*table.baseline(name)) for name in meters},
         "baselineTest": {name: _pair(*table.baseline(name, test=True)) for name in meters},
         "groups": [{"name": name, "colour": mark.colour, "symbol": mark.symbol} for name, mark in order.items()],
@@ -91,6 +92,11 @@ def _meter(table: StudyTable, name: str) -> dict[str, Any]:
         "cost": table.kind(name) == "cost",
         "near": _short(tolerance(name, unit, base)[0]) if table.kind(name) == "quality" else None,
     }
+
+
+def _reference(table: StudyTable) -> dict[str, float | int | None]:
+    corner = zip(table.objectives, table.corner("reference").tolist(), strict=True)
+    return {name: _short(value) for name, value in corner if math.isfinite(value)}
 
 
 def _pair(value: float, stderr: float) -> list[float | int | None]:

@@ -140,6 +140,12 @@ class PrefixCache:
             warn(str(reason))
             return False
 
+    @property
+    def counts(self) -> Statistics:
+        """What `statistics` counts, without a look at the folder."""
+        with self._guard:
+            return self._counts
+
     def statistics(self) -> Statistics:
         """Return what runs of this process had from the cache: `hits` are moves recalled, `misses` moves taken.
 

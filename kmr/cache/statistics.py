@@ -21,6 +21,16 @@ class Statistics:
     seconds_saved: float = 0.0
     bytes: int = 0
 
+    def since(self, before: "Statistics") -> "Statistics":
+        """Return what was done after an earlier look at the same cache; `bytes` is what there is now."""
+        return Statistics(
+            self.hits - before.hits,
+            self.misses - before.misses,
+            self.quarantined - before.quarantined,
+            self.seconds_saved - before.seconds_saved,
+            self.bytes,
+        )
+
     @property
     def hit_rate(self) -> float:
         """The share of look-ups that were hits; 0 where nothing was looked up."""

@@ -167,6 +167,15 @@ class AccuracyDegradationFactor(_PredictionQuality):
         kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
         return Reading(float(([*kept, False]).index(False) - 1))
 
+    def profile_of(self, model: nn.Module) -> list[float]:
+        """Return the profile of a model, in evaluation mode, on the meter's data."""
+        was = model.training
+        try:
+            logits, targets = _counted(self.view(model.eval()))
+        finally:
+            model.train(was)
+        return self.profile((logits.argmax(dim=1) == targets).double())
+
     def profile(self, hits: Tensor) -> list[float]:
         """Return the accuracy on the worst of 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""
         found, blocks = [float(hits.mean())], 2

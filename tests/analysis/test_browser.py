@@ -208,6 +208,9 @@ def test_arrow_keys_go_along_the_front(page: Any, study: StudyTable) -> None:
 
 def test_tables_sort_by_value(page: Any, study: StudyTable) -> None:
     column = page.locator("table.front").first.locator("th[data-column]", has_text="latency").first
+    assert not column.is_visible()
+    page.locator("button.unfold").first.click()
+    assert column.is_visible()
     column.locator("button").click()
     shown = page.evaluate("[...document.querySelectorAll('table.front tr[data-point]')].map(r => r.dataset.point)")
     expected = front_frame(study).sort_values("meter/latency_ms", kind="stable")["point"].tolist()
@@ -217,6 +220,39 @@ def test_tables_sort_by_value(page: Any, study: StudyTable) -> None:
     assert column.get_attribute("aria-sort") == "descending"
     page.locator("table.front button.pin").first.click()
     assert page.is_visible("#card")
+
+
+def test_the_axes_follow_the_front_and_show_all_when_asked(browser: Any, make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=30)
+    sizes = frame["meter/weight_bytes"].mask((frame["step"] == 0) | (frame["state"] != "complete"))
+    lost = [sizes.idxmax(), sizes.idxmin()]  # the second is on the front: nothing is smaller
+    save(
+        tmp_path, frame.assign(**{"meter/accuracy": frame["meter/accuracy"].mask(frame.index.isin(lost), -30.0)}), meta
+    )
+    shown, errors = opened(browser, report.write(tmp_path, images=False).html)
+    low = "document.getElementById('explorer').layout.yaxis.range[0]"
+    assert shown.evaluate(low) > -1
+    assert " models lie outside of the picture" in shown.text_content("#explorer-caption")
+    shown.locator("details.more summary").click()
+    shown.check("#show-all")
+    assert shown.evaluate(low) < -30
+    assert "outside of the picture" not in shown.text_content("#explorer-caption")
+    assert errors == []
+    shown.context.close()
+
+
+def test_no_table_scrolls_sideways_on_a_desk(browser: Any, make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=30)
+    faithful = ("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy")
+    for name in (*faithful, "parameters", "nonzero_parameters", "neg_cross_entropy"):
+        frame = frame.assign(**{f"{kind}/{name}": 0.0123 for kind in ("meter", "stderr", "test", "test_stderr")})
+    save(tmp_path, frame, meta)
+    shown, errors = opened(browser, report.write(tmp_path, images=False).html, viewport={"width": 1400, "height": 900})
+    widths = shown.evaluate("[...document.querySelectorAll('.scroll')].map(n => [n.scrollWidth, n.clientWidth])")
+    assert len(widths) >= 3
+    assert all(inside <= outside for inside, outside in widths), widths
+    assert errors == []
+    shown.context.close()
 
 
 def test_every_figure_is_drawn_when_it_comes_near(page: Any) -> None:
@@ -299,7 +335,7 @@ def test_odd_studies_give_a_clear_page(browser: Any, make: Callable, tmp_path: P
     said = shown.text_content("main")
     assert {
         "empty": "The study has no points yet.",
-        "one point": "1 of 1 models",
+        "one point": "1 of 1 model not beaten",
         "all infeasible": "No point is complete",
         "not finite": "lack a finite accuracy and are left out",
         "one meter": "no values of the objective weight bytes",

@@ -33,6 +33,9 @@ def test_interval_is_students() -> None:
     assert found == pytest.approx((2.0, low, high, 3))
     assert interval([4.0])[:1] + interval([4.0])[3:] == (4.0, 1)
     assert math.isnan(interval([4.0]).low)
+    assert math.isnan(interval([0.4, 0.6]).high), "two runs are too few"
+    assert interval([0.9, 0.99, 1.0], most=1.0).high == 1.0
+    assert interval([0.9, 0.99, 1.0], most=1.0).low == interval([0.9, 0.99, 1.0]).low
     assert interval([]).runs == 0
 
 

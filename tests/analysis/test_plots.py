@@ -25,6 +25,7 @@ from analysis.plots import (
     progress,
     technique_contribution,
 )
+from analysis.plots.profiles import degradation_profiles
 from analysis.plots.style import OKABE_ITO, log_ticks, marks
 from analysis.table import StudyTable, load, save
 
@@ -251,16 +252,32 @@ def test_parallel_draws_every_member_of_the_front(table: StudyTable) -> None:
     figure = parallel(table, others=5)
     axes = len(figure.layout.xaxis.ticktext)
     assert axes == 6, "four knobs and two objectives"
-    lines = {trace.name: len(trace.x) // (axes + 1) for trace in figure.data}
+    lines = {trace.name: len(trace.x) // (axes + 1) for trace in figure.data if trace.mode == "lines"}
     assert lines.pop("others") == 5
     front = front_frame(table)
     assert sum(lines.values()) == len(front)
-    colours = {trace.name: trace.line.color for trace in figure.data}
+    colours = {trace.name: trace.line.color for trace in figure.data if trace.mode == "lines"}
     assert colours["quantize"] == marks(table.frame["technique"][lambda t: t != "baseline"])["quantize"].colour
     heights = [value for trace in figure.data for value in trace.y if value is not None]
     assert max(heights) == 1.0
-    assert min(heights) == -0.12, "a knob that was left alone passes below"
+    assert min(heights) == -0.2, "a knob that was not turned passes below"
+    assert "not turned" in [note.text for note in figure.layout.annotations]
     assert valid(figure)
+
+
+def test_the_axes_follow_the_front(study: Callable) -> None:
+    def lost(frame: pd.DataFrame) -> pd.DataFrame:
+        beaten = frame.index[(frame["step"] > 0) & (frame["state"] == "complete")][:3]
+        return frame.assign(**{"meter/accuracy": frame["meter/accuracy"].mask(frame.index.isin(beaten), -30.0)})
+
+    whole, cut = pareto(study()), pareto(study(lost))
+    assert "outside" not in whole.layout.title.subtitle.text or whole.layout.yaxis.range is not None
+    low, high = cut.layout.yaxis.range
+    members = front_frame(study(lost))["meter/accuracy"]
+    assert -1.0 < low < members.min() < members.max() < high
+    drawn = [value for trace in cut.data for value in numbers(trace.y)]
+    assert drawn.count(-30.0) == 3, "they are there, outside of the picture"
+    assert " outside of the picture" in cut.layout.title.subtitle.text
 
 
 def test_importance_and_contribution_draw(table: StudyTable) -> None:
@@ -290,3 +307,22 @@ def test_the_new_figures_take_every_shape(study: Callable, rows: str) -> None:
     table = study(change, trials=20)
     for figure in (parallel(table), knob_importance(table), technique_contribution(table)):
         assert "<b>first" not in json.dumps(valid(figure))
+
+
+def test_profiles_are_drawn_for_the_front_and_the_baseline(study: Callable) -> None:
+    def profiled(frame: pd.DataFrame) -> pd.DataFrame:
+        texts = ["[0.9, 0.8, 0.5]" if state == "complete" else None for state in frame["state"]]
+        return frame.assign(test_profile=texts)
+
+    table = study(profiled)
+    figure = degradation_profiles(table)
+    names = [trace.name for trace in figure.data]
+    members = [point for point in front_frame(table)["point"] if not point.endswith(".0")]
+    assert names[0] == "baseline"
+    assert names[1:] == members[: len(names) - 1] or len(names) == 13
+    assert list(figure.data[1].x) == [1, 2, 4]
+    assert numbers(figure.data[1].y) == [0.9, 0.8, 0.5]
+    assert valid(figure)
+    damaged = study(lambda frame: frame.assign(test_profile="[0.9, null"))
+    assert not degradation_profiles(damaged).data
+    assert "No profile was read" in json.dumps(valid(degradation_profiles(study())))

@@ -71,5 +71,24 @@ def test_the_map_shows_every_layer_in_order_and_why_a_cell_is_empty() -> None:
     assert list(drawn.y) == ["late", "early"]
     assert list(drawn.x) == ["0.25", "0.5", "0.75"]
     assert np.isnan(drawn.z[0][1])
-    assert drawn.text[0][1] == "cannot"
+    assert (drawn.text[0][1], drawn.customdata[0][1]) == ("", "cannot")
     assert drawn.z[1][2] == pytest.approx(0.4)
+
+
+def test_the_page_holds_the_losses_the_groups_and_the_command(tmp_path) -> None:
+    from analysis.report.sensitivity import Scan, write_sensitivity
+
+    scan = scan_of({"hard<b>": [0.4, 0.6, float("nan")], "soft": [0.0, 0.01, 0.02]})
+    scan = scan.assign(stderr=0.01, together=["hard<b> twin"] * 3 + ["soft"] * 3)
+    groups = layer_groups(scan, 2)
+    about = Scan("demo", "structured", "accuracy", "fraction", 0.98)
+    text = write_sensitivity(scan, about, tmp_path / "page.html", groups, "python -m x 'y'").read_text()
+    page = text.partition("<main>")[2].partition("</main>")[0]
+    assert page.index('<th scope="row">soft') < page.index('<th scope="row">hard&lt;b&gt;'), "the hardiest first"
+    assert "with twin" in page
+    assert 'data-value="0.6">0.600 ± 0.010' in page
+    assert 'data-value="" title="cannot">–' in page
+    assert "reads 0.98 on" in page
+    assert "python -m x &#39;y&#39;" in page
+    assert "hard<b>" not in text
+    assert "https://" not in page

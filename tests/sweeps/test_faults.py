@@ -175,12 +175,16 @@ def test_a_damaged_cache_of_the_base_model_is_trained_again(tmp_path, capsys) ->
     assert "training again" in capsys.readouterr().out
 
 
-def test_a_budget_that_nothing_meets_is_said(tmp_path) -> None:
+def test_a_budget_that_nothing_meets_is_said_last_and_once(tmp_path, capsys) -> None:
     bits_alone = ("space.structured.ratio=null", "space.lowrank.keep=null")
     code, printed = sweep(tmp_path, "trials=1", "+budget.weight_bytes=10", *bits_alone)
     assert code == 2
     assert "no model on the front meets the budget (weight_bytes 10)" in printed
-    assert "within the budget was found; the least is weight_bytes" in printed
+    assert (tmp_path / "small" / "report.html").is_file()
+    error = one_line(capsys)
+    assert error.startswith("error: no trial could be run: ")
+    assert "within the budget was found; the least is weight_bytes" in error
+    assert "the least is" not in printed
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,51 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
     assert ended.value.code == 2
     assert "quickstart" in one_line(capsys), "the experiments there are, are named"
     assert not (Path(tmp_path) / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rule=[strctured]", "there is no rule/strctured: did you mean structured? There are blocks, "),
+        ("+criterion=taylr", "there is no criterion/taylr: did you mean taylor? There are geometric_median, "),
+        ("trails=3", "the config has no entry trails: did you mean trials?"),
+        ("finetune.optimizer.rate=3", "Could not override 'finetune.optimizer.rate'"),
+    ],
+)
+def test_what_is_not_in_the_config_is_named_with_what_is(tmp_path, monkeypatch, capsys, override, said) -> None:
+    from sweeps.run import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sweeps.run", "+exp=quickstart", override])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in one_line(capsys)
+
+
+def test_options_of_the_users_own_folder_are_listed_too(tmp_path, monkeypatch, capsys) -> None:
+    from sweeps.sensitivity import main
+
+    (tmp_path / "mine" / "rule").mkdir(parents=True)
+    (tmp_path / "mine" / "rule" / "folding.yaml").write_text("a: 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x", "--config-dir", "mine", "+exp=quickstart", "rule=[foldin]"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "did you mean folding?" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+rules.structured.scop=layer", "takes no scop: did you mean scope? There are "),
+        ("+rules.folding.ratio=0.5", "the experiment has no rules.folding: there are structured, lowrank, quantize"),
+        ("+meters.acuracy.k=2", "the experiment has no meters.acuracy: did you mean accuracy? There are "),
+    ],
+)
+def test_settings_of_nothing_there_is_are_refused(tmp_path, capsys, override, said) -> None:
+    assert sweep(tmp_path, override)[0] == 2
+    assert said in one_line(capsys)
 
 
 def test_an_entry_the_config_does_not_have_is_refused_with_the_one_that_is_near(tmp_path, capsys) -> None:

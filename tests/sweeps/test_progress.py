@@ -21,7 +21,7 @@ def test_a_terminal_shows_the_front_the_pace_what_was_recalled_and_what_failed()
         progress._live.refresh()
         progress.say("trial 3 failed: out of memory")
     text = out.getvalue()
-    for part in ("3/10", "hypervolume 0.7500", "front 2", "1 repeats", "2 failed", "3 of 10 moves recalled", "●",
+    for part in ("3/10", "hypervolume 0.7500", "front 2", "1 repeat ", "2 failed", "3 of 10 moves recalled", "●",
                  "bytes", "2 × out of memory", "trial 3 failed"):  # fmt: skip
         assert part in text
 

@@ -51,3 +51,11 @@ def test_json_holds_the_same(ran, capsys) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["best"] == "weight_bytes"
     assert answer["pick"]["point"] in answer["reproduce"]
+
+
+def test_without_limits_it_says_so_and_how_to_set_some(ran) -> None:
+    code, text = told(str(ran))
+    assert code == 0
+    assert "most accuracy, no limit set" in text
+    assert "meets the limits" not in text
+    assert "'weight_bytes<=0.25*baseline' or 'accuracy>=0.98*baseline'" in text

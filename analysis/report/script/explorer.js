@@ -7,7 +7,7 @@ kmr.explorer = (() => {
   const $ = (id) => document.getElementById(id);
   const picks = { x: $("axis-x"), y: $("axis-y"), z: $("axis-z") };
   const logs = { x: $("log-x"), y: $("log-y") };
-  const shown = { bars: $("show-bars"), others: $("show-others"), singles: $("show-singles"), test: $("show-test") };
+  const shown = { bars: $("show-bars"), others: $("show-others"), singles: $("show-singles"), test: $("show-test"), all: $("show-all") };
   const symbols3d = ["circle", "square", "diamond", "cross", "circle-open"];
   let members = [], rings = { advised: -1, pinned: -1 }, limits = {};
 
@@ -76,6 +76,24 @@ kmr.explorer = (() => {
     return made;
   }
 
+  // The axes follow the front and the baseline, with a quarter of their span beside them: a few models that lost
+  // everything must not squash all others, nor may members of the front that are worse than the reference point. Two clicks on the plot, or the box under "Show", bring them into the picture.
+  function focus(name, log, complete) {
+    const scale = (values) => values.filter((value) => known(value) && (!log || value > 0)).map((value) => (log ? Math.log10(value) : value));
+    const good = members.filter((row) => rows.within(row, data.reference));
+    const matter = scale([data.baseline[name][0], ...(good.length > 1 ? good : members).flatMap((row) => {
+      const value = rows.value(name, row), error = cell(data.stderr, name, row) || 0;
+      return [value - error, value + error, cell(data.test, name, row)];
+    })]);
+    const most = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity), least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
+    const [from, to] = [least(matter), most(matter)];
+    if (shown.all.checked || !(to > from)) return null;
+    const every = scale(complete.map((row) => rows.value(name, row))).concat(matter);
+    const low = Math.max(least(every), from - 0.25 * (to - from)), high = Math.min(most(every), to + 0.25 * (to - from));
+    if (most(every) - least(every) <= 1.5 * (high - low)) return null;
+    return [low - 0.05 * (high - low), high + 0.05 * (high - low)];
+  }
+
   function draw() {
     const tones = kmr.colours(), chosen = names(), [x, y, z] = chosen, flat = !z;
     const marker = (group, more) => ({
@@ -138,11 +156,20 @@ kmr.explorer = (() => {
       paper_bgcolor: tones.paper, plot_bgcolor: tones.paper, hovermode: "closest", dragmode: small ? false : "zoom",
       hoverlabel: { align: "left", bgcolor: tones.paper, bordercolor: tones.quiet, font: { color: tones.ink, size: small ? 11 : 13 } },
       legend: { orientation: "h", x: 0, y: small ? -0.22 : -0.16, yanchor: "top", itemsizing: "constant", font: { size: small ? 10 : 12 }, ...(small ? { entrywidth: 0.46, entrywidthmode: "fraction" } : {}) },
-      margin: { l: small ? 46 : 70, r: small ? 10 : 24, t: 14, b: 50 }, uirevision: chosen.join("|") + logs.x.checked + logs.y.checked,
+      margin: { l: small ? 46 : 70, r: small ? 10 : 24, t: 14, b: 50 }, uirevision: chosen.join("|") + logs.x.checked + logs.y.checked + shown.all.checked,
     };
+    let far = 0;
     if (flat) {
       layout.xaxis = axis(x, logs.x.checked, tones);
       layout.yaxis = axis(y, logs.y.checked, tones);
+      const cuts = [];
+      for (const [name, made, log] of [[x, layout.xaxis, logs.x.checked], [y, layout.yaxis, logs.y.checked]]) {
+        const ends = focus(name, log, complete);
+        if (!ends) continue;
+        made.range = ends;
+        cuts.push([name, ...ends.map((end) => (log ? 10 ** end : end))]);
+      }
+      far = complete.filter((row) => cuts.some(([name, low, high]) => rows.value(name, row) < low || rows.value(name, row) > high)).length;
       layout.shapes = lines(tones);
       const values = [...complete.map((row) => rows.value(x, row)), data.baseline[x][0]].filter(known);
       if (values.length && values.every((value) => value === values[0]) && values[0]) layout.xaxis.range = [0.5 * values[0], 1.5 * values[0]].sort((a, b) => a - b);
@@ -155,10 +182,23 @@ kmr.explorer = (() => {
     if (!complete.length) {
       layout.annotations = [{ text: "No complete model has " + plain(chosen.map((name) => meters.get(name).label).join(" and ")), x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false, font: { size: 16, color: tones.quiet } }];
     }
-    const about = [members.length.toLocaleString("en") + " of " + complete.length.toLocaleString("en") + " models not beaten in " + (flat ? "both" : "all three") + (flat ? "; bars: one standard error" : "")];
+    const count = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
+    const about = [members.length.toLocaleString("en") + " of " + count(complete.length, "model") + " not beaten in " + (flat ? "both" : "all three") + (flat ? "; bars: one standard error" : "")];
+    if (far) about.push(count(far, "model") + (far === 1 ? " lies" : " lie") + " outside of the picture (two clicks on it, or Show, bring " + (far === 1 ? "it" : "them") + " in)");
     if (kept.cell) about.push("of the " + rest.length.toLocaleString("en") + " others, one is drawn where several cover each other");
     $("explorer-caption").textContent = about.join("; ") + ".";
+    if (small) fitLegend(traces, layout);
+    plot.style.height = small ? layout.height + "px" : "";
     return Plotly.react(plot, traces, layout, kmr.config());
+  }
+
+  // On a phone the legend goes below, two names in a row where they fit, and the picture keeps its height above it.
+  function fitLegend(traces, layout) {
+    const named = traces.filter((made) => made.showlegend !== false && made.name);
+    const long = named.some((made) => made.name.length > 20), lines = Math.ceil(named.length / (long ? 1 : 2));
+    layout.legend = { ...layout.legend, entrywidth: long ? 0.95 : 0.46, maxheight: 1 };
+    layout.height = 390 + 30 * lines;
+    layout.legend.y = -62 / (layout.height - 30 * lines - 64);
   }
 
   function singles(traces, tones, complete, chosen) {

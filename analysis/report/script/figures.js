@@ -13,11 +13,15 @@
     const caption = node.parentElement.querySelector("figcaption");
     caption.textContent = decoded([title.text, (title.subtitle || {}).text].filter(Boolean).join(": "));
     delete layout.title;
+    if (layout.height) node.style.height = layout.height + "px";
     layout.margin = Object.assign({}, layout.margin, { t: 34, r: small ? 12 : 30, l: small ? 44 : 70 });
     if (small) {
       layout.font.size = 11;
       layout.legend = Object.assign({}, layout.legend, { font: { size: 10 } });
-      if (layout.xaxis && layout.xaxis.ticktext) layout.xaxis.tickangle = -40;
+      if (layout.xaxis && layout.xaxis.ticktext) {
+        layout.xaxis.tickangle = -40;
+        layout.legend.y = -0.5;
+      }
       layout.dragmode = false;
     }
     return Plotly.react(node, figure.data, layout, kmr.config());
@@ -64,6 +68,20 @@
     body.append(...lines);
   }
 
+  // Columns beyond those one asks for first are shown at a click; without this script all are there.
+  document.querySelectorAll("table[data-more]").forEach((table) => {
+    const button = document.createElement("button"), count = Number(table.dataset.more);
+    const fold = (folded) => {
+      table.classList.toggle("folded", folded);
+      button.setAttribute("aria-expanded", String(!folded));
+      button.textContent = folded ? "Show " + count + " more " + (count === 1 ? "column" : "columns") : "Show fewer columns";
+    };
+    button.type = "button";
+    button.className = "unfold";
+    button.addEventListener("click", () => fold(!table.classList.contains("folded")));
+    fold(true);
+    table.parentElement.after(button);
+  });
   document.querySelectorAll("table[data-sort]").forEach((table) => {
     table.querySelectorAll("th[data-column]").forEach((head) => {
       const button = document.createElement("button");

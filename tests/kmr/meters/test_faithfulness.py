@@ -115,3 +115,15 @@ def test_all_share_one_pass():
     meters += [NegativeECE(data=split), WorstClassAccuracy(data=split)]
     assert set(measure(Counts(), meters)) == {"neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy"}
     assert Counts.calls == 1
+
+
+def test_the_profile_of_a_model_is_read_as_it_evaluates():
+    inputs = torch.tensor([[1.0], [1.0], [1.0], [-1.0]])
+    split = Split((inputs, torch.tensor([1, 1, 1, 1])), 3)
+    model = nn.Sequential(nn.Dropout(1.0), nn.Linear(1, 2)).train()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        model[1].bias.zero_()
+    meter = AccuracyDegradationFactor(data=split, fewest=1)
+    assert meter.profile_of(model) == [3 / 4, 1 / 2, 0.0]
+    assert model.training

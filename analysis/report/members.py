@@ -1,0 +1,179 @@
+"""Tables of the front's members, as plain values: what is asked for first, and the other meters at a click."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.front import Floats
+from analysis.table import StudyTable
+from analysis.uncertainty import COLUMN
+from analysis.wording import meter_name, quantity, sequence
+
+FAITHFULNESS = (
+    *("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy", "accuracy_degradation_factor"),
+)
+"""The meters that ask whether a model still behaves like the original, or fails where the original did not."""
+
+
+class Cell(NamedTuple):
+    """A value in words and, for sorting, as a number; empty when unknown."""
+
+    text: str
+    number: float | str
+
+
+class Column(NamedTuple):
+    """A column: its name, what stands above it, whether it is of held-out data, and whether it is shown at a click."""
+
+    name: str
+    group: str
+    is_test: bool
+    is_more: bool
+
+
+class Span(NamedTuple):
+    """Neighbouring columns under one head."""
+
+    title: str
+    size: int
+    is_test: bool
+    is_more: bool
+
+
+@dataclass(frozen=True)
+class Member:
+    """A row; `cells` follow the table's columns."""
+
+    point: str
+    technique: str
+    sequence: str
+    cells: tuple[Cell, ...]
+    artifact: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Members:
+    """A table of the front's members, with the baseline first; `places` says where each model lies, at a click."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Member, ...]
+    baseline: Member | None
+    places: bool
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The heads above the columns."""
+        found = []
+        for (title, is_test, is_more), columns in groupby(self.columns, key=lambda c: (c.group, c.is_test, c.is_more)):
+            found.append(Span(title, len(list(columns)), is_test, is_more))
+        return tuple(found)
+
+    @property
+    def more(self) -> int:
+        """How many columns are shown at a click."""
+        return sum(column.is_more for column in self.columns) + self.places
+
+
+class _Source(NamedTuple):
+    """A column and where its values come from: the meter, and the columns of values and standard errors."""
+
+    column: Column
+    meter: str
+    value: str
+    stderr: str
+
+
+def members(table: StudyTable, front: StudyTable) -> Members:
+    """Collect the objectives, the probability to be on the front, and test values; the rest at a click."""
+    names = [name for name in table.meters if name not in FAITHFULNESS or name in table.objectives]
+    tested = _tested(front, names)
+    first = [name for name in tested if name in table.objectives] or tested[:1]
+    shown = [_validation(name, "Objectives: cost, validation ± standard error", False) for name in table.objectives]
+    if np.isfinite(front.column(COLUMN)).any():
+        shown.append(_Source(Column("P(front)", "Given the noise", False, False), "", COLUMN, ""))
+    shown += [_test(name, "Held-out test", False) for name in first]
+    others = [name for name in names if name not in table.objectives and _is_known(front, f"meter/{name}")]
+    shown += [_validation(name, "Other costs, and validation", True) for name in others]
+    shown += [_test(name, "Held-out test of the others", True) for name in tested if name not in first]
+    return _members(table, front, shown, places=True)
+
+
+def faithful_members(table: StudyTable, front: StudyTable) -> Members | None:
+    """Collect what says whether the members still do what the original did; None where nothing of it was measured."""
+    names = [name for name in table.meters if name in FAITHFULNESS and name not in table.objectives]
+    names = [name for name in names if _is_known(front, f"meter/{name}") or _is_known(front, f"test/{name}")]
+    if not names:
+        return None
+    tested = _tested(front, names)
+    shown = [_test(name, "Held-out test", False) for name in tested]
+    shown += [_validation(name, "Validation", bool(tested)) for name in names]
+    return _members(table, front, shown, places=False)
+
+
+def _validation(meter: str, group: str, is_more: bool) -> _Source:
+    return _Source(Column(meter_name(meter), group, False, is_more), meter, f"meter/{meter}", f"stderr/{meter}")
+
+
+def _test(meter: str, group: str, is_more: bool) -> _Source:
+    return _Source(Column(meter_name(meter), group, True, is_more), meter, f"test/{meter}", f"test_stderr/{meter}")
+
+
+def _is_known(front: StudyTable, column: str) -> bool:
+    return bool(np.isfinite(front.column(column)).any())
+
+
+def _tested(front: StudyTable, names: Sequence[str]) -> list[str]:
+    return [name for name in names if _is_known(front, f"test/{name}")]
+
+
+def _members(table: StudyTable, front: StudyTable, shown: Sequence[_Source], *, places: bool) -> Members:
+    columns = [list(_cells(front, source)) for source in shown]
+    rows = tuple(
+        Member(
+            point=str(row["point"]),
+            technique=_text(row["technique"]),
+            sequence=sequence(row["sequence"]),
+            cells=tuple(column[index] for column in columns),
+            artifact=_text(row["artifact"]),
+            run=_text(row["mlflow_run_id"]),
+        )
+        for index, (_, row) in enumerate(front.frame.iterrows())
+    )
+    return Members(tuple(source.column for source in shown), rows, _baseline(table, shown), places)
+
+
+def _cells(front: StudyTable, source: _Source) -> Iterator[Cell]:
+    values: Floats = front.column(source.value)
+    if not source.meter:
+        return (_chance(float(value)) for value in values)
+    unit = front.unit(source.meter)
+    return (_written(float(v), unit, float(e)) for v, e in zip(values, front.column(source.stderr), strict=True))
+
+
+def _chance(value: float) -> Cell:
+    return Cell(f"{value:.2f}", value) if math.isfinite(value) else Cell("–", "")
+
+
+def _written(value: float, unit: str, stderr: float) -> Cell:
+    return Cell(quantity(value, unit, stderr), value if math.isfinite(value) else "")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _baseline(table: StudyTable, shown: Sequence[_Source]) -> Member | None:
+    cells = []
+    for source in shown:
+        value, stderr = table.baseline(source.meter, test=source.column.is_test)
+        cells.append(_written(value, table.unit(source.meter), stderr) if source.meter else Cell("", ""))
+    if all(cell.number == "" for cell in cells):
+        return None
+    return Member("baseline", "uncompressed", "unchanged", tuple(cells), "", "")
