@@ -143,8 +143,9 @@ class BudgetedTraining(TaughtTraining):
 
     def _narrow_to(self, model: nn.Module, limit: float, paths: Collection[str]) -> None:
         """Take bits off one by one, where channels that were to go have stayed, until the limit is met."""
-        _, counted = count_macs(model, self.example_inputs)
-        while BOPs(example_inputs=self.example_inputs)(model).value > limit:
+        takes = BOPs(example_inputs=self.example_inputs)
+        while takes(model).value > limit:
+            _, counted = count_macs(model, self.example_inputs)
             bits = layer_bits(model)
             able = [path for path in paths if path in counted and bits[path][0] > self.bits[0]]
             if not able:

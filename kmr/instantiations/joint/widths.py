@@ -136,4 +136,4 @@ class LearnedWidth(nn.Module):
 def _paced(value: Tensor, pace: float) -> Tensor:
     """Return the value with its gradient multiplied."""
     slow = value * pace
-    return slow + (value - slow).detach()
+    return value.detach() + (slow - slow.detach())
