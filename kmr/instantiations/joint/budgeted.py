@@ -54,6 +54,7 @@ class BudgetedTraining(TaughtTraining):
     """
 
     name: str = "geta"
+    ramp: float = 0.4
     example_inputs: Inputs = field(repr=False, compare=False)
     bits: tuple[int, int] = (2, 8)
     stay: float = 0.1
@@ -154,7 +155,7 @@ class BudgetedTraining(TaughtTraining):
             layer = dict(weight_layers(model))[widest]
             state = read_weight(layer)
             grid = fit_grid(
-                state.weight, bits[widest][0] - 1, scheme="symmetric", dim=channel_dim(layer), clip="mse",
+                state.weight, bits[widest][0] - 1, dim=channel_dim(layer), clip="mse",
                 learned=self.learned,
             )  # fmt: skip
             write_weight(layer, WeightState(state.weight, grid, state.keep))

@@ -70,7 +70,9 @@ class Squeeze:
         for held in self._held.values():
             self._lowest[held.place] = held.quantizer.lowest
         self._masks = put_masks(model, units)
-        self._latents = {path: latent_weight(model.get_submodule(path)) for path in {*self._masks, *self._held}}
+        self._latents = {
+            path: latent_weight(model.get_submodule(path)) for path in dict.fromkeys((*self._masks, *self._held))
+        }
         self._units_lost = torch.zeros(len(units.channels), dtype=torch.float64)
         self._gradients = torch.zeros(len(paths), dtype=torch.float64)
         self._seen = 0

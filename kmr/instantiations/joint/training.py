@@ -30,6 +30,8 @@ class JointTraining(TaughtTraining):
         start_bits: bits of the grids at first.
         learned: scales are trained with the weights.
 
+    The others are those of `TaughtTraining`.
+
     Raises:
         KMRError: a setting is out of range, there is no teacher for a weight above 0, or the recipe keeps the best.
     """

@@ -1,8 +1,8 @@
 """Bit widths that are learned: a weight's step and range are trained, and the width follows from them.
 
 A quantizer of step d and range q has the values 0, ±d, … up to ±q, and so takes b = log₂(q/d + 1) + 1 bits (Uhlich et
-al. 2020, "Mixed precision DNNs: all you need is a good parametrization", U3; GETA, Qu et al. 2025, eq. 3, without its
-exponent). While it is trained the width is any number; in the end it is a whole one, and the quantizer a `Grid`.
+al. 2020, "Mixed precision DNNs: all you need is a good parametrization"; GETA, Qu et al. 2025, without its exponent).
+While it is trained the width is any number; in the end it is a whole one, and the quantizer a `Grid`.
 """
 
 import torch
@@ -43,7 +43,8 @@ def round_within(x: Tensor, step: Tensor, bound: Tensor) -> Tensor:
 class LearnedWidth(nn.Module):
     """A weight's quantizer of learned step and range; every output channel has its own factor of both, also learned.
 
-    Once `fix` has made the width a whole number, it rounds as the `Grid` it becomes, and its scales go on learning.
+    Once `fix` has made the width a whole number, it rounds as the `Grid` it becomes, which has 2^b levels where each
+    channel's weights lie (`affine_grid`) in place of as many on either side of 0; its scales go on learning.
 
     Args:
         weight: which it is for.
@@ -52,6 +53,8 @@ class LearnedWidth(nn.Module):
         lowest: the least bits it may have.
         highest: the most.
     """
+
+    zero_point: Tensor
 
     def __init__(self, weight: Tensor, dim: int | None, width: float, lowest: int, highest: int) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class LearnedWidth(nn.Module):
         self.factor = nn.Parameter(torch.where(largest > 0, largest / bound, 1.0))
         self.bound = nn.Parameter(bound.clone())
         self.step = nn.Parameter(bound / levels_of(width))
+        self.register_buffer("zero_point", torch.zeros_like(largest))
 
     @property
     def width(self) -> float:
@@ -78,8 +82,7 @@ class LearnedWidth(nn.Module):
         factor = _paced(self._positive(self.factor), pace * self.factor.numel() ** 0.5)
         step = _paced(self._positive(self.step), pace)
         if self.bits is not None:
-            middle = torch.full_like(factor.detach(), 2.0 ** (self.bits - 1))
-            return fake_quantize(weight, step * factor, middle, self.bits, 1.0)
+            return fake_quantize(weight, step * factor, self.zero_point, self.bits, 1.0)
         return round_within(weight, step * factor, _paced(self._positive(self.bound), pace) * factor)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -112,9 +115,10 @@ class LearnedWidth(nn.Module):
     @torch.no_grad()
     def fix(self, bits: int, weight: Tensor) -> None:
         """Have this whole number of bits from now on, with the scales of least squared error on the weight."""
-        scale = fit_grid(weight, bits, scheme="symmetric", dim=self.dim, clip="mse").scale
-        self.step.copy_(scale.mean())
-        self.factor.copy_(scale / self.step)
+        fitted = fit_grid(weight, bits, dim=self.dim, clip="mse")
+        self.step.copy_(fitted.scale.mean())
+        self.factor.copy_(fitted.scale / self.step)
+        self.zero_point.copy_(fitted.zero_point)
         self.bound.copy_(self.step * levels_of(bits))
         self.bits = bits
 
@@ -126,7 +130,7 @@ class LearnedWidth(nn.Module):
         """
         assert self.bits is not None
         scale = (self._positive(self.step) * self._positive(self.factor)).detach().clone()
-        return Grid(scale, torch.full_like(scale, 2.0 ** (self.bits - 1)), self.bits, learned=learned)
+        return Grid(scale, self.zero_point.clone(), self.bits, learned=learned)
 
     @staticmethod
     def _positive(learned: Tensor) -> Tensor:
