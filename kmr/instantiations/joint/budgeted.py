@@ -88,9 +88,13 @@ class BudgetedTraining(TaughtTraining):
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         self.check_data(knob)
         takes = BOPs(example_inputs=self.example_inputs)
-        before = takes(model if self.original is None else self.original).value
+        try:
+            here = takes(model).value
+            before = here if self.original is None else takes(self.original).value
+        except KMRError as reason:
+            raise NotApplicable(f"{knob.name}: {reason}") from reason
         limit = float(value) * before
-        if takes(model).value <= limit:
+        if here <= limit:
             self.report(["the model"], f"left as it is: within {value:g} of the bit operations already")
             return model
         model, left = split_attention(model, lambda path: self.reaches(knob, path))
