@@ -107,7 +107,7 @@ def project(
     if bill(point.gone, point.widths) <= limit:
         return point
     seen = torch.cat([unit_price[free], bit_price * 4.0 ** (point.widths - lowest)])
-    high = 4 * max(float(seen[torch.isfinite(seen)].max()), 1e-290)
+    high = 4 * max([1e-250, *seen[torch.isfinite(seen)].tolist()])
     low = high * 1e-40
     most = at(high)
     if bill(most.gone, most.widths) > limit:
@@ -134,8 +134,10 @@ def whole_widths(bill: Bill, point: Point, losses: Losses, highest: Tensor, limi
         highest: the most bits of each layer, (L,).
         limit: in bit operations.
     """
-    # What an earlier rounding left of a whole number is that number.
-    widths = torch.floor(point.widths + 1e-6)
+    # What single precision leaves of a whole number is that number.
+    widths = torch.floor(point.widths + 1e-4)
+    if bill(point.gone, widths) > limit:
+        widths = torch.floor(point.widths)
     per_bit = bill.per_bit(point.gone)
     left = limit - bill(point.gone, widths)
     noise = losses.noise * 4.0 ** (point.widths - widths)

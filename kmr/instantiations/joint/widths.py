@@ -78,7 +78,7 @@ class LearnedWidth(nn.Module):
         """Round."""
         levels = self.bound.detach() / self.step.detach()
         # The pace of learned step sizes (Esser et al. 2020, section 2.2), by how many weights share what is learned.
-        pace = float((weight.numel() * levels).clamp(min=1)) ** -0.5
+        pace = (weight.numel() * levels).clamp(min=1).rsqrt()
         factor = _paced(self._positive(self.factor), pace * self.factor.numel() ** 0.5)
         step = _paced(self._positive(self.step), pace)
         if self.bits is not None:
@@ -137,7 +137,7 @@ class LearnedWidth(nn.Module):
         return learned.clamp(min=torch.finfo(learned.dtype).tiny ** 0.5)
 
 
-def _paced(value: Tensor, pace: float) -> Tensor:
+def _paced(value: Tensor, pace: Tensor) -> Tensor:
     """Return the value with its gradient multiplied."""
     slow = value * pace
     return value.detach() + (slow - slow.detach())
