@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from kmr.data import Inputs
 from kmr.instantiations.pruning.criteria.base import weight_rows
 from kmr.instantiations.pruning.graph import ChannelGroup, Graph
-from kmr.instantiations.pruning.proof import CutFailed
+from kmr.instantiations.pruning.proof import PER_CHANNEL, CutFailed
+from kmr.instantiations.pruning.rows import is_transposed_linear
 from kmr.instantiations.pruning.search import widest_cut
 from kmr.instantiations.pruning.surgery import Cut, cut
 from kmr.weights import strip_all, tied_layers
@@ -83,7 +84,8 @@ def find_groups(
 ) -> tuple[list[ChannelGroup], dict[str, list[str]]]:
     """Return the groups of a model whose channels can go, proved by a trial cut, and by reason the makers of others.
 
-    Only weights of known form may read them, so that a mask on those is the same as their going.
+    Only weights of known form may read them, and no normalisation over channels may see them, so that a mask on what
+    reads them is the same as their going.
 
     Args:
         model: it is not changed.
@@ -107,6 +109,8 @@ def find_groups(
             left.setdefault("left whole: their channels cannot be removed", []).extend(group.makers)
         elif not known or len(known) < len(reading):
             left.setdefault("left whole: no weight of known form reads their channels", []).extend(group.makers)
+        elif not all(_alone(plain.get_submodule(part.path)) for part in group.parts):
+            left.setdefault("left whole: a normalisation over channels sees them", []).extend(group.makers)
         elif any(part.path in tied for part in group.parts):
             left.setdefault("left whole: their weights are shared", []).extend(group.makers)
         elif len(_split(group)) > 1:
@@ -177,6 +181,11 @@ def latent_weight(layer: nn.Module) -> nn.Parameter:
     """Return the parameter of a layer's weight that an optimizer moves."""
     held = parametrize.is_parametrized(layer, "weight")
     return cast(nn.Parameter, layer.parametrizations.weight.original if held else layer.weight)  # type: ignore[union-attr]
+
+
+def _alone(module: nn.Module) -> bool:
+    """Tell whether a module treats a channel alike whichever others there are."""
+    return isinstance(module, PER_CHANNEL) or is_transposed_linear(module)
 
 
 def _split(group: ChannelGroup) -> list[Tensor]:

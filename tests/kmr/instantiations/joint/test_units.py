@@ -6,11 +6,24 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from kmr.data import forward
+from kmr.instantiations.attention import split_attention
 from kmr.instantiations.joint.units import find_groups, find_units, put_masks
 from kmr.instantiations.pruning.graph import Graph
 from kmr.instantiations.pruning.surgery import cut
 
-SOME = ["vgg", "option_a", "residual", "view_mlp", "groups", "concat", "attention", "tuple_inputs", "tied", "lstm"]
+SOME = [
+    "vgg",
+    "option_a",
+    "residual",
+    "view_mlp",
+    "groups",
+    "concat",
+    "attention",
+    "tuple_inputs",
+    "tied",
+    "lstm",
+    "transformer",
+]
 
 
 class IntoLSTM(nn.Module):
@@ -31,8 +44,9 @@ def everywhere(path: str) -> bool:
 def test_a_model_under_masks_computes_what_the_smaller_one_does(case: Any, name: str) -> None:
     model, inputs = case(name)
     if name == "groups":
-        # A normalisation over channels sees the surviving ones alone, once the others are cut out.
         model[5] = nn.Identity()
+    if name == "transformer":
+        model, _ = split_attention(model, everywhere)
     groups, _ = find_groups(model, inputs, everywhere)
     assert groups
     units = find_units(model, groups)
@@ -63,11 +77,19 @@ def test_units_know_their_share_of_what_layers_read_and_make(case: Any) -> None:
 
 def test_heads_and_blocks_go_as_wholes(case: Any) -> None:
     model, inputs = case("groups")
-    groups, _ = find_groups(model, inputs, everywhere)
+    groups, left = find_groups(model, inputs, everywhere)
+    assert left == {"left whole: a normalisation over channels sees them": ["4"]}
     units = find_units(model, groups)
-    normed = next(place for place, group in enumerate(groups) if group.root == "4")
-    assert units.counts[normed] == 4
-    assert units.channels[int(torch.nonzero(units.sets == normed)[0])].tolist() == [0, 4, 8, 12]
+    first = next(place for place, group in enumerate(groups) if "0" in group.makers)
+    assert units.counts[first] == 4, "the second convolution has two groups of four"
+    assert units.channels[int(torch.nonzero(units.sets == first)[0])].tolist() == [0, 4]
+    model, inputs = case("transformer")
+    model, _ = split_attention(model, everywhere)
+    groups, left = find_groups(model, inputs, everywhere)
+    units = find_units(model, groups)
+    heads = [int(count) for group, count in zip(groups, units.counts, strict=True) if group.heads > 1]
+    assert heads == [4, 4]
+    assert "left whole: a normalisation over channels sees them" in left
 
 
 def test_what_stays_whole_is_told_with_the_reason(case: Any) -> None:
