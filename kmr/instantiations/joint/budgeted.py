@@ -60,6 +60,8 @@ class BudgetedTraining(TaughtTraining):
     stay: float = 0.1
     learned: bool = False
     setting: ClassVar[str] = "bops"
+    lowers: ClassVar[str] = "bops"
+    raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where scales are learned
 
     def __post_init__(self) -> None:
         super().__post_init__()
