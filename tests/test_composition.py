@@ -26,7 +26,7 @@ VALUES = {("cnn", "exits"): 0.3, ("transformer", "exits"): 0.3, ("cnn", "recover
 VALUES["transformer", "recover"] = "reconstruct"
 
 COSTS = ("weight_bytes", "parameters", "trainable_parameters", "macs")
-"""Those that are read of every pair; expected MACs where a rule is there to lower them."""
+"""Those that are read of every pair; expected MACs and bit operations where a rule is there to lower them."""
 
 CANNOT = {
     ("cnn", "dynamic", "exits"): "depends on which others leave",  # ranges are those of the batch a sample is in
@@ -34,6 +34,8 @@ CANNOT = {
     ("cnn", "static", "gate"): "no convolution to gate",
     ("cnn", "static", "recover"): "no BatchNorm statistics",  # they are folded into the weights
     ("cnn", "depth", "share_blocks"): "no two blocks",  # one is left
+    ("cnn", "geta", "share"): "no two layers are of the same kind",  # each has lost channels of its own
+    ("cnn", "geta", "share_blocks"): "no two blocks",
     ("transformer", "share_blocks", "adapters"): "adapters of width 1",  # the scales that train take more than that
     ("transformer", "depth", "share_blocks"): "no two blocks",
     # Values on grids cannot be fitted by least squares, nor layers that the original does not have.
@@ -53,7 +55,7 @@ def cost(name: str) -> Meter:
 def costs_of(kind: str, first: str = "") -> dict[str, Reading]:
     """Return all costs of the base model, or of that after a rule."""
     model = after_one(kind, first) if first else MODELS[kind]()
-    return measure(model, [cost(name) for name in (*COSTS, "expected_macs")])
+    return measure(model, [cost(name) for name in (*COSTS, "expected_macs", "bops")])
 
 
 @cache

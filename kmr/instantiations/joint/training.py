@@ -1,19 +1,14 @@
 """Pruning, quantization-aware training and distillation inside one fine-tuning (JPQD), as a rule."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import nn
 
-from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
-from kmr.data import Split
-from kmr.finetune import FineTune, Guide
+from kmr.core import Choice, Domain, KMRError, Knob, Trait, Value
 from kmr.instantiations.attention import split_attention
-from kmr.instantiations.distillation import Response
-from kmr.instantiations.distillation.teachers import Teacher
 from kmr.instantiations.joint.ramp import Ramp
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.joint.taught import TaughtTraining
 from kmr.weights import settle
 
 _NEUTRAL = "0/32"
@@ -21,7 +16,7 @@ _NEUTRAL = "0/32"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class JointTraining(LayerRule):
+class JointTraining(TaughtTraining):
     """Train once, with masks and grids that tighten together to a target while a teacher's answers are learned.
 
     The value is the target, `sparsity/bits`: `0.8/4` ends with 80 % of the governed weights masked and the rest on
@@ -32,16 +27,10 @@ class JointTraining(LayerRule):
     Args:
         sparsities: to choose targets from, each in [0, 1).
         bits: to choose targets from, each 1 to 16, or 32 for no grids.
-        ramp: share of the steps in which masks and grids tighten, in (0, 1].
-        updates: times they tighten within it.
         start_bits: bits of the grids at first.
         learned: scales are trained with the weights.
-        teacher: a model, several by name, or None for the original model.
-        original: the model before it was compressed.
-        temperature: of the answers.
-        weight: of the answers against the labels; 0 for no teacher.
-        recipe: makes the fine-tuning from data, seed, original and guides; it must keep the last weights.
-        data: the training split.
+
+    The others are those of `TaughtTraining`.
 
     Raises:
         KMRError: a setting is out of range, there is no teacher for a weight above 0, or the recipe keeps the best.
@@ -50,19 +39,10 @@ class JointTraining(LayerRule):
     name: str = "joint"
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
     bits: tuple[int, ...] = (8, 6, 4, 3, 2)
-    ramp: float = 0.6
-    updates: int = 20
     start_bits: int = 8
     learned: bool = False
-    teacher: Teacher = field(default=None, repr=False)
-    original: nn.Module | None = field(default=None, repr=False)
-    temperature: float = 4.0
-    weight: float = 0.7
-    recipe: Callable[..., FineTune] = FineTune
-    data: Split | None = field(default=None, repr=False)
     raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where scales are learned
     setting: ClassVar[str] = "target"
-    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,13 +52,8 @@ class JointTraining(LayerRule):
             raise KMRError(f"the sparsities of {self.name} lie in [0, 1), not {', '.join(map(str, bad))}")
         if wrong := [bits for bits in self.bits if not (1 <= bits <= 16 or bits == 32)]:
             raise KMRError(f"the bits of {self.name} are 1 to 16, or 32, not {', '.join(map(str, wrong))}")
-        if not 0 < self.ramp <= 1 or self.updates < 1 or not 1 <= self.start_bits <= 16:
-            raise KMRError(
-                f"{self.name} needs a ramp in (0, 1], updates >= 1 and start_bits in 1 to 16, not {self.ramp}, "
-                f"{self.updates} and {self.start_bits}"
-            )
-        if self.weight > 0 and self.teacher is None and self.original is None:
-            raise KMRError(f"{self.name} has no teacher: give the original model or a teacher, or set weight to 0")
+        if not 1 <= self.start_bits <= 16:
+            raise KMRError(f"the start_bits of {self.name} are 1 to 16, not {self.start_bits}")
         assert self.knobs
 
     @property
@@ -95,36 +70,14 @@ class JointTraining(LayerRule):
         return frozenset({"masks", "weight grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        if self.data is None:
-            raise NotApplicable(f"{knob.name}: there is no data to learn from")
+        self.check_data(knob)
         sparsity, bits = str(value).split("/")
         model, left = split_attention(model, lambda path: self.reaches(knob, path))
         self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
-        training = self._training()
         ramp = Ramp(self.weights_of(model, knob), float(sparsity), int(bits), self.start_bits, self.learned)
-        also = training.progress
-
-        def tighten(done: int, total: int, loss: float) -> None:
-            update = int(self.updates * done / max(1.0, self.ramp * total))
-            ramp.to(update / self.updates)
-            if also is not None:
-                also(done, total, loss)
-
-        model = replace(training, progress=tighten)(model)
+        model = self.train(model, ramp.to)
         if ramp.share < 1:
             # Nothing was trained, or a time limit ended it before the target.
             ramp.to(1.0)
             settle(model)
         return model
-
-    def _training(self) -> FineTune:
-        guides: dict[str, Guide] = {}
-        if self.weight > 0:
-            guides["answers"] = Response(teacher=self.teacher, temperature=self.temperature, weight=self.weight)
-        training = self.recipe(data=self.data, seed=self.seed, original=self.original, guides=guides)
-        if training.keep == "best" or training.patience is not None:
-            raise KMRError(
-                f"the recipe of {self.name} must keep the last weights, without patience: better ones may come from "
-                "before the target was reached"
-            )
-        return training

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kmr.data import Inputs, map_tensors
 
-_PER_CHANNEL = (
+PER_CHANNEL = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.PReLU, nn.RNNBase,
     nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def check_cut(
         masked[id(parameter)] = nn.Parameter(value, requires_grad=False)
     silenced = copy.deepcopy(model, masked)
     for path in changed:
-        if not isinstance(modules[path], _PER_CHANNEL):
+        if not isinstance(modules[path], PER_CHANNEL):
             _look_past(silenced.get_submodule(path), smaller.get_submodule(path), survivors, path)
     for output, full in zip(outputs, _evaluated(silenced, inputs), strict=True):
         if full.is_floating_point():
