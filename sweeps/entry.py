@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -73,7 +73,8 @@ def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | Non
     try:
         _check_names(raw)
         config = cast(Config, OmegaConf.to_object(raw))
-        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        given = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        plain = {name: given.get(name, default) for name, default in asdict(Config()).items()}  # ~space leaves it out
         return work(config, plain, argv, console or wide_console())
     except (SweepError, KMRError, OmegaConfBaseException) as error:
         return complain(error)
