@@ -113,9 +113,9 @@ def _check_names(raw: DictConfig) -> None:
 def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
     found = re.match(r"Could not override '([^'.@]+)'", message)
-    if found is None:
-        return message
     known = [entry.name for entry in fields(Config)]
+    if found is None or found[1] in known:
+        return message
     return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False)}"
 
 
