@@ -75,7 +75,8 @@ def _shared_name(names: Sequence[str]) -> str:
             (i for i, (a, b) in enumerate(zip(start, name, strict=False)) if a != b), min(len(start), len(name))
         )
         start = start[:length]
-    return re.sub(r"[-_.\s]*(seed|s)?[-_.=]*\d*$", "", start, flags=re.IGNORECASE) or names[0]
+    shared = re.sub(r"[-_.\s]*(seed|s)?[-_.=]*\d*$", "", start, flags=re.IGNORECASE)
+    return shared or (", ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]}")
 
 
 def check(groups: Groups) -> StudyTable:

@@ -51,7 +51,10 @@ class GatedLayer(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs with the closed channels of each sample at their constants."""
-        outputs: Tensor = self.layer(inputs)
+        return self.close(inputs, self.layer(inputs))
+
+    def close(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Return what the layer made of its inputs with the closed channels of each sample at their constants."""
         per_channel = (1, -1, *[1] * (outputs.dim() - 2))
         is_open = self.gate(inputs).reshape(*outputs.shape[:2], *per_channel[2:])
         return torch.where(is_open, outputs, self.fill.reshape(per_channel))

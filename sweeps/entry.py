@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -73,7 +73,8 @@ def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | Non
     try:
         _check_names(raw)
         config = cast(Config, OmegaConf.to_object(raw))
-        plain = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        given = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        plain = {name: given.get(name, default) for name, default in asdict(Config()).items()}  # ~space leaves it out
         return work(config, plain, argv, console or wide_console())
     except (SweepError, KMRError, OmegaConfBaseException) as error:
         return complain(error)
@@ -112,9 +113,9 @@ def _check_names(raw: DictConfig) -> None:
 def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
     found = re.match(r"Could not override '([^'.@]+)'", message)
-    if found is None:
-        return message
     known = [entry.name for entry in fields(Config)]
+    if found is None or found[1] in known:
+        return message
     return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False)}"
 
 

@@ -1,17 +1,16 @@
 """What a user sees who names no experiment: those there are, what each does, and its command."""
 
+import re
 import shlex
 from collections.abc import Sequence
+from itertools import dropwhile, takewhile
 
 from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
-_HEAD = 4
-"""Comment lines at the top of an experiment that are looked through for its description."""
-
 
 def list_experiments(console: Console, argv: Sequence[str] = ()) -> None:
-    """Print every experiment on Hydra's search path with its first comment line and its command.
+    """Print every experiment on Hydra's search path with the first sentence of its comment and its command.
 
     Args:
         console: where to print.
@@ -31,11 +30,17 @@ def _description(name: str) -> str:
     for source in loader.get_sources():
         if not source.available() or source.scheme() not in ("file", "pkg"):
             continue
-        text = _read(source.scheme(), source.path, f"exp/{name}.yaml")
-        for line in text.splitlines()[:_HEAD]:
-            if line.startswith("#") and "@package" not in line:
-                return line.lstrip("# ").strip()
+        lines = _read(source.scheme(), source.path, f"exp/{name}.yaml").splitlines()
+        body = dropwhile(lambda line: "@package" in line or not line.strip(), lines)
+        comments = takewhile(lambda line: line.startswith("#"), body)
+        words = [line.lstrip("# ").strip() for line in takewhile(_describes, comments)]
+        if words:
+            return re.split(r"(?<=\.) ", " ".join(words), maxsplit=1)[0]
     return ""
+
+
+def _describes(line: str) -> bool:
+    return bool(line.strip("# ")) and "python -m" not in line
 
 
 def _read(scheme: str, root: str, path: str) -> str:

@@ -75,7 +75,7 @@ class Asker:
         limits = self._experiment.config.budget
         known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
         seen = f"; the least is {', '.join(known)}" if known else ""
-        return f"no vector that is new and within the budget was found{seen}"
+        return f"no vector that is new{' and within the budget' if limits else ''} was found{seen}"
 
     def ask(self) -> optuna.Trial | None:
         """Return the next trial to train, running, or None where nothing is left.

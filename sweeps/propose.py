@@ -177,16 +177,25 @@ class Screened(optuna.samplers.BaseSampler):
                 return drawn
         self._infeasible_in_a_row = 0
         self.replaced = True
-        started = time.monotonic()
-        for candidate in self._substitutes(drawn):
+        until = time.monotonic() + self._patience
+        found = self._first_fitting(self._near(drawn), until)
+        if found is None:
+            if not self.history.feasible:  # nothing ever fitted, nor do the corners and the end of a descent
+                until = min(until, time.monotonic() + self._patience / 10)
+            found = self._first_fitting(self._far(), until)
+        self.exhausted = found is None
+        return found or drawn
+
+    def _first_fitting(self, candidates: Iterator[dict[str, Any]], until: float) -> dict[str, Any] | None:
+        for candidate in candidates:
             if self._fits(candidate):
                 return candidate
-            if time.monotonic() - started > self._patience:
-                break
-        self.exhausted = True
-        return drawn
+            if time.monotonic() > until:
+                return None
+        return None
 
-    def _substitutes(self, drawn: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _near(self, drawn: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield where something that fits is likely: around the draw and the front, and where limits are met."""
         space, rng = self._problem.space, self._rng
         yield from mutations(space, drawn, rng)
         front = self._front(self.history.feasible)
@@ -194,6 +203,9 @@ class Screened(optuna.samplers.BaseSampler):
             yield from mutations(space, front[i].params, rng)
         yield from _corners(space)
         yield from self._descent(drawn)
+
+    def _far(self) -> Iterator[dict[str, Any]]:
+        space, rng = self._problem.space, self._rng
         for _ in range(1000):
             yield random_vector(space, rng)
         if _size(space) <= _MOST_LISTED:

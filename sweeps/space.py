@@ -42,7 +42,10 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
     names = [knob.name for knob in instantiation.knobs]
     unknown = [name for name in entries if name not in names]
     if unknown:
-        raise SweepError(f"space names unknown knob {', '.join(unknown)}: there are {', '.join(names) or 'none'}")
+        raise SweepError(
+            f"space names unknown knob {', '.join(unknown)}: there are {', '.join(names) or 'none'} "
+            "('~space' on the command line searches the whole of them)"
+        )
     space: Space = {}
     for knob in instantiation.knobs:
         if knob.name not in entries:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs, forward
+from kmr.exits import EarlyExits
 from kmr.weights import strip_all
 
 
@@ -68,6 +69,8 @@ def to_program(
     Raises:
         KMRError: `torch.export` cannot trace the model, or only for one batch size.
     """
+    if any(isinstance(module, EarlyExits) for module in model.modules()):
+        raise KMRError("samples leave this model early, which no exported graph can hold: ship it packed, for kmr.load")
     signature = Signature.of(example_inputs)
     plain = strip_all(copy.deepcopy(model)).cpu().eval()
     # A batch of one would be traced as a constant.

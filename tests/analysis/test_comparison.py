@@ -64,6 +64,9 @@ def test_runs_that_differ_by_seed_alone_are_one_group() -> None:
 
     tables = [of("net-seed0", 0, 8), of("net-seed1", 1, 8), of("net-wide", 0, 16)]
     assert {label: len(runs) for label, runs in grouped_by_config(tables).items()} == {"net": 2, "net-wide": 1}
+    seeds = [of(f"seed{seed}", seed, 8) for seed in range(1, 4)]
+    assert list(grouped_by_config(seeds[:2])) == ["seed1, seed2"], "no name is shared"
+    assert list(grouped_by_config(seeds)) == ["seed1 … seed3"]
     bare = [run((5, 0.5)), run((4, 0.5))]
     assert {label: len(runs) for label, runs in grouped_by_config(bare).items()} == {"study": 1, "study (2)": 1}
 

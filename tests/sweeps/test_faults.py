@@ -222,9 +222,10 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("rule=[strctured]", "there is no rule/strctured: did you mean structured? There are blocks, "),
+        ("rule=[strctured]", "there is no rule/strctured: did you mean structured? There are adapters, "),
         ("+criterion=taylr", "there is no criterion/taylr: did you mean taylor? There are geometric_median, "),
         ("trails=3", "the config has no entry trails: did you mean trials?"),
+        ("policy_space={budget: {low: 0.1}}", "To append to your config use +policy_space={budget: {low: 0.1}}"),
         ("finetune.optimizer.rate=3", "Could not override 'finetune.optimizer.rate'"),
     ],
 )
@@ -237,6 +238,12 @@ def test_what_is_not_in_the_config_is_named_with_what_is(tmp_path, monkeypatch, 
         main()
     assert ended.value.code == 2
     assert said in one_line(capsys)
+
+
+def test_what_is_taken_out_of_the_config_has_its_default(tmp_path) -> None:
+    code, said = sweep(tmp_path, "~space", "rule=[prune]", "trials=1", "noise.seconds=0")
+    assert code == 0
+    assert "searching prune.sparsity" in said
 
 
 def test_options_of_the_users_own_folder_are_listed_too(tmp_path, monkeypatch, capsys) -> None:

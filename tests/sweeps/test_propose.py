@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import optuna
 import pytest
@@ -112,6 +114,23 @@ def test_a_problem_that_nothing_solves_ends():
     study, ask = proposer(Problem(SPACE, DIRECTIONS, {"size": 0.0}, static_costs=size))
     assert ask.ask() is None
     assert not study.get_trials(states=(TrialState.RUNNING,))
+
+
+def test_what_nothing_near_or_extreme_meets_is_given_up_early(monkeypatch):
+    clock = itertools.count()  # a candidate a second
+    monkeypatch.setattr("sweeps.propose.time.monotonic", lambda: float(next(clock)))
+    looked_at = []
+
+    def cost(params):
+        looked_at.append(params)
+        return {"size": 2.0 - params["d"]}
+
+    space = {"d": FloatRange(0.0, 1.0, 0.0)}
+    study = optuna.create_study(directions=list(DIRECTIONS.values()), sampler=RandomSampler(seed=0))
+    ask = Proposer(study, Problem(space, DIRECTIONS, {"size": 0.9}, static_costs=cost), 0, patience=600.0)
+    assert ask.ask() is None
+    assert {"d": 1.0} in looked_at, "the corner that comes nearest"
+    assert 60 < len(looked_at) < 200, "a tenth of the patience beyond the likely places"
 
 
 def test_static_costs_that_never_work_are_an_error_and_that_sometimes_fail_are_avoided():

@@ -38,6 +38,7 @@ def test_a_knob_can_be_fixed_listed_or_left_out(both) -> None:
         ({"one": {"by": {"low": 0.5, "hihg": 0.9}}}, "hihg"),
         ({"one": {"by": None}, "two": {"by": None}}, "empty"),
         ({"one": {"by": "much"}}, "much"),
+        ({"three": {"by": 1}}, r"unknown knob three\.by: there are one\.by.*'~space'"),
     ],
 )
 def test_an_entry_that_fits_no_knob_is_refused_by_value(both, config, named) -> None:

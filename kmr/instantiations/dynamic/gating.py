@@ -1,8 +1,10 @@
 """Dynamic channel gating: convolutions compute for each input the channels that it makes large (Gao et al. 2019)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, TypeAlias, final
 
 import torch
@@ -67,16 +69,14 @@ class ChannelGating(LayerRule):
             if isinstance(module, Convolution) and is_product(module) and self.governs(knob, path)
         }
         batch, _ = next(Split(self.data.source, self.samples).batches(shuffle_seed=self.seed))
-        seen = _watch(model, convolutions, batch)
-        idle = [path for path in convolutions if len(seen[path]) != 1]
+        calls = _calls(model, convolutions, batch)
+        idle = [path for path in convolutions if calls[path] != 1]
         self.report(idle, "left as they are: they do not run exactly once in a forward pass")
-        gated = {path: layer for path, layer in convolutions.items() if path not in idle}
-        if not gated:
+        once = {path: layer for path, layer in convolutions.items() if path not in idle}
+        if not once:
             raise NotApplicable(f"{knob.name}: no convolution to gate")
-        for path, layer in gated.items():
-            inputs, outputs = seen[path][0]
-            gate, fill = fitted_gate(inputs, outputs, float(value), self.ridge)
-            model = replace_module(model, layer, GatedLayer(layer, gate, fill).train(layer.training))
+        for path, gated in _fitted(model, once, batch, float(value), self.ridge).items():
+            model = replace_module(model, once[path], gated.train(once[path].training))
         return model
 
 
@@ -114,20 +114,37 @@ def fitted_gate(inputs: Tensor, outputs: Tensor, closed: float, ridge: float) ->
     return gate, fill
 
 
-def _watch(model: nn.Module, layers: dict[str, Convolution], batch: Inputs) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Return what each layer read and made, at each of its calls."""
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in layers}
+def _calls(model: nn.Module, layers: dict[str, Convolution], batch: Inputs) -> Counter[str]:
+    """Count the calls of each layer in a forward pass."""
+    calls: Counter[str] = Counter()
+    _run(model, batch, {layer: lambda *_, path=path: calls.update([path]) for path, layer in layers.items()})
+    return calls
 
-    def hook(path: str) -> Any:
-        return lambda _, args, output: seen[path].append((args[0], output))
 
+def _fitted(
+    model: nn.Module, layers: dict[str, Convolution], batch: Inputs, closed: float, ridge: float
+) -> dict[str, GatedLayer]:
+    """Gate layers in the order they run, each fitted to what it reads once those before it are gated.
+
+    Fitted to what ungated layers make, the gates of a deep model would close far more than their share.
+    """
+    gated: dict[str, GatedLayer] = {}
+
+    def gate(layer: Convolution, inputs: tuple[Tensor, ...], outputs: Tensor, path: str) -> Tensor:
+        gated[path] = GatedLayer(layer, *fitted_gate(inputs[0], outputs, closed, ridge))
+        return gated[path].close(inputs[0], outputs)
+
+    _run(model, batch, {layer: partial(gate, path=path) for path, layer in layers.items()})
+    return gated
+
+
+def _run(model: nn.Module, batch: Inputs, hooks: Mapping[nn.Module, Callable[..., Any]]) -> None:
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), ExitStack() as stack:
-            for path, layer in layers.items():
-                stack.callback(layer.register_forward_hook(hook(path)).remove)
+            for layer, hook in hooks.items():
+                stack.callback(layer.register_forward_hook(hook).remove)
             forward(model.eval(), batch)
     finally:
         for module, mode in modes:
             module.training = mode
-    return seen

@@ -57,7 +57,10 @@ class BlockSharing(LayerRule):
         if self.rank < 0:
             raise KMRError(f"the rank of {self.name} must be at least 0, not {self.rank}")
         if self.whole and (self.scale != "none" or self.rank):
-            raise KMRError(f"{self.name} shares whole blocks with scale=none and rank=0 alone")
+            raise KMRError(
+                f"whole blocks keep nothing of their own: {self.name} with whole=true needs scale=none and rank=0, "
+                f"not scale={self.scale} and rank={self.rank}"
+            )
 
     @property
     def leaves(self) -> frozenset[Trait]:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from kmr.core import KMRError
+from kmr.exits import EarlyExits
 from kmr.runtimes.program import Signature, describe_inputs, described_inputs, to_program
 from kmr.weights import WeightState, write_weight
 
@@ -68,3 +69,9 @@ def test_what_cannot_be_traced_says_why():
 
     with pytest.raises(KMRError, match="batches of any size"):
         to_program(Fixed(), torch.zeros(1, 3))
+
+
+def test_a_model_that_samples_leave_early_is_refused_in_a_line():
+    body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(KMRError, match=r"samples leave this model early.*packed"):
+        to_program(EarlyExits(body, [nn.Linear(4, 3)], ["1"], 0.5), torch.zeros(2, 4))
