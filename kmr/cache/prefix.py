@@ -24,7 +24,8 @@ from kmr.cache.steps import canonical, made_as_json, meters_of, readings_as_json
 from kmr.cache.store import Store
 from kmr.core import Instantiation, KMRError, Move, Step, measure
 
-FORMAT = 1
+FORMAT = 2
+"""Raised with what an entry holds, and where a rule comes to make other models: older ones are not recalled."""
 
 
 @final
