@@ -16,6 +16,7 @@ from sweeps.card import StudyCard
 from sweeps.errors import SweepError
 from sweeps.front import Front
 from sweeps.layers import with_layers
+from sweeps.profiles import with_profiles
 from sweeps.publish import State, final_front, read_state
 from sweeps.storage import JOURNAL, open_storage
 from sweeps.study import records
@@ -53,7 +54,8 @@ class Opened:
         frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
         base_test = state.tested.get("base", {})
         meta = results.meta(state.card, state.records, base_test, state.turned_down, created=state.created, place=None)
-        return StudyTable(with_layers(results.with_noise(frame, meta, state.noise), state.layers), meta, self.folder)
+        frame = with_layers(results.with_noise(frame, meta, state.noise), state.layers)
+        return StudyTable(with_profiles(frame, state.profiles), meta, self.folder)
 
 
 def open_run(folder: str | Path) -> Opened:

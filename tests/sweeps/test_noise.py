@@ -132,7 +132,7 @@ class _Study:
 
     def __init__(self, instantiation: Instantiation, model: nn.Module, split: Split, noise: NoiseConfig) -> None:
         self.config = Config(objectives=["total", "neg_mse"], noise=noise)
-        self.model, self.instantiation, self.prefixes = model, instantiation, None
+        self.model, self.instantiation, self.prefixes, self.store = model, instantiation, None, None
         self.objectives = (*instantiation.costs, *instantiation.qualities)
         self.directions = [meter.direction for meter in self.objectives]
         self.finetune = FineTune(data=split, epochs=0, loss=nn.functional.mse_loss)
