@@ -34,6 +34,7 @@ WARM = 10
 
 def pace(folder: Path, workers: int, trials: int) -> tuple[float, float]:
     """Return the trials finished in a second, and the mean seconds that one took."""
+    folder = folder / f"{workers}"  # a cache of its own
     for total in (WARM, WARM + trials):
         command = [
             sys.executable, "-m", "sweeps.run", "+exp=quickstart", f"output_dir={folder}", f"name=workers{workers}",
