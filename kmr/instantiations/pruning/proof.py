@@ -5,8 +5,8 @@ other. So the smaller model must compute what the full one computes with the rem
 over channels, and torch's attention, see the surviving channels alone on both sides.
 """
 
-import copy
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def check_cut(
     """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should.
 
     Args:
-        model: before the cut.
+        model: before the cut; while it is run its removed elements are at zero.
         smaller: after it.
         survivors: for each parameter, by path and name, the numbers of the elements the smaller model has.
         inputs: a batch both run on.
@@ -53,30 +53,30 @@ def check_cut(
         raise CutFailed("no parameter went away")
     modules = dict(model.named_modules())
     changed = {path for (path, name), kept in survivors.items() if kept.shape != modules[path]._parameters[name].shape}
-    masked: dict[int, Any] = {}
-    for (path, name), kept in survivors.items():
-        parameter = modules[path]._parameters[name]
-        assert parameter is not None
-        value = parameter.detach()
-        if kept.numel() < value.numel():
-            silent = torch.zeros_like(value, memory_format=torch.contiguous_format)
-            small = smaller.get_submodule(path)._parameters[name]
+    with ExitStack() as put_back:
+        for (path, name), kept in survivors.items():
+            parameter, small = modules[path]._parameters[name], smaller.get_submodule(path)._parameters[name]
+            assert parameter is not None
             assert small is not None
-            silent.view(-1)[kept.reshape(-1)] = small.detach().reshape(-1)
-            value = silent
-        masked[id(parameter)] = nn.Parameter(value, requires_grad=False)
-    silenced = copy.deepcopy(model, masked)
-    for path in changed:
-        if not isinstance(modules[path], PER_CHANNEL):
-            _look_past(silenced.get_submodule(path), smaller.get_submodule(path), survivors, path)
-    for output, full in zip(outputs, _evaluated(silenced, inputs), strict=True):
+            if kept.numel() < parameter.numel():
+                silent = torch.zeros_like(parameter.data, memory_format=torch.contiguous_format)
+                silent.view(-1)[kept.reshape(-1)] = small.detach().reshape(-1)
+                put_back.callback(setattr, parameter, "data", parameter.data)
+                parameter.data = silent
+        for path in changed:
+            if not isinstance(modules[path], PER_CHANNEL):
+                _look_past(put_back, modules[path], smaller.get_submodule(path), survivors, path)
+        expected = _evaluated(model, inputs)
+    for output, full in zip(outputs, expected, strict=True):
         if full.is_floating_point():
             tolerance = torch.finfo(full.dtype).eps ** 0.5 * max(float(full.abs().max()), 1e-6)
             if float((output - full).abs().max()) > tolerance:
                 raise CutFailed("the smaller model computes something else than the full one without those channels")
 
 
-def _look_past(module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], path: str) -> None:
+def _look_past(
+    put_back: ExitStack, module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], path: str
+) -> None:
     """Let a layer over channels compute with the surviving ones alone, as its smaller counterpart does.
 
     It is not held to the equation itself, but all around it is: what it gives for a surviving channel must come from
@@ -105,7 +105,7 @@ def _look_past(module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str,
         whole = torch.zeros_like(full).index_copy(dim, kept, first)
         return (whole, *rest) if isinstance(small, tuple) else whole
 
-    module.register_forward_hook(hook, with_kwargs=True)
+    put_back.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
 
 def _evaluated(model: nn.Module, inputs: Inputs) -> list[Tensor]:
