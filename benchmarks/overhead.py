@@ -2,7 +2,7 @@
 
 Both sides run the same trials over the same three knobs with the same sampler and storages in new folders. A trial's
 model is a fixed tiny linear layer; after each of its three moves a fine-tuning of a tenth of a second waits without
-holding the interpreter, as training does (that of `+exp=quickstart` takes three times as long). Both sides measure
+holding the interpreter, as training does (that of `+exp=quickstart` takes twice as long). Both sides measure
 every model on the way by eleven meters, as many as the quickstart has, tell all three to the study, and log the trial's
 parameters and all readings with their standard errors to MLflow in one batch. Ours does more beside: a claim on each
 trial, its points in the study, the moves made once more to find duplicates before training, and every front member
