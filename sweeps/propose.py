@@ -27,6 +27,7 @@ from sweeps.history import History
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Params, Problem
 from sweeps.screening import Screen, Screening
+from sweeps.shown import Shown
 from sweeps.space import Space, distributions, grid, is_searched
 
 PROPOSAL = "kmr:proposal"
@@ -49,7 +50,7 @@ class Screened(optuna.samplers.BaseSampler):
     """Wraps a sampler: no duplicates, no infeasible vectors beyond a few, and, with `screening`, the most promising.
 
     Args:
-        inner: draws candidates; it sees the study as it is.
+        inner: draws candidates; it sees the study as it is, TPE what `Shown` leaves of it.
         problem: what is searched.
         seed: of mutations and random candidates.
         screening: how candidates are compared; None takes the inner sampler's draw, or a one-knob mutation in its place
@@ -74,6 +75,7 @@ class Screened(optuna.samplers.BaseSampler):
         self._screen = None if screening is None else Screen(problem.space, self._signs, screening, self._rng)
         self.history = History(problem)
         """What has been tried."""
+        self._shown = Shown()
         self._static: dict[Hashable, Mapping[str, float]] = {}
         self._broken: dict[Hashable, str] = {}
         self._infeasible_in_a_row = 0
@@ -147,6 +149,7 @@ class Screened(optuna.samplers.BaseSampler):
         return error or ", ".join(strange) or None
 
     def _draw(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        study = self._shown.of(study, self._inner)
         space = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, space)
         for name, distribution in self._distributions.items():

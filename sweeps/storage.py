@@ -1,10 +1,12 @@
 """Where Optuna keeps a study: a journal in its folder, or any storage by URL."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from sweeps.errors import SweepError
 
@@ -19,7 +21,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     if url is None:
         mend_journal(folder / JOURNAL)
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return JournalStorage(_Journal(folder / JOURNAL))
     import sqlalchemy.exc
 
     try:
@@ -32,6 +34,37 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
         raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
+
+
+class _Journal(JournalFileBackend):
+    """A journal that waits for the disk where a trial ends or the study changes, not for each step of a trial's way.
+
+    A trial takes ten lines, of which Optuna's own waits for every one. Whatever happens to a process, the system has
+    what it wrote; if the machine itself dies, what may be lost is a trial under way, which is tried again anyhow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._mine = path, JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self._mine)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append one line for each log."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._mine.acquire()
+        try:
+            with self._path.open("ab") as journal:
+                journal.write(lines.encode())
+                if not all(map(_is_on_the_way, logs)):
+                    journal.flush()
+                    os.fsync(journal.fileno())
+        finally:
+            self._mine.release()
+
+
+def _is_on_the_way(log: dict[str, Any]) -> bool:
+    """Tell whether a log neither ends a trial nor is of the study as a whole."""
+    is_new_trial = "datetime_start" in log and "study_id" in log
+    return is_new_trial or ("trial_id" in log and "values" not in log)
 
 
 def mend_journal(path: Path) -> None:

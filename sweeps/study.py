@@ -25,12 +25,12 @@ from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.propose import PROPOSAL
 from sweeps.sampling import seed_after
+from sweeps.shown import INTERMEDIATE_OF
 from sweeps.space import distributions, grid, to_params
 from sweeps.storage import open_storage
 from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled
 
 _OUTCOME = "kmr:outcome"
-_PARENT = "kmr:intermediate_of"
 IDENTITY = "kmr:identity"
 OWNER = "kmr:owner"
 _ATTEMPTS = "kmr:attempts"
@@ -219,7 +219,7 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
             values=point.values([meter.name for meter in experiment.objectives]),
             params=params,
             distributions=distributions(experiment.space),
-            user_attrs={_PARENT: of_trial},
+            user_attrs={INTERMEDIATE_OF: of_trial},
             constraints=constraints(experiment, point) or None,
         )
     )
@@ -229,7 +229,7 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
 def claim(study: optuna.Study, trial: optuna.Trial) -> int:
     """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
     before = study.get_trials(deepcopy=False)[: trial.number]
-    number = sum(_PARENT not in other.user_attrs for other in before)
+    number = sum(INTERMEDIATE_OF not in other.user_attrs for other in before)
     owner = {
         "number": number,
         "host": platform.node(),
@@ -326,7 +326,7 @@ def _born(pid: int) -> str | None:
 def is_asked(trial: FrozenTrial) -> bool:
     """Tell whether a trial was asked for and tried: no intermediate model, and not turned down before its training."""
     turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened") is not None and _OUTCOME not in trial.user_attrs
-    return _PARENT not in trial.user_attrs and not turned_down
+    return INTERMEDIATE_OF not in trial.user_attrs and not turned_down
 
 
 def turned_down(study: optuna.Study) -> dict[str, int]:
@@ -346,7 +346,7 @@ def records(study: optuna.Study) -> list[Record]:
     """Read the finished trials of a study, in order, without the intermediate models told as trials."""
     number, found = 0, []
     for trial in study.get_trials(deepcopy=False):
-        if _PARENT in trial.user_attrs:
+        if INTERMEDIATE_OF in trial.user_attrs:
             continue
         if trial.state.is_finished() and is_asked(trial):
             found.append(record_of(trial, number))
