@@ -70,7 +70,9 @@ class Allocated(Policy):
             self._measure(model, here)
             self._plan()
         elif not self._planned and here > self._budget.limit:
-            self._limit -= here - self._budget.limit
+            # Savings on the same layers multiply instead, so that their sum may say much less than the model costs.
+            said = self._start - sum(self._table[knob][place][1] for knob, place in self._taken.items())
+            self._limit = min(self._limit, said) - (here - self._budget.limit)
             self._plan()
         if not self._planned:
             return None

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kmr.core import Budget, Instantiation, KMRError, Outcome, budgeted_kmr
+from kmr.core import Budget, Choice, FloatRange, Instantiation, KMRError, Outcome, budgeted_kmr
 from kmr.data import Split
+from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import NegativeCrossEntropy, WeightBytes
 from kmr.policies import Allocated
@@ -54,6 +55,21 @@ def test_what_is_chosen_loses_the_least_of_all_that_fits() -> None:
                     best = min(best, sum(max(0.0, start[1] - q) for _, q in picks))
     chosen = sum(max(0.0, start[1] - single[m.knob, m.value][1]) for m in run.trace.sequence)  # type: ignore[index]
     assert chosen == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.05, 0.08])
+def test_the_budget_is_met_where_savings_multiply(share: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    _, instantiation = setting()
+    rules = (StructuredPruning(example_inputs=torch.zeros(2, 16)), WeightQuantization(clip="mse"))
+    both = Instantiation("both", rules, instantiation.costs, instantiation.qualities)
+    space = {rule.knobs[0].name: rule.knobs[0].domain for rule in rules}
+    space["structured.ratio"] = FloatRange(0.0, 0.6, neutral=0.0)
+    space["quantize.bits"] = Choice((32, 8, 4, 2), neutral=32)
+    budget = Budget("weight_bytes", WeightBytes()(model).value * share, 12)
+    run = budgeted_kmr(model, both, Allocated(both, budget, space, levels=4), budget)
+    assert run.outcome is Outcome.SUCCESS
 
 
 def test_a_budget_out_of_reach_fails_with_everything_turned() -> None:
