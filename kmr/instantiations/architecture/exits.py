@@ -26,7 +26,7 @@ class EarlyExit(Rule):
 
     Args:
         exits: paths of the modules after which a head is put, in order; empty puts one after each stage but the last
-            (the modules at the top that hold others).
+            (the modules at the top that hold others), or after thirds of the blocks where they are in one row.
         data: the training split.
         recipe: makes the fine-tuning of the heads, from data, seed and `loss`.
         example_inputs: a batch as `kmr.data.forward` takes it.
@@ -101,11 +101,28 @@ class EarlyExit(Rule):
 
 
 def default_exits(model: nn.Module) -> list[str]:
-    """Return the modules at the top of a model that hold others with weights, without the last of several."""
-    stages = [
-        name for name, child in model.named_children() if any(True for c in child.children() for _ in c.parameters())
-    ]
-    return stages[:-1] if len(stages) > 1 else stages
+    """Return the modules at the top of a model that hold others with weights, without the last of several.
+
+    Where some of them are rows of blocks, those alone count; of a single row, what ends its first and second third.
+    """
+    stages = {name: child for name, child in model.named_children() if _holders(child)}
+    rows = {name: child for name, child in stages.items() if _is_row(child)}
+    if len(rows) == 1:
+        name, row = next(iter(rows.items()))
+        blocks = [f"{name}.{child}" for child, _ in row.named_children()]
+        return [blocks[place - 1] for place in sorted({max(1, len(blocks) * third // 3) for third in (1, 2)})]
+    return list(rows or stages)[: max(1, len(rows or stages) - 1)]
+
+
+def _holders(module: nn.Module) -> list[nn.Module]:
+    """Return the children that have weights."""
+    return [child for child in module.children() if any(True for _ in child.parameters())]
+
+
+def _is_row(module: nn.Module) -> bool:
+    """Tell whether a module is a list of several modules that hold others themselves."""
+    blocks = list(module.children()) if isinstance(module, nn.Sequential | nn.ModuleList) else []
+    return len(blocks) > 1 and all(map(_holders, blocks))
 
 
 def new_heads(model: nn.Module, paths: list[str], inputs: Inputs) -> list[nn.Module]:

@@ -154,3 +154,32 @@ def test_a_cost_that_training_raises_is_what_it_is_after_it() -> None:
 def _all_hard(model: nn.Module) -> nn.Module:
     model.heads[0].weight.data.zero_()
     return model
+
+
+class InOneRow(nn.Module):
+    """A stem, blocks in one list, and a head, as transformers have them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(count))
+        self.head = nn.Sequential(nn.Linear(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("count", "after"), [(2, ["blocks.0"]), (4, ["blocks.0", "blocks.1"]), (9, ["blocks.2", "blocks.5"])]
+)
+def test_blocks_in_one_row_are_left_after_its_thirds(count: int, after: list[str]) -> None:
+    data = Split((torch.randn(8, 2), torch.zeros(8, dtype=torch.long)), 8)
+    rule = EarlyExit(data=data, recipe=partial(FineTune, steps=1), example_inputs=data.first_inputs(2))
+    made = rule(InOneRow(count), "exits.threshold", 0.9)
+    assert isinstance(made, EarlyExits)
+    assert list(made.paths) == after
