@@ -90,11 +90,11 @@ class Asker:
         return None if proposal is None else proposal.trial
 
     def enqueue_anchors(self) -> None:
-        """Put each technique alone, at a few strengths, first in a new study."""
+        """Put each technique alone, at a few strengths, and every two together first in a new study."""
         levels = self._experiment.config.anchors
         if levels and not self.fixed:
-            _, *alone = anchors(self._experiment.space, levels=levels) or [{}]
-            for vector in alone:
+            _, *first = anchors(self._experiment.space, levels=levels, together=True) or [{}]
+            for vector in first:
                 self._study.enqueue_trial(vector, skip_if_exists=True)
 
     def key(self, params: Mapping[str, Value]) -> Hashable:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from itertools import combinations
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ MANY_TRIALS = 1000
 """From here on TPE, whose cost grows with every trial, gives way to evolution."""
 FEW_TRIALS, FEW_KNOBS = 150, 8
 """Up to here a Gaussian process is affordable, some tenths of a second for each proposal."""
+FEW_TOGETHER = 4
+"""Knobs up to which every two are tried together at first."""
 
 
 _REASONS: "WeakKeyDictionary[optuna.samplers.BaseSampler, str]" = WeakKeyDictionary()
@@ -111,7 +114,9 @@ def _tpe(**settings: bool | int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(**settings)  # type: ignore[arg-type]
 
 
-def anchors(space: Space, most: int | None = None, levels: int = 3) -> list[dict[str, Value]]:
+def anchors(
+    space: Space, most: int | None = None, levels: int = 3, *, together: bool = False
+) -> list[dict[str, Value]]:
     """Return what is tried first: the vector that changes nothing, and each knob alone at a few strengths.
 
     They give the front its ends, the report its comparison with every technique alone, and the sampler a fair start.
@@ -120,13 +125,23 @@ def anchors(space: Space, most: int | None = None, levels: int = 3) -> list[dict
         space: the domain of each knob; without anchors where some knob's neutral value is not in its own.
         most: fewer strengths are taken where there would be more; at least the neutral vector stays.
         levels: strengths of each knob, the strongest included.
+        together: whether the middle strengths come first, and then every two knobs together at those, where there are
+            at most `FEW_TOGETHER` knobs: where techniques compose well, that is most of the front.
     """
     if not all(is_searched(domain, domain.neutral) for domain in space.values()):
         return []
     neutral: dict[str, Value] = {name: domain.neutral for name, domain in space.items()}
     for count in range(levels, 0, -1):
-        turned = [(name, value) for name, domain in space.items() for value in rungs(domain, count)]
-        alone = [{**neutral, name: value} for name, value in turned if is_searched(space[name], value)]
-        if most is None or len(alone) < most:
-            return [neutral, *alone]
+        strengths = {
+            name: [value for value in rungs(domain, count) if is_searched(domain, value)]
+            for name, domain in space.items()
+        }
+        turned = [{name: value} for name, values in strengths.items() for value in values]
+        if together:
+            middle = {name: values[len(values) // 2] for name, values in strengths.items() if values}
+            first = [{name: value} for name, value in middle.items()]
+            pairs = [dict(pair) for pair in combinations(middle.items(), 2)] if len(space) <= FEW_TOGETHER else []
+            turned = [*first, *pairs, *(one for one in turned if one not in first)]
+        if most is None or len(turned) < most:
+            return [neutral, *({**neutral, **one} for one in turned)]
     return [neutral]

@@ -51,6 +51,18 @@ def test_anchors_take_fewer_strengths_before_they_take_too_much_of_the_budget():
     assert [len(anchors(space, most)) for most in (None, 13, 12, 5, 4, 1, 0)] == [13, 13, 9, 5, 1, 1, 1]
 
 
+def test_anchors_together_are_the_middle_alone_then_in_pairs_then_the_rest():
+    space = {"ratio": FloatRange(0.0, 0.9, 0.0), "keep": FloatRange(0.1, 1.0, 1.0), "bits": Choice((32, 8, 4, 2), 32)}
+    found = [tuple(vector.values()) for vector in anchors(space, together=True)]
+    assert found[1:4] == [(0.6, 1.0, 32), (0.0, 0.4, 32), (0.0, 1.0, 4)]
+    assert found[4:7] == [(0.6, 0.4, 32), (0.6, 1.0, 4), (0.0, 0.4, 4)]
+    assert set(found) >= {tuple(vector.values()) for vector in anchors(space)}
+    assert len(found) == len(set(found)) == 13
+    many = {f"k{i}": FloatRange(0.0, 1.0, 0.0) for i in range(5)}
+    assert len(anchors(many, together=True)) == len(anchors(many)), "many knobs have too many pairs"
+    assert [len(anchors(space, most, together=True)) for most in (13, 12)] == [13, 10]
+
+
 def test_there_are_no_anchors_where_a_technique_cannot_be_left_out():
     assert anchors({"ratio": FloatRange(0.1, 0.9, neutral=0.0), "bits": Choice((32, 8), 32)}) == []
 
