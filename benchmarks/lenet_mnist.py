@@ -229,7 +229,7 @@ def main() -> int:
             for key in columns
         ]  # fmt: skip
         shown.add_row(name, *cells)
-    Console(width=120).print(shown)
+    Console(width=150).print(shown)
     print(options.page)
     passed = all(mean["times"] >= TIMES and mean["error"] <= mean["dense_error"] for mean in means.values())
     figures = {"benchmark": "lenet_mnist", "images": images, "seeds": seeds, "mean": means, "runs": found,
