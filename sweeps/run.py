@@ -118,7 +118,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             if tracker is not None:
                 tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
     seconds = time.monotonic() - started
-    _farewell(console, written.published.report, tracker, card.resume, bool(code), seconds)
+    more = None if why == sweep.asker.exhausted else card.resume
+    _farewell(console, written.published.report, tracker, more, bool(code), seconds)
     if problem is None and not code and all(record.state != "complete" for record in sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
         problem = SweepError(f"no trial could be run: {why}" if nothing_to_do else nothing)
@@ -165,7 +166,7 @@ def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
     console.print(f"searching {knobs}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _farewell(console: Console, report: Path, tracker: Any, resume: str, stopped: bool, seconds: float) -> None:
+def _farewell(console: Console, report: Path, tracker: Any, more: str | None, stopped: bool, seconds: float) -> None:
     def line(label: str, text: str) -> None:
         console.print(f"{label:<8}{text}", markup=False, highlight=False, soft_wrap=True)
 
@@ -174,7 +175,8 @@ def _farewell(console: Console, report: Path, tracker: Any, resume: str, stopped
         line("MLflow", tracker.place.ui)
         line("", f"then open {tracker.place.link}")
         line("", f"the study {tracker.place.study_link}")
-    line("resume" if stopped else "extend", resume)
+    if more is not None:
+        line("resume" if stopped else "extend", more)
     console.print(f"done in {seconds:.0f} s", highlight=False)
 
 

@@ -24,6 +24,8 @@ from sweeps.study import Record
 
 _PATIENCE = 120.0
 """Seconds to wait at the end for what is still to be written."""
+_COURTESY = 0.1
+"""Seconds that writing waits after a trial's end: the driver thinks of the next one then, and both would take turns."""
 _PACE = 2.0
 """Seconds between two looks of the study's own run, its figures and its front, at trials that follow fast."""
 
@@ -208,6 +210,8 @@ class Tracker:
             return self._write_standing
 
     def _do(self, task: Callable[[], None] | threading.Event) -> None:
+        if self._waiting and task == self._write_waiting:
+            time.sleep(_COURTESY)
         if self._lags and task != self._write_waiting:
             self._write_standing()
         if not isinstance(task, threading.Event):
