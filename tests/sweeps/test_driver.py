@@ -282,3 +282,12 @@ def test_a_killed_sweep_loses_no_finished_trial(tmp_path) -> None:
 
 def test_small_cnn_takes_its_width() -> None:
     assert small_cnn(width=4)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_sweep_that_has_tried_everything_offers_no_more(tmp_path: Path) -> None:
+    two = ["space.structured.ratio=null", "space.lowrank.keep=null", "space.quantize.bits.values=[32,8]"]
+    code, said = sweep(tmp_path, *two, "trials=9")
+    assert code == 0
+    assert "no vector that is new was found" in said
+    assert "extend" not in said
+    assert "extend" in sweep(tmp_path, *two, "trials=1", "name=other")[1]
