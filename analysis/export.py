@@ -49,8 +49,18 @@ def export(
     tables = export_front(table, folder)
     if not images:
         return Exported(tables)
-    drawn = export_images({"pareto": pareto(table), "hypervolume": hypervolume_history(table)}, folder, time_limit)
+    pictures = {"pareto": pareto(table), "hypervolume": hypervolume_history(table), **_planes(table)}
+    drawn = export_images(pictures, folder, time_limit)
     return Exported((*tables, *drawn.files), drawn.messages)
+
+
+def _planes(table: StudyTable) -> dict[str, go.Figure]:
+    """Draw each of several objectives against the first of the other direction: what a picture of space hides."""
+    if len(table.objectives) < 3:
+        return {}
+    x, y = table.plane
+    ways = dict(zip(table.objectives, table.directions, strict=True))
+    return {f"pareto_{name}": pareto(table, name, y) for name, way in ways.items() if way == ways[x] and name != y}
 
 
 def export_front(table: StudyTable, folder: str | Path) -> tuple[Path, ...]:

@@ -59,6 +59,16 @@ class StudyTable:
         return tuple(str(entry["direction"]) for entry in self.meta["objectives"])
 
     @property
+    def plane(self) -> tuple[str, str]:
+        """The two meters a flat picture shows: the first objective, and the first of the other direction if there is.
+
+        With one objective it is shown beside the first other meter, or beside itself.
+        """
+        names, ways = self.objectives, self.directions
+        others = [name for name, way in zip(names, ways, strict=True) if way != ways[0]]
+        return names[0], next(iter([*others, *names[1:], *self.meters[1:], *names]))
+
+    @property
     def meters(self) -> tuple[str, ...]:
         """Names of all meters: the objectives first, then the others of the meta file and of the rows."""
         found = [name.removeprefix("meter/") for name in map(str, self.frame.columns) if name.startswith("meter/")]

@@ -52,8 +52,10 @@ class Seen:
 
 
 def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
-    """Return what looks at a sweep for the live view; a study of three or more objectives shows its first two."""
-    first, second, *_ = experiment.objectives
+    """Return what looks at a sweep for the live view; a study of three or more objectives shows two."""
+    first, *rest = experiment.objectives
+    second = next((meter for meter in rest if meter.direction != first.direction), rest[0])
+    place = 1 + rest.index(second)
 
     def values(point: "Point") -> tuple[float, float]:
         x, y = point.values([first.name, second.name])
@@ -70,7 +72,7 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         return Seen(
             (first.name, second.name),
             tuple(map(values, points)),
-            tuple((first, second) for first, second, *_ in sweep.front.values),
+            tuple((each[0], each[place]) for each in sweep.front.values),
             kept.hits,
             kept.hits + kept.misses,
             tuple(causes.most_common(3)),

@@ -29,7 +29,7 @@ def fronts(tables_by_label: Mapping[str, StudyTable]) -> go.Figure:
         if (table.objectives, table.directions) != (first.objectives, first.directions):
             raise ValueError(f"{label!r} optimises {', '.join(table.objectives)}, not {', '.join(first.objectives)}")
     names = first.objectives
-    x, y = (names[0], names[1]) if len(names) > 1 else ("", names[0])
+    x, y = first.plane if len(names) > 1 else ("", names[0])
     members = {label: front_frame(table) for label, table in tables_by_label.items()}
     shown_values = np.concatenate(
         [StudyTable(rows, first.meta, first.folder).values(names) for rows in members.values()]

@@ -37,6 +37,7 @@ class Page:
     problems: tuple[str, ...]
     answers: tuple[Answer, ...]
     meters: tuple[Choice, ...]
+    plane: tuple[str, str]
     front: Members
     faithfulness: Members | None
     noise: tuple[str, ...]
@@ -70,6 +71,7 @@ def page(table: StudyTable) -> Page:
         problems=_problems(table),
         answers=answers,
         meters=tuple(Choice(name, meter_name(name)) for name in _shown_meters(table)),
+        plane=table.plane,
         front=main,
         faithfulness=faithful_members(table, front),
         noise=_noise(table),

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 from torch import nn
 
@@ -19,12 +19,15 @@ from kmr.runtimes import OnnxRuntime, Runtime, Session
 class ArtifactBytes(Cost):
     """The size of the file that a runtime loads the model from, to the byte.
 
+    A file may write small numbers in fewer bytes (zero points in ONNX), so that training changes it by a few.
+
     Args:
         example_inputs: a batch as the model takes it.
         calibration: data that the runtime may read ranges of activations on.
         runtime: one that loads a file.
     """
 
+    trained: ClassVar[bool] = True
     example_inputs: Inputs = field(repr=False, compare=False)
     calibration: Split | None = field(default=None, repr=False, compare=False)
     runtime: Runtime = field(default_factory=OnnxRuntime)

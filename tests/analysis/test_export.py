@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -110,3 +111,10 @@ def _runs(pid: int) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+@needs_browser
+def test_three_objectives_are_drawn_in_space_and_each_cost_against_the_quality(make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=10, objectives=("latency_ms", "weight_bytes", "accuracy"))
+    files = {path.name for path in export(StudyTable(frame, meta, tmp_path), time_limit=60).files}
+    assert files >= {"pareto.png", "pareto_latency_ms.png", "pareto_weight_bytes.svg"}

@@ -146,3 +146,19 @@ def test_a_table_of_any_frame() -> None:
             from_frame(frame, objectives)
     with pytest.raises(TableError, match="twice"):
         from_frame(frame.assign(point="x"), {"bytes": "minimize"})
+
+
+@pytest.mark.parametrize(
+    ("objectives", "plane"),
+    [
+        (("accuracy",), ("accuracy", "weight_bytes")),
+        (("weight_bytes", "accuracy"), ("weight_bytes", "accuracy")),
+        (("weight_bytes", "latency_ms", "accuracy"), ("weight_bytes", "accuracy")),
+        (("weight_bytes", "latency_ms"), ("weight_bytes", "latency_ms")),
+    ],
+)
+def test_a_flat_picture_shows_cost_against_quality(
+    make: Callable, objectives: tuple[str, ...], plane: tuple[str, str]
+) -> None:
+    frame, meta = make(trials=3, objectives=objectives)
+    assert StudyTable(frame, meta, Path()).plane == plane

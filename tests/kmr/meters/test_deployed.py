@@ -88,6 +88,10 @@ def test_one_session_serves_size_and_qualities_of_what_the_runtime_computes():
     assert len(SESSIONS) == 2
 
 
+def test_the_size_of_a_file_is_what_it_is_after_training():
+    assert ArtifactBytes.trained, "numbers take as many bytes as they need: not a cost that training leaves alone"
+
+
 def test_a_quality_takes_what_makes_it():
     with pytest.raises(KMRError, match="must make a Quality"):
         Deployed(example_inputs=X, runtime=Halving(), data=SPLIT, quality=lambda data: 3)
