@@ -10,8 +10,8 @@ How good a front is, is its hypervolume; the best known is that of all models an
 to a share of it in its trials is charged what it spent, which flatters it (marked ≥). Each part of ours is switched
 off in turn (halving, off by default, is switched on).
 
-Bar: ours needs at most a fifth of the baseline's training seconds to 95 % of the best known hypervolume, in the mean
-over seeds and tasks.
+Bar: on each task ours needs at most a fifth of the baseline's training seconds to 95 % of the best known hypervolume,
+mean over seeds.
 
     python -m benchmarks.search_cost            # digits and CIFAR-10/ResNet-20 (KMR_DATA names the data folder)
     python -m benchmarks.search_cost --quick    # digits, two seeds
@@ -284,9 +284,9 @@ def main() -> int:
                     did = f"{course.trained} trainings, {course.spent:.0f} s"
                     print(f"{name} seed {seed} {side}: {did}", file=sys.stderr)
             ratios.append(_report(console, task, courses, figures["tasks"]))
-    figures["ratio_95"] = round(float(np.mean(ratios)), 2) if ratios else None
+    figures["ratio_95"] = [round(ratio, 2) for ratio in ratios]
     figures["bar"] = BAR
-    figures["passed"] = bool(ratios) and figures["ratio_95"] >= BAR
+    figures["passed"] = bool(ratios) and min(ratios) >= BAR
     print(json.dumps(figures))
     return 0 if figures["passed"] else 1
 
