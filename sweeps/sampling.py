@@ -138,7 +138,7 @@ def anchors(
         }
         turned = [{name: value} for name, values in strengths.items() for value in values]
         if together:
-            middle = {name: values[len(values) // 2] for name, values in strengths.items() if values}
+            middle = {name: values[(len(values) - 1) // 2] for name, values in strengths.items() if values}
             first = [{name: value} for name, value in middle.items()]
             pairs = [dict(pair) for pair in combinations(middle.items(), 2)] if len(space) <= FEW_TOGETHER else []
             turned = [*first, *pairs, *(one for one in turned if one not in first)]

@@ -11,7 +11,7 @@ from sweeps.run import run
 
 SMALL = [
     "+exp=quickstart", "name=small", "trials=4", "model.width=4", "train.epochs=2", "finetune.epochs=0.3", "threads=1",
-    "report.images=false", "tracking.enabled=false",
+    "anchors=2", "report.images=false", "tracking.enabled=false",
 ]  # fmt: skip
 
 

@@ -190,7 +190,9 @@ def test_trials_that_diverge_are_failed_with_their_reason_and_the_sweep_ends_ear
     assert "trials in a row ended alike" in capsys.readouterr().err
     assert "training loss became" in printed
     frame = table(tmp_path)
-    assert (frame["state"] == "failed").sum() == 5
+    failed = frame[frame["state"] == "failed"]
+    assert 5 <= len(failed) < 20
+    assert failed["error"].tail(5).nunique() == 1
     assert (tmp_path / "small" / "report.html").exists()
 
 

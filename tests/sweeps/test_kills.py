@@ -15,7 +15,7 @@ from sweeps.storage import open_storage
 from sweeps.study import records
 
 TRIALS = 9
-"""Anchors and no more, so that what is tried does not depend on when it is killed."""
+"""All the anchors and no more, so that what is tried does not depend on when it is killed."""
 KILLER = """
 import importlib, os, signal, sys
 

@@ -15,7 +15,7 @@ from small import SMALL, measured, sweep, table
 from sweeps.storage import open_storage
 
 TRIALS = 9
-"""Anchors and no more, so that what is tried does not depend on who is first."""
+"""All the anchors and no more, so that what is tried does not depend on who is first."""
 
 
 @pytest.fixture(scope="module")

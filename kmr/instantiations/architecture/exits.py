@@ -103,15 +103,17 @@ class EarlyExit(Rule):
 def default_exits(model: nn.Module) -> list[str]:
     """Return the modules at the top of a model that hold others with weights, without the last of several.
 
-    Where some of them are rows of blocks, those alone count; of a single row, what ends its first and second third.
+    Of several rows of blocks those alone count; of a single one of four or more (or in a list), what ends its thirds.
     """
     stages = {name: child for name, child in model.named_children() if _holders(child)}
     rows = {name: child for name, child in stages.items() if _is_row(child)}
     if len(rows) == 1:
         name, row = next(iter(rows.items()))
         blocks = [f"{name}.{child}" for child, _ in row.named_children()]
-        return [blocks[place - 1] for place in sorted({max(1, len(blocks) * third // 3) for third in (1, 2)})]
-    return list(rows or stages)[: max(1, len(rows or stages) - 1)]
+        if len(blocks) > 3 or isinstance(row, nn.ModuleList):  # a list is not called, so that nothing comes from it
+            return [blocks[place - 1] for place in sorted({max(1, len(blocks) * third // 3) for third in (1, 2)})]
+    found = list(rows if len(rows) > 1 else stages)
+    return found[:-1] if len(found) > 1 else found
 
 
 def _holders(module: nn.Module) -> list[nn.Module]:

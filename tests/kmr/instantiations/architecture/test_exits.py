@@ -177,7 +177,7 @@ class InOneRow(nn.Module):
 @pytest.mark.parametrize(
     ("count", "after"), [(2, ["blocks.0"]), (4, ["blocks.0", "blocks.1"]), (9, ["blocks.2", "blocks.5"])]
 )
-def test_blocks_in_one_row_are_left_after_its_thirds(count: int, after: list[str]) -> None:
+def test_samples_leave_a_row_of_blocks_after_its_thirds(count: int, after: list[str]) -> None:
     data = Split((torch.randn(8, 2), torch.zeros(8, dtype=torch.long)), 8)
     rule = EarlyExit(data=data, recipe=partial(FineTune, steps=1), example_inputs=data.first_inputs(2))
     made = rule(InOneRow(count), "exits.threshold", 0.9)
