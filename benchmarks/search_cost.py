@@ -265,30 +265,44 @@ def main() -> int:
     seeds = arguments.seeds or (2 if quick else 10)
     sides = arguments.sides.split(",")
     console = Console(width=150)
-    figures: dict[str, Any] = {"benchmark": "search_cost", "quick": quick, "seeds": seeds, "threads": 1, "tasks": {}}
-    ratios = []
-    recorded: dict[str, Recorded] = {}  # tasks of one experiment differ in their limit alone
+    figures: dict[str, Any] = {"benchmark": "search_cost", "quick": quick, "threads": 1, "tasks": {}}
     with tempfile.TemporaryDirectory() as home:
-        for name, exp, overrides, trials, more in _tasks(quick):
-            if arguments.tasks and name not in arguments.tasks.split(","):
-                continue
-            task = task_of(name, exp, Path(home), overrides, recorded.setdefault(exp, Recorded()))
-            courses: dict[str, list[Course]] = {side: [] for side in sides}
-            for seed in range(seeds):
-                for side in sides:
-                    if side == SIDES[0]:
-                        course = bare(task, seed, more)
-                    else:
-                        course = ours(task, seed, trials, Path(home), _OFF[side])
-                    courses[side].append(course)
-                    did = f"{course.trained} trainings, {course.spent:.0f} s"
-                    print(f"{name} seed {seed} {side}: {did}", file=sys.stderr)
-            ratios.append(_report(console, task, courses, figures["tasks"]))
+        done = _runs(Path(home), quick, arguments.tasks, seeds, sides)
+    figures["seeds"] = [len(courses[sides[0]]) for _, courses in done]
+    ratios = [_report(console, task, courses, figures["tasks"]) for task, courses in done]
     figures["ratio_95"] = [round(ratio, 2) for ratio in ratios]
     figures["bar"] = BAR
     figures["passed"] = bool(ratios) and min(ratios) >= BAR
     print(json.dumps(figures))
     return 0 if figures["passed"] else 1
+
+
+def _runs(
+    home: Path, quick: bool, names: str | None, seeds: int, sides: Sequence[str]
+) -> list[tuple[Task, dict[str, list[Course]]]]:
+    """Run all sides seed by seed; Ctrl-C ends it with the seeds that all sides have finished."""
+    recorded: dict[str, Recorded] = {}  # tasks of one experiment differ in their limit alone
+    runs = []
+    for name, exp, overrides, trials, more in _tasks(quick):
+        if not names or name in names.split(","):
+            task = task_of(name, exp, home, overrides, recorded.setdefault(exp, Recorded()))
+            runs.append((task, trials, more, {side: list[Course]() for side in sides}))
+    try:
+        for seed in range(seeds):
+            for task, trials, more, courses in runs:
+                found = {}
+                for side in sides:
+                    if side == SIDES[0]:
+                        found[side] = bare(task, seed, more)
+                    else:
+                        found[side] = ours(task, seed, trials, home, _OFF[side])
+                    did = f"{found[side].trained} trainings, {found[side].spent:.0f} s"
+                    print(f"{task.name} seed {seed} {side}: {did}", file=sys.stderr)
+                for side, course in found.items():
+                    courses[side].append(course)
+    except KeyboardInterrupt:
+        print("stopped: what follows is of the seeds that all sides have finished", file=sys.stderr)
+    return [(task, courses) for task, _, _, courses in runs if courses[sides[0]]]
 
 
 def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
