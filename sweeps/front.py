@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from analysis.front import non_dominated
+from analysis.front import Floats, as_costs
 from analysis.hypervolume import normalised
 from kmr.core import Direction, Step
 from sweeps.config import Config
@@ -54,7 +55,8 @@ class Front:
         self._names = [meter.name for meter in experiment.objectives]
         self._directions = experiment.directions
         self.reference, self.ideal = corners(experiment)
-        self._members: dict[str, list[float]] = {}
+        self._members: dict[str, tuple[float, ...]] = {}
+        self._costs = np.empty((0, len(self._names)))  # of the members, all to be minimised
         self.add("base", Point.of(0, experiment.base))
         try:
             _ = self.hypervolume
@@ -69,31 +71,36 @@ class Front:
     @property
     def values(self) -> tuple[tuple[float, ...], ...]:
         """The objectives' values of the points on the front."""
-        return tuple(map(tuple, self._members.values()))
+        return tuple(self._members.values())
 
     def would_join(self, point: Point) -> bool:
-        """Tell whether a point would be on the front."""
-        return "" in self._with("", point)
+        """Tell whether a point would be on the front; of equal points only the first is."""
+        costs = self._costs_of(point)
+        return bool(np.isfinite(costs).all() and not (self._costs <= costs).all(axis=1).any())
 
     def add(self, identifier: str, point: Point) -> Sequence[str]:
         """Offer a point; return the ids it pushed off the front."""
-        on_front = self._with(identifier, point)
-        pushed = [name for name in self._members if name not in on_front]
-        self._members = on_front
+        if not self.would_join(point):
+            return []
+        costs = self._costs_of(point)
+        beaten = np.all(costs <= self._costs, axis=1)
+        pushed = [name for name, is_beaten in zip(self._members, beaten.tolist(), strict=True) if is_beaten]
+        for name in pushed:
+            del self._members[name]
+        self._members[identifier] = tuple(point.values(self._names))
+        self._costs = np.concatenate([self._costs[~beaten], costs])
+        self.__dict__.pop("hypervolume", None)
         return pushed
 
-    def _with(self, identifier: str, point: Point) -> dict[str, list[float]]:
-        offered = {**self._members, identifier: point.values(self._names)}
-        stays = non_dominated(np.array(list(offered.values())), self._directions)
-        return {name: values for (name, values), keep in zip(offered.items(), stays, strict=True) if keep}
+    def _costs_of(self, point: Point) -> Floats:
+        return as_costs(np.array([point.values(self._names)]), self._directions)
 
-    @property
+    @cached_property
     def hypervolume(self) -> float:
         """The share of the box between the reference and the ideal point that the front dominates."""
-        values = np.array(list(self._members.values()))
         reference = [self.reference[name] for name in self._names]
         ideal = [self.ideal[name] for name in self._names]
-        return normalised(values, reference, ideal, self._directions)
+        return normalised(np.array(self.values), reference, ideal, self._directions)
 
 
 def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:

@@ -1,12 +1,15 @@
 """Where Optuna keeps a study: a journal in its folder, or any storage by URL."""
 
+import copy
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.errors import SweepError
 
@@ -21,7 +24,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     if url is None:
         mend_journal(folder / JOURNAL)
-        return JournalStorage(_Journal(folder / JOURNAL))
+        return _JournalStorage(_Journal(folder / JOURNAL))
     import sqlalchemy.exc
 
     try:
@@ -34,6 +37,39 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200].replace(url, _masked(url))
         raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
+
+
+class _JournalStorage(JournalStorage):
+    """A journal that looks again only at the trials that may have changed: one is asked ten times for each trial."""
+
+    def __init__(self, journal: JournalFileBackend) -> None:
+        self._listed: dict[int, list[FrozenTrial]] = {}
+        self._open: dict[int, list[int]] = {}
+        super().__init__(journal)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, or those in some states, by number."""
+        with self._thread_lock:
+            self._sync_with_backend()
+            replayed = self._replay_result
+            replayed.get_study(study_id)  # raises KeyError for one that is not there
+            listed, unfinished = self._listed.setdefault(study_id, []), self._open.setdefault(study_id, [])
+            trials, ids = replayed._trials, replayed._study_id_to_trial_ids[study_id]
+            for number in unfinished:
+                listed[number] = trials[ids[number]]
+            new = [trials[each] for each in ids[len(listed) :]]
+            listed += new
+            looked_at = [listed[number] for number in unfinished] + new
+            self._open[study_id] = [trial.number for trial in looked_at if not trial.state.is_finished()]
+            if states is None:
+                found = listed.copy()
+            elif any(state in states for state in TrialState if state.is_finished()):
+                found = [trial for trial in listed if trial.state in states]
+            else:
+                found = [listed[number] for number in self._open[study_id] if listed[number].state in states]
+            return copy.deepcopy(found) if deepcopy else found
 
 
 class _Journal(JournalFileBackend):

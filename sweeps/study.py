@@ -228,8 +228,7 @@ def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_tri
 
 def claim(study: optuna.Study, trial: optuna.Trial) -> int:
     """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
-    before = study.get_trials(deepcopy=False)[: trial.number]
-    number = sum(INTERMEDIATE_OF not in other.user_attrs for other in before)
+    number = _number(study.get_trials(deepcopy=False)[: trial.number])
     owner = {
         "number": number,
         "host": platform.node(),
@@ -239,6 +238,16 @@ def claim(study: optuna.Study, trial: optuna.Trial) -> int:
     }
     trial.set_user_attr(OWNER, owner)
     return number
+
+
+def _number(before: Sequence[FrozenTrial]) -> int:
+    """Return how many of these were asked for, counted back to the last whose number is known."""
+    asked = 0
+    for trial in reversed(before):
+        if OWNER in trial.user_attrs:
+            return int(trial.user_attrs[OWNER]["number"]) + 1 + asked
+        asked += INTERMEDIATE_OF not in trial.user_attrs
+    return asked
 
 
 def put_back(
