@@ -315,7 +315,7 @@ def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
     if not quick:
         small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.3"]
         small += ["space.structured.ratio.step=0.1", "space.lowrank.keep.step=0.1"]
-        tasks.append(("cifar10", "cifar10_resnet20", small, 32, 64))
+        tasks.append(("cifar10", "cifar10_resnet20", small, 32, 96))
     return tasks
 
 
