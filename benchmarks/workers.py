@@ -24,8 +24,8 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
+from sweeps.records import records
 from sweeps.storage import open_storage
-from sweeps.study import records
 
 BAR = 1.7
 WARM = 10

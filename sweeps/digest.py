@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kmr.core import Value
-from sweeps.study import Record
+from sweeps.records import Record
 
 _CAUSES = (
     ("out of memory", ("out of memory", "memoryerror", "cannot allocate", "killed by signal 9")),

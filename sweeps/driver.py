@@ -18,12 +18,14 @@ from sweeps.experiment import Experiment
 from sweeps.first_trials import first_trials
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts
+from sweeps.leases import claim, put_back, reclaim
 from sweeps.mlflow_runs import run_name
 from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker
+from sweeps.records import Record, is_asked, record_of, records
 from sweeps.results import identifier
 from sweeps.stopping import Stopping
-from sweeps.study import Record, abandon, claim, finish, is_asked, put_back, reclaim, record_of, records, tell_point
+from sweeps.telling import abandon, finish, tell_point
 from sweeps.tracking import Tracker
 from sweeps.trial import Evaluation, Point, rebuild
 from sweeps.work import STAGING, Ended, Job, Measured, Told, one_line, save_artifact

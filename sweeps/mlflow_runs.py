@@ -19,7 +19,7 @@ from shlex import quote
 from typing import Any
 
 from sweeps.card import DatasetCard
-from sweeps.study import Record
+from sweeps.records import Record
 
 STUDY_TAG = "kmr.study_id"
 TRIAL_TAG = "kmr.trial"

@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.text import Text
 
 from analysis.wording import plural
+from sweeps.records import recalled
 from sweeps.sketch import sketch
-from sweeps.study import recalled
 
 if TYPE_CHECKING:
     from sweeps.driver import Sweep

@@ -292,7 +292,7 @@ class Proposer:
             static = sampler.costs(trial.params)
             if (trouble := sampler.trouble(trial.params)) is not None:
                 trial.set_user_attr(PROPOSAL, {**how, "screened": f"static costs: {trouble}"})
-                _tell(self._study, trial, TrialState.FAIL)
+                tell(self._study, trial, state=TrialState.FAIL)
                 continue
             reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
             if reason is None:
@@ -302,7 +302,7 @@ class Proposer:
             for name, value in self._problem.violations(static).items():
                 trial.set_constraint(name, value)
             trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
-            _tell(self._study, trial, TrialState.PRUNED)
+            tell(self._study, trial, state=TrialState.PRUNED)
 
     def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
         if self._bound is None:
@@ -317,9 +317,10 @@ class Proposer:
         return self._sampler.history.twin(self._problem.canonical(trial.params))
 
 
-def _tell(study: Study, trial: optuna.Trial, state: TrialState) -> None:
+def tell(study: Study, trial: optuna.Trial, **how: Any) -> None:
+    """Tell a study of a trial, whatever its sampler then asks for."""
     try:
-        study.tell(trial, state=state)
+        study.tell(trial, **how)
     except RuntimeError as error:
         # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
         if "Study.stop" not in str(error):

@@ -18,8 +18,8 @@ from sweeps.front import Front
 from sweeps.layers import with_layers
 from sweeps.profiles import with_profiles
 from sweeps.publish import State, final_front, read_state
+from sweeps.records import records
 from sweeps.storage import JOURNAL, open_storage
-from sweeps.study import records
 
 CONFIG = "config.yaml"
 

@@ -21,7 +21,7 @@ from kmr.meters import hardware
 from sweeps.card import StudyCard, without_passwords
 from sweeps.front import artifact_path, corners
 from sweeps.noise import Noise, summary
-from sweeps.study import Record, recalled
+from sweeps.records import Record, recalled
 from sweeps.trial import Point
 
 

@@ -7,9 +7,11 @@ from optuna.trial import TrialState
 
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment import Experiment
+from sweeps.records import OWNER, is_asked, record_of
 from sweeps.space import distributions, to_params, to_sequence
 from sweeps.storage import JOURNAL, open_storage
-from sweeps.study import BASE, IDENTITY, OWNER, constraints, differences, is_asked, record_of
+from sweeps.study import BASE, IDENTITY, differences
+from sweeps.telling import constraints
 
 
 def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tuple[int, int] | None:

@@ -44,9 +44,11 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.fidelity import fidelities_of
     from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.interrupt import Interrupts, Stopped
+    from sweeps.leases import reclaim
     from sweeps.progress import SweepProgress, watch
+    from sweeps.records import recalled, turned_down
     from sweeps.reuse import take_over
-    from sweeps.study import open_study, recalled, reclaim, run_folder, turned_down, with_base
+    from sweeps.study import open_study, run_folder, with_base
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -137,7 +139,7 @@ def _forget_if_empty(folder: Path) -> None:
 
 def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Console) -> Any:
     from sweeps.publish import open_tracker
-    from sweeps.study import records
+    from sweeps.records import records
 
     if not config.tracking.enabled:
         return None

@@ -16,8 +16,8 @@ from sweeps.errors import SweepError
 from sweeps.finish import front_table
 from sweeps.mlflow_runs import Place
 from sweeps.reading import Opened, open_run
+from sweeps.records import recalled
 from sweeps.sketch import sketch
-from sweeps.study import recalled
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:

@@ -5,7 +5,7 @@ import time
 
 from sweeps.config import Config
 from sweeps.errors import SweepError
-from sweeps.study import Record
+from sweeps.records import Record
 
 
 class Stopping:

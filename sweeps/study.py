@@ -1,75 +1,28 @@
-"""The study: Optuna's storage as the one truth, and the records read from it.
-
-What a trial measured is kept in its user attributes, so that the results table, the report and MLflow can be written
-again from the storage alone. Intermediate models are told to the study as finished trials of their own, marked with the
-trial they come from.
-"""
+"""The study: Optuna's storage as the one truth of a sweep, opened again only for the same experiment."""
 
 import json
-import os
-import platform
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
-from kmr.core import Seconds, Step, Value
+from kmr.core import Seconds, Step
 from sweeps.build import part
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
-from sweeps.propose import PROPOSAL
 from sweeps.sampling import seed_after
-from sweeps.shown import INTERMEDIATE_OF
-from sweeps.space import distributions, grid, to_params
+from sweeps.space import grid
 from sweeps.storage import open_storage
-from sweeps.trial import NOTHING_RECALLED, Evaluation, Point, Recalled
+from sweeps.trial import Point
 
-_OUTCOME = "kmr:outcome"
 IDENTITY = "kmr:identity"
-OWNER = "kmr:owner"
-_ATTEMPTS = "kmr:attempts"
-_LEASE = 24 * 3600
-"""Seconds after which a trial of another host is taken for dead."""
-MOST_ATTEMPTS = 3
-"""How often a trial is tried whose process dies."""
-_GRACE = 10
-"""Seconds in which a trial that names no owner may be one just asked for."""
-_ID = "kmr:id"
-
+"""The study's attribute of what it searches."""
 BASE = "kmr:base"
-
-
-@dataclass(frozen=True)
-class Record:
-    """A finished trial as the study keeps it; `state` is complete, pruned, failed, infeasible or interrupted.
-
-    Its number is its place among the trials that were asked for, so that it is the same for every driver of the study;
-    `optuna_number` also counts the intermediate models.
-    """
-
-    number: int
-    params: Mapping[str, Value]
-    state: str
-    points: tuple[Point, ...]
-    notes: tuple[str, ...] = ()
-    error: str | None = None
-    finished: str = ""
-    seconds: float = 0.0
-    overhead: float = 0.0
-    served_from: int | None = None
-    recalled: Recalled = NOTHING_RECALLED
-    optuna_number: int = -1
-
-    @property
-    def final(self) -> Point | None:
-        """The last model the trial measured."""
-        return self.points[-1] if self.points else None
+"""The study's attribute of what its base model measured."""
+_ID = "kmr:id"
 
 
 def run_folder(output_dir: str, name: str) -> Path:
@@ -157,240 +110,6 @@ def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.
     if not isinstance(sampler, optuna.samplers.BaseSampler):
         raise SweepError(f"sampler made a {type(sampler).__name__}, which is not an Optuna sampler")
     return sampler
-
-
-def finish(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    experiment: Experiment,
-    evaluation: Evaluation,
-    served_from: int | None,
-    recalled: Recalled = NOTHING_RECALLED,
-) -> None:
-    """Tell a finished trial, with its budget as constraints and its points as attributes."""
-    final = evaluation.points[-1]
-    outcome = {
-        "state": "complete",
-        "points": [asdict(point) for point in evaluation.points[1:]],
-        "notes": evaluation.notes,
-        "finished": now(),
-        "seconds": evaluation.seconds,
-        "overhead": evaluation.overhead,
-        "served_from": served_from,
-        "recalled": asdict(recalled),
-    }
-    trial.set_user_attr(_OUTCOME, outcome)
-    for name, value in constraints(experiment, final).items():
-        trial.set_constraint(name, value)
-    _tell(study, trial, values=final.values([meter.name for meter in experiment.objectives]))
-
-
-def abandon(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    state: str,
-    error: str,
-    points: Sequence[Point],
-    seconds: float,
-    recalled: Recalled = NOTHING_RECALLED,
-) -> None:
-    """Close a trial that gave no result; what it measured before is kept."""
-    outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds, "recalled": asdict(recalled)}
-    trial.set_user_attr(_OUTCOME, {**outcome, "points": [asdict(point) for point in points]})
-    _tell(study, trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial, **how: Any) -> None:
-    try:
-        study.tell(trial, **how)
-    except RuntimeError as error:
-        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
-        if "Study.stop" not in str(error):
-            raise
-
-
-def tell_point(study: optuna.Study, experiment: Experiment, point: Point, of_trial: int) -> bool:
-    """Tell an intermediate model to the study as a finished trial, where a knob vector stands for it."""
-    params = to_params(experiment.instantiation, experiment.space, point.moves)
-    if params is None:
-        return False
-    study.add_trial(
-        optuna.trial.create_trial(
-            values=point.values([meter.name for meter in experiment.objectives]),
-            params=params,
-            distributions=distributions(experiment.space),
-            user_attrs={INTERMEDIATE_OF: of_trial},
-            constraints=constraints(experiment, point) or None,
-        )
-    )
-    return True
-
-
-def claim(study: optuna.Study, trial: optuna.Trial) -> int:
-    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
-    number = _number(study.get_trials(deepcopy=False)[: trial.number])
-    owner = {
-        "number": number,
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "born": _born(os.getpid()),
-        "expires": time.time() + _LEASE,
-    }
-    trial.set_user_attr(OWNER, owner)
-    return number
-
-
-def _number(before: Sequence[FrozenTrial]) -> int:
-    """Return how many of these were asked for, counted back to the last whose number is known."""
-    asked = 0
-    for trial in reversed(before):
-        if OWNER in trial.user_attrs:
-            return int(trial.user_attrs[OWNER]["number"]) + 1 + asked
-        asked += INTERMEDIATE_OF not in trial.user_attrs
-    return asked
-
-
-def put_back(
-    study: optuna.Study,
-    trial: optuna.Trial | FrozenTrial,
-    error: str,
-    points: Sequence[Point] = (),
-    seconds: float = 0.0,
-    *,
-    count: bool = True,
-) -> bool:
-    """Close a trial that did not get to its end, and put its vector first in the queue.
-
-    Args:
-        study: of the trial.
-        trial: running.
-        error: what happened to it.
-        points: what it had measured.
-        seconds: it ran.
-        count: whether this is an attempt that went wrong; after `MOST_ATTEMPTS` of those the trial has failed.
-
-    Returns:
-        Whether it is tried again.
-    """
-    frozen = study.get_trials(deepcopy=False)[trial.number]
-    attempts = int(frozen.user_attrs.get(_ATTEMPTS, 0)) + count
-    again = attempts < MOST_ATTEMPTS
-    outcome = {
-        "state": "interrupted" if again else "failed",
-        "error": error if again else f"given up after {attempts} attempts: {error}",
-        "finished": now(),
-        "seconds": seconds,
-        "points": [asdict(point) for point in points],
-    }
-    study._storage.set_trial_user_attr(frozen._trial_id, _OUTCOME, outcome)
-    study.tell(trial.number, state=TrialState.FAIL)
-    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued.
-    vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
-    if again and vector:
-        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
-    return again
-
-
-def reclaim(study: optuna.Study, alone: bool) -> int:
-    """Fail the trials a dead run left running and queue their vectors again; return how many.
-
-    Args:
-        study: at its start.
-        alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
-    """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    stale = [trial for trial in running if alone or not _may_be_alive(trial)]
-    for trial in stale:
-        put_back(study, trial, "the run ended before it")
-    return len(stale)
-
-
-def _may_be_alive(trial: FrozenTrial) -> bool:
-    owner = trial.user_attrs.get(OWNER)
-    if owner is None:
-        age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
-        return age < _GRACE
-    if owner["host"] != platform.node():
-        return time.time() < float(owner.get("expires", 0.0))
-    # On this machine the process itself is asked, so that a clock that jumps ends no lease.
-    if owner["pid"] == os.getpid():
-        return False
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return owner.get("born") in (None, _born(owner["pid"]))
-
-
-def _born(pid: int) -> str | None:
-    """Return when a process began, in the system's own count, which tells it from a later one of the same id."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def is_asked(trial: FrozenTrial) -> bool:
-    """Tell whether a trial was asked for and tried: no intermediate model, and not turned down before its training."""
-    turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened") is not None and _OUTCOME not in trial.user_attrs
-    return INTERMEDIATE_OF not in trial.user_attrs and not turned_down
-
-
-def turned_down(study: optuna.Study) -> dict[str, int]:
-    """Count the vectors that were told to the sampler without training, by reason."""
-    counts: dict[str, int] = {}
-    for trial in study.get_trials(deepcopy=False):
-        how = trial.user_attrs.get(PROPOSAL, {})
-        if (reason := how.get("screened")) not in (None, "exhausted") and _OUTCOME not in trial.user_attrs:
-            kind = str(reason).split(":")[0]
-            counts[kind] = counts.get(kind, 0) + 1
-        if how.get("rejected"):
-            counts["candidates"] = counts.get("candidates", 0) + int(how["rejected"])
-    return counts
-
-
-def records(study: optuna.Study) -> list[Record]:
-    """Read the finished trials of a study, in order, without the intermediate models told as trials."""
-    number, found = 0, []
-    for trial in study.get_trials(deepcopy=False):
-        if INTERMEDIATE_OF in trial.user_attrs:
-            continue
-        if trial.state.is_finished() and is_asked(trial):
-            found.append(record_of(trial, number))
-        number += 1
-    return found
-
-
-def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
-    """Read one finished trial; `number` is for a trial that does not keep its own."""
-    outcome = dict(trial.user_attrs.get(_OUTCOME) or {"state": "failed", "error": "left no record"})
-    points = tuple(Point(**point) for point in outcome.pop("points", ()))
-    outcome["notes"] = tuple(outcome.get("notes", ()))
-    outcome["recalled"] = Recalled(**outcome.get("recalled", {}))
-    own = int(trial.user_attrs.get(OWNER, {}).get("number", -1 if number is None else number))
-    return Record(number=own, params=dict(trial.params), points=points, optuna_number=trial.number, **outcome)
-
-
-def recalled(found: Sequence[Record]) -> Recalled:
-    """Add up what trials had from the prefix cache."""
-    return sum((record.recalled for record in found), NOTHING_RECALLED)
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def constraints(experiment: Experiment, point: Point) -> dict[str, float]:
-    """Return value − limit for each budgeted meter, sorted by name as the GP sampler needs; ≤ 0 is feasible."""
-    directions = {m.name: m.direction for m in (*experiment.instantiation.costs, *experiment.instantiation.qualities)}
-    found = {}
-    for name, limit in sorted(experiment.config.budget.items()):
-        value = float(point.readings[name][0] or 0.0)
-        found[name] = value - limit if directions[name] == "minimize" else limit - value
-    return found
 
 
 def differences(known: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from sweeps.card import DatasetCard
 from sweeps.mlflow_models import FrontModel, log_front_models
 from sweeps.mlflow_runs import Place, StudyRuns
-from sweeps.study import Record
+from sweeps.records import Record
 
 _PATIENCE = 120.0
 """Seconds to wait at the end for what is still to be written."""

@@ -259,7 +259,10 @@ def _take(
         moved, notes = apply_move(model, instantiation, move)
     except NotApplicable as reason:
         clock.charge("rule")
-        return refused({}, f"{move}: {reason}")
+        why = str(reason)
+        for named in (move.knob, f"{move.knob}={move.value}"):  # the rule may have named its knob itself
+            why = why.removeprefix(f"{named}: ")
+        return refused({}, f"{move}: {why}")
     clock.charge("rule")
     before = measure(moved, instantiation.costs)
     clock.charge("meter")

@@ -1,7 +1,7 @@
 """The failure digest counts causes and finds where in the space they lie."""
 
 from sweeps.digest import cause, digest
-from sweeps.study import Record
+from sweeps.records import Record
 
 
 def record(state: str, error: str | None = None, **params) -> Record:

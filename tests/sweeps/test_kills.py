@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 from small import SMALL, measured, sweep
 
+from sweeps.records import records
 from sweeps.storage import open_storage
-from sweeps.study import records
 
 TRIALS = 9
 """All the anchors and no more, so that what is tried does not depend on when it is killed."""

@@ -4,8 +4,8 @@ import pytest
 
 from sweeps.config import Config, Stop
 from sweeps.errors import SweepError
+from sweeps.records import Record
 from sweeps.stopping import Stopping
-from sweeps.study import Record
 
 
 def record(seconds: float = 1.0, state: str = "complete") -> Record:

@@ -14,8 +14,10 @@ from kmr.core import Reading
 from sweeps.config import Stop
 from sweeps.driver import Sweep
 from sweeps.interrupt import Interrupts, Stopped
+from sweeps.leases import MOST_ATTEMPTS, claim, reclaim
 from sweeps.progress import SweepProgress
-from sweeps.study import MOST_ATTEMPTS, claim, make_sampler, reclaim, records, turned_down
+from sweeps.records import records, turned_down
+from sweeps.study import make_sampler
 from sweeps.work import Ended, Job, Measured, Tell
 from sweeps.workers import InProcess
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from sweeps.card import DatasetCard
 from sweeps.mlflow_runs import Place, StudyRuns
-from sweeps.study import Record
+from sweeps.records import Record
 from sweeps.tracking import Finished, Tracker
 from sweeps.trial import Point
 

@@ -190,6 +190,17 @@ def test_a_sequence_that_cannot_be_applied_keeps_what_came_before() -> None:
     assert told == ["base model", "scale.by=0.5"]
 
 
+@pytest.mark.parametrize("said", ["gone.by: it has gone", "gone.by=0.51234567: it has gone", "it has gone"])
+def test_a_reason_names_its_knob_once(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> nn.Module:
+        raise NotApplicable(said)
+
+    monkeypatch.setattr(Scale, "apply", refuse)
+    sequence = TransformationSequence((Move("gone.by", 0.51234567),))
+    with pytest.raises(NotApplicable, match=r"^gone\.by=0\.5123: it has gone$"):
+        run_sequence(Numbers(8.0), toy(Scale(name="gone")), sequence)
+
+
 def test_a_diverged_model_ends_the_run() -> None:
     def diverge(model: nn.Module) -> nn.Module:
         with torch.no_grad():

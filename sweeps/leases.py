@@ -1,0 +1,130 @@
+"""Who runs a trial, and what becomes of one whose process died: it is tried again, so often and no more."""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.records import OUTCOME, OWNER, now
+from sweeps.shown import INTERMEDIATE_OF
+from sweeps.trial import Point
+
+MOST_ATTEMPTS = 3
+"""How often a trial is tried whose process dies."""
+_ATTEMPTS = "kmr:attempts"
+_LEASE = 24 * 3600
+"""Seconds after which a trial of another host is taken for dead."""
+_GRACE = 10
+"""Seconds in which a trial that names no owner may be one just asked for."""
+
+
+def claim(study: optuna.Study, trial: optuna.Trial) -> int:
+    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
+    number = _number(study.get_trials(deepcopy=False)[: trial.number])
+    owner = {
+        "number": number,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+        "expires": time.time() + _LEASE,
+    }
+    trial.set_user_attr(OWNER, owner)
+    return number
+
+
+def _number(before: Sequence[FrozenTrial]) -> int:
+    """Return how many of these were asked for, counted back to the last whose number is known."""
+    asked = 0
+    for trial in reversed(before):
+        if OWNER in trial.user_attrs:
+            return int(trial.user_attrs[OWNER]["number"]) + 1 + asked
+        asked += INTERMEDIATE_OF not in trial.user_attrs
+    return asked
+
+
+def put_back(
+    study: optuna.Study,
+    trial: optuna.Trial | FrozenTrial,
+    error: str,
+    points: Sequence[Point] = (),
+    seconds: float = 0.0,
+    *,
+    count: bool = True,
+) -> bool:
+    """Close a trial that did not get to its end, and put its vector first in the queue.
+
+    Args:
+        study: of the trial.
+        trial: running.
+        error: what happened to it.
+        points: what it had measured.
+        seconds: it ran.
+        count: whether this is an attempt that went wrong; after `MOST_ATTEMPTS` of those the trial has failed.
+
+    Returns:
+        Whether it is tried again.
+    """
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    attempts = int(frozen.user_attrs.get(_ATTEMPTS, 0)) + count
+    again = attempts < MOST_ATTEMPTS
+    outcome = {
+        "state": "interrupted" if again else "failed",
+        "error": error if again else f"given up after {attempts} attempts: {error}",
+        "finished": now(),
+        "seconds": seconds,
+        "points": [asdict(point) for point in points],
+    }
+    study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
+    study.tell(trial.number, state=TrialState.FAIL)
+    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued.
+    vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+    if again and vector:
+        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
+    return again
+
+
+def reclaim(study: optuna.Study, alone: bool) -> int:
+    """Fail the trials a dead run left running and queue their vectors again; return how many.
+
+    Args:
+        study: at its start.
+        alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    stale = [trial for trial in running if alone or not _may_be_alive(trial)]
+    for trial in stale:
+        put_back(study, trial, "the run ended before it")
+    return len(stale)
+
+
+def _may_be_alive(trial: FrozenTrial) -> bool:
+    owner = trial.user_attrs.get(OWNER)
+    if owner is None:
+        age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
+        return age < _GRACE
+    if owner["host"] != platform.node():
+        return time.time() < float(owner.get("expires", 0.0))
+    # On this machine the process itself is asked, so that a clock that jumps ends no lease.
+    if owner["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return owner.get("born") in (None, _born(owner["pid"]))
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process began, in the system's own count, which tells it from a later one of the same id."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
