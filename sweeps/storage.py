@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,17 @@ class _Journal(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._mine.acquire()
         try:
-            with self._path.open("ab") as journal:
-                journal.write(lines.encode())
-                if not all(map(_is_on_the_way, logs)):
-                    journal.flush()
-                    os.fsync(journal.fileno())
+            with self._path.open("ab", buffering=0) as journal:
+                whole = journal.tell()
+                try:
+                    left = memoryview(lines.encode())
+                    while left:
+                        left = left[journal.write(left) :]
+                    if not all(map(_is_on_the_way, logs)):
+                        os.fsync(journal.fileno())
+                except OSError:  # a full disk takes half a line, which the next would be glued to
+                    os.ftruncate(journal.fileno(), whole)
+                    raise
         finally:
             self._mine.release()
 
@@ -112,21 +119,25 @@ def mend_journal(path: Path) -> None:
     if not path.exists():
         return
     try:
-        content = path.read_bytes()
-        lines = content.split(b"\n")
-        if lines[-1]:
-            path.with_suffix(".torn").write_bytes(lines[-1])
+        lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", path.read_bytes())
+        if lines and not (lines[-1].endswith(b"\n") and _is_json(lines[-1])):
+            torn = lines.pop()
+            path.with_suffix(".torn").write_bytes(torn)
             with path.open("r+b") as journal:
-                journal.truncate(len(content) - len(lines[-1]))
+                journal.truncate(sum(map(len, lines)))
     except OSError as error:
         raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            json.loads(line)
-        except ValueError as error:
-            raise SweepError(
-                f"{path} is damaged at line {number}: restore it from a backup, or delete that line if it is the last"
-            ) from error
+    for number, line in enumerate(lines, start=1):
+        if not _is_json(line):
+            raise SweepError(f"{path} is damaged at line {number}: restore it from a backup")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _masked(url: str) -> str:

@@ -1,7 +1,5 @@
-"""Contracts of what a sampler is shown of a study, and of the journal it is kept in."""
+"""Contracts of what a sampler is shown of a study."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +7,9 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.shown import ENOUGH, INTERMEDIATE_OF, Shown
-from sweeps.storage import JOURNAL, open_storage
 
 SPACE: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1)}
 
@@ -117,53 +112,3 @@ def test_tpe_draws_the_same_where_every_trial_was_asked_for() -> None:
         drawn.append(tpe.sample_relative(given, asked, SPACE))
         assert study.trials[-1].system_attrs  # what parallel draws are told of this one
     assert drawn[0] == drawn[1]
-
-
-def test_the_journal_waits_for_the_disk_where_a_trial_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = optuna.create_study(storage=open_storage(None, tmp_path), directions=["minimize", "maximize"])
-    waits: list[int] = []
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (waits.append(handle), real(handle)))
-    trial = study.ask(SPACE)
-    trial.set_user_attr("owner", "me")
-    assert not waits
-    before = (tmp_path / JOURNAL).read_bytes()
-    assert before.endswith(b"\n")
-    assert b'"owner"' in before
-    study.tell(trial, (1.0, 2.0))
-    assert len(waits) == 1
-    study.set_user_attr("name", "mine")
-    assert len(waits) == 2
-    plain = JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
-    assert optuna.load_study(study_name=study.study_name, storage=plain).trials[0].values == [1.0, 2.0]
-
-
-def test_a_journal_lists_its_trials_as_they_are_while_they_change(tmp_path: Path) -> None:
-    path = tmp_path / JOURNAL
-    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path), directions=["minimize"] * 2)
-    plain = JournalStorage(JournalFileBackend(str(path)))
-    other = optuna.load_study(study_name="s", storage=plain)
-    study.enqueue_trial({"x": 0.25})
-
-    def both(states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        mine, theirs = (each.get_trials(deepcopy=False, states=states) for each in (study, other))
-        assert mine == theirs
-        return mine
-
-    assert [trial.state for trial in both()] == [TrialState.WAITING]
-    first, second = study.ask(SPACE), other.ask(SPACE)
-    assert [trial.number for trial in both((TrialState.RUNNING,))] == [0, 1]
-    other.tell(second, (0.0, 1.0))
-    assert [trial.number for trial in both((TrialState.RUNNING, TrialState.WAITING))] == [0]
-    first.set_user_attr("seen", 1)
-    assert both()[0].user_attrs == {"seen": 1}
-    study.tell(first, (1.0, 0.0))
-    add(other, (0.5, 0.5), of=1)
-    assert [trial.number for trial in both((TrialState.COMPLETE,))] == [0, 1, 2]
-    assert both((TrialState.RUNNING,)) == []
-    both().clear()
-    assert len(both()) == 3
-    study.get_trials()[0].user_attrs["seen"] = 2
-    assert both()[0].user_attrs == {"seen": 1}
-    with pytest.raises(KeyError):
-        study._storage.get_all_trials(7)
