@@ -30,6 +30,7 @@ def digest(found: Sequence[Record]) -> list[str]:
 
 def cause(error: str) -> str:
     """Name what an error is about, equal for errors that differ in numbers alone."""
+    error = re.sub(r"^given up after \d+ attempts: ", "", error)
     lowered = error.lower()
     for name, signs in _CAUSES:
         if any(sign in lowered for sign in signs):

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from kmr import artifact
 from kmr.core import KMRError
+from sweeps.digest import cause
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
 from sweeps.first_trials import first_trials
@@ -70,6 +71,8 @@ class Sweep:
         self._known: dict[Hashable, tuple[int, list[Point]]] = {}
         self._told: set[int] = set()
         self._under_way: dict[int, _UnderWay] = {}
+        self._held: list[int] = []
+        """Trials under way that wait for another one of the same model to end."""
         self._counts: dict[str, int] = {}
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         self.asker = asker or Asker(experiment, study)
@@ -102,6 +105,7 @@ class Sweep:
         why = None
         try:
             while True:
+                self._hand_out_held(executor, progress)
                 while executor.free and why is None:
                     others = self._take_in_others()
                     if self.finished + len(self._under_way) + others >= trials:
@@ -121,6 +125,7 @@ class Sweep:
                             self._end(each, progress)
                         except UpdateFinishedTrialError:
                             self._under_way.pop(each.number, None)
+                            self._rebuild_front()  # what it measured is no record of the study
                             progress.say(f"trial {each.number} was finished by another driver meanwhile")
                 self._give_up_on_equal_failures()
         finally:
@@ -191,16 +196,35 @@ class Sweep:
             number = claim(self._study, trial)
         except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
             return None
+        twin = any(other.key == key for other in self._under_way.values())
         self._under_way[number] = _UnderWay(trial, key, started)
-        known = self._known.get(key)
+        if twin:
+            self._held.append(number)
+        else:
+            self._hand_out(number, executor, progress)
+        return None
+
+    def _hand_out(self, number: int, executor: Executor, progress: SweepProgress) -> None:
+        """Have a trial trained, or serve it from a known one."""
+        under_way = self._under_way[number]
+        known = self._known.get(under_way.key)
         if known is None:
-            executor.submit(Job(number, dict(trial.params), self.front.values))
-            return None
+            executor.submit(Job(number, dict(under_way.trial.params), self.front.values))
+            return
         served_from, points = known
         evaluation = Evaluation([Point.of(0, self._experiment.base), *points], [], "success", 0.0, 0.0)
-        finish(self._study, trial, self._experiment, evaluation, served_from)
+        finish(self._study, under_way.trial, self._experiment, evaluation, served_from)
         self._close(number, progress)
-        return None
+
+    def _hand_out_held(self, executor: Executor, progress: SweepProgress) -> None:
+        """Hand out what waited for a trial of the same model that has ended."""
+        at_work = {other.key for number, other in self._under_way.items() if number not in self._held}
+        for number in tuple(self._held):
+            key = self._under_way[number].key
+            if executor.free and key not in at_work:
+                at_work.add(key)
+                self._held.remove(number)
+                self._hand_out(number, executor, progress)
 
     def _take(self, ended: list[Ended], told: Told) -> None:
         if isinstance(told, Ended):
@@ -224,7 +248,8 @@ class Sweep:
                     finish(self._study, under_way.trial, self._experiment, evaluation, None, ended.recalled)
                 else:
                     told = (state, error or "", under_way.points, ended.seconds, ended.recalled)
-                    abandon(self._study, under_way.trial, *told)
+                    known = self.asker.violations(under_way.trial.params)
+                    abandon(self._study, under_way.trial, *told, violations=known)
                 record = self._close(number, progress)
                 if record.state in _GAVE_NOTHING:
                     progress.say(f"trial {record.number} {record.state}: {record.error}")
@@ -303,8 +328,14 @@ class Sweep:
         return at_work
 
     def _give_up_on_equal_failures(self) -> None:
-        last = self.records[-MOST_EQUAL_FAILURES:]
-        errors = {record.error for record in last if record.state in _GAVE_NOTHING}
-        alike = len(errors) == 1 and all(record.state in _GAVE_NOTHING for record in last)
-        if len(last) == MOST_EQUAL_FAILURES and alike:
-            raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the sweep stops: {errors.pop()}")
+        last = [record for record in self.records if record.state != "interrupted"][-MOST_EQUAL_FAILURES:]
+        failed_alike = len(set(map(_kind, last))) == 1 and last[-1].state in _GAVE_NOTHING
+        if len(last) == MOST_EQUAL_FAILURES and failed_alike:
+            why = f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the sweep stops: {last[-1].error}"
+            raise SweepError(why)
+
+
+def _kind(record: Record) -> tuple[str, str]:
+    """Return what is equal for trials that ended alike; infeasible vectors often differ in numbers alone."""
+    error = record.error or ""
+    return record.state, cause(error) if record.state == "failed" else error

@@ -3,12 +3,14 @@
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.records import OUTCOME, OWNER, now
@@ -20,8 +22,8 @@ MOST_ATTEMPTS = 3
 _ATTEMPTS = "kmr:attempts"
 _LEASE = 24 * 3600
 """Seconds after which a trial of another host is taken for dead."""
-_GRACE = 10
-"""Seconds in which a trial that names no owner may be one just asked for."""
+_GRACE = 120
+"""Seconds in which a trial that names no owner may be one that is being drawn: a search for a new vector takes half."""
 
 
 def claim(study: optuna.Study, trial: optuna.Trial) -> int:
@@ -69,8 +71,13 @@ def put_back(
 
     Returns:
         Whether it is tried again.
+
+    Raises:
+        UpdateFinishedTrialError: another driver has finished it.
     """
     frozen = study.get_trials(deepcopy=False)[trial.number]
+    if frozen.state.is_finished():
+        raise UpdateFinishedTrialError(f"trial {trial.number} has been finished by another driver")
     attempts = int(frozen.user_attrs.get(_ATTEMPTS, 0)) + count
     again = attempts < MOST_ATTEMPTS
     outcome = {
@@ -80,13 +87,20 @@ def put_back(
         "seconds": seconds,
         "points": [asdict(point) for point in points],
     }
+    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued. It is in
+    # the queue before the trial is closed, so that to die between the two loses nothing.
+    vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+    if again and vector and not _waits(study, vector, attempts):
+        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
     study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
     study.tell(trial.number, state=TrialState.FAIL)
-    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued.
-    vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
-    if again and vector:
-        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
     return again
+
+
+def _waits(study: optuna.Study, vector: Mapping[str, Any], attempts: int) -> bool:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    queued = ((each.system_attrs.get("fixed_params"), each.user_attrs.get(_ATTEMPTS)) for each in waiting)
+    return (vector, attempts) in queued
 
 
 def reclaim(study: optuna.Study, alone: bool) -> int:
@@ -98,9 +112,14 @@ def reclaim(study: optuna.Study, alone: bool) -> int:
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     stale = [trial for trial in running if alone or not _may_be_alive(trial)]
+    reclaimed = 0
     for trial in stale:
-        put_back(study, trial, "the run ended before it")
-    return len(stale)
+        try:
+            put_back(study, trial, "the run ended before it")
+        except UpdateFinishedTrialError:  # another driver reclaimed it at the same time
+            continue
+        reclaimed += 1
+    return reclaimed
 
 
 def _may_be_alive(trial: FrozenTrial) -> bool:

@@ -83,11 +83,12 @@ class Asker:
         Raises:
             SweepError: no vector was found whose costs can be read.
         """
-        sampler = self._study.sampler
-        if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
-            return None
         proposal = self._proposer.ask()
         return None if proposal is None else proposal.trial
+
+    def violations(self, params: Mapping[str, Value]) -> Mapping[str, float]:
+        """Return by how much a vector breaks each limit that is known before training; ≤ 0 is within it."""
+        return self._problem.violations(self._proposer.costs(params))
 
     def enqueue_anchors(self) -> None:
         """Put each technique alone, at a few strengths, and every two together first in a new study."""

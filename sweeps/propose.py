@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -34,6 +35,8 @@ PROPOSAL = "kmr:proposal"
 """The user attribute that says how a trial was proposed: `rejected`, `replaced`, and `screened` if it ended there."""
 MOST_REASKS = 10
 """Infeasible draws in a row that the inner sampler is told of before a mutation takes their place."""
+MOST_TURNED_DOWN = 1000
+"""Vectors in a row that are turned down before nothing is thought to be left; a fixed sequence may never fit."""
 _MOST_LISTED = 50_000
 _MOST_CORNERS = 250
 
@@ -86,13 +89,16 @@ class Screened(optuna.samplers.BaseSampler):
         self.exhausted = False
         """Whether no vector was found that is new and breaks no known limit."""
 
+    def begin(self) -> None:
+        """Forget what the last proposal was like; the sampler is not asked for a vector that is given whole."""
+        self.rejected, self.replaced, self.exhausted = 0, False, False
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        self.rejected, self.replaced, self.exhausted = 0, False, False
         if "fixed_params" in trial.system_attrs:
             return {}  # enqueued: its vector is given
         history = self.history
@@ -119,6 +125,8 @@ class Screened(optuna.samplers.BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._inner.before_trial(study, trial)
+        if "fixed_params" in trial.system_attrs and isinstance(self._inner, optuna.samplers.BaseGASampler):
+            self._inner.get_trial_generation(study, trial)  # else it never breeds from a vector that is given whole
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._inner.after_trial(study, trial, state, values)
@@ -279,30 +287,49 @@ class Proposer:
         Raises:
             SweepError: the static costs cannot be read for any vector.
         """
-        while True:
-            trial = self._study.ask(self._distributions)
-            sampler = self._sampler
-            how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
-            if sampler.exhausted:
-                trial.set_user_attr(PROPOSAL, {**how, "screened": "exhausted"})
-                self._study.tell(trial, state=TrialState.FAIL)
-                if (trouble := sampler.trouble(trial.params)) is not None:
-                    raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
+        for _ in range(MOST_TURNED_DOWN):
+            sampler = self._study.sampler
+            if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
                 return None
-            static = sampler.costs(trial.params)
-            if (trouble := sampler.trouble(trial.params)) is not None:
-                trial.set_user_attr(PROPOSAL, {**how, "screened": f"static costs: {trouble}"})
-                tell(self._study, trial, state=TrialState.FAIL)
+            try:
+                asked = self._ask_once()
+            except UpdateFinishedTrialError:  # another driver drew the same enqueued trial, and was faster
                 continue
-            reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
-            if reason is None:
-                if any(how.values()):  # an attribute is a write to the disk
-                    trial.set_user_attr(PROPOSAL, how)
-                return Proposal(trial, static, self._twin(trial))
-            for name, value in self._problem.violations(static).items():
-                trial.set_constraint(name, value)
-            trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
-            tell(self._study, trial, state=TrialState.PRUNED)
+            if asked is not None:
+                return asked
+            if self._sampler.exhausted:
+                return None
+        return None
+
+    def costs(self, params: Params) -> Mapping[str, float]:
+        """Return the static costs of a vector."""
+        return self._sampler.costs(params)
+
+    def _ask_once(self) -> Proposal | None:
+        """Return the next draw, or None where it is turned down."""
+        sampler = self._sampler
+        sampler.begin()
+        trial = self._study.ask(self._distributions)
+        how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
+        trouble = sampler.trouble(trial.params)
+        if sampler.exhausted or trouble is not None:
+            why = "exhausted" if sampler.exhausted else f"static costs: {trouble}"
+            trial.set_user_attr(PROPOSAL, {**how, "screened": why})
+            tell(self._study, trial, state=TrialState.FAIL)
+            if sampler.exhausted and trouble is not None:
+                raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
+            return None
+        static = sampler.costs(trial.params)
+        reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
+        if reason is None:
+            if any(how.values()):  # an attribute is a write to the disk
+                trial.set_user_attr(PROPOSAL, how)
+            return Proposal(trial, static, self._twin(trial))
+        for name, value in self._problem.violations(static).items():
+            trial.set_constraint(name, value)
+        trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
+        tell(self._study, trial, state=TrialState.PRUNED)
+        return None
 
     def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
         if self._bound is None:

@@ -3,8 +3,9 @@
 Intermediate models are told as finished trials of their own, marked with the trial they come from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 import optuna
 from optuna.trial import TrialState
@@ -51,10 +52,13 @@ def abandon(
     points: Sequence[Point],
     seconds: float,
     recalled: Recalled = NOTHING_RECALLED,
+    violations: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Close a trial that gave no result; what it measured before is kept."""
+    """Close a trial that gave no result; what it measured before is kept, and how it keeps the limits known of it."""
     outcome = {"state": state, "error": error, "finished": now(), "seconds": seconds, "recalled": asdict(recalled)}
     trial.set_user_attr(OUTCOME, {**outcome, "points": [asdict(point) for point in points]})
+    for name, value in sorted(violations.items()):
+        trial.set_constraint(name, value)
     tell(study, trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
 

@@ -1,10 +1,14 @@
 """An experiment whose trials take no time: rules that scale a linear layer, a cost and a quality that add it up."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
+import optuna
 import torch
+from rich.console import Console
 from torch import nn
 
 from kmr.artifact import Builder
@@ -12,8 +16,13 @@ from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Ru
 from kmr.data import as_data
 from kmr.finetune import FineTune
 from sweeps.config import Config
+from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
+from sweeps.interrupt import Interrupts
+from sweeps.progress import SweepProgress
 from sweeps.space import search_space
+from sweeps.study import make_sampler
+from sweeps.workers import Executor, InProcess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +97,23 @@ def tiny_experiment(
         builder=Builder("torch.nn.Linear", {"in_features": 4, "out_features": 2}),
         identity={},
     )
+
+
+def study_of(experiment: Experiment, storage: Any = None) -> optuna.Study:
+    """Make or open the study of an experiment."""
+    study = optuna.create_study(
+        study_name="tiny", storage=storage, directions=experiment.directions, load_if_exists=True
+    )
+    study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def run(
+    experiment: Experiment, study: optuna.Study, folder: Path, trials: int, executor: Executor | None = None
+) -> tuple[Sweep, str | None, str]:
+    """Run a sweep up to so many trials; return it, why it ended earlier, and what it printed."""
+    sweep = Sweep(experiment, study, folder, None)
+    console = Console(file=io.StringIO(), width=200, record=True)
+    with SweepProgress(console, sweep.finished, trials) as progress:
+        why = sweep.run(trials, executor or InProcess(experiment, folder), progress, Interrupts())
+    return sweep, why, console.export_text()

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import optuna
 import pytest
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from scipy.integrate import quad
 from scipy.optimize import check_grad
@@ -16,7 +16,7 @@ from sweeps.errors import SweepError
 from sweeps.gain import expected_gain
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Problem, as_given
-from sweeps.propose import MOST_REASKS, PROPOSAL, Proposer
+from sweeps.propose import MOST_REASKS, MOST_TURNED_DOWN, PROPOSAL, Proposer
 from sweeps.screening import Screening
 from sweeps.space import is_searched
 from sweeps.surrogate import Encoder, Surrogate, _loss
@@ -280,3 +280,52 @@ def test_the_slope_of_the_surrogates_loss_is_that_of_the_loss():
     given = (distances, targets, np.zeros(4), np.ones(4))
     at = np.array([0.5, -1.0, 1.0, -2.0])
     assert check_grad(lambda z: _loss(z, *given)[0], lambda z: _loss(z, *given)[1], at) < 1e-4
+
+
+def test_a_trial_that_another_driver_finished_while_it_was_judged_is_let_go(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="s", storage=url, directions=["minimize", "maximize"])
+    other = optuna.load_study(study_name="s", storage=url)
+    study.enqueue_trial({"a": 4, "b": "x", "c": 3})
+
+    def slow(params):
+        for trial in other.get_trials(states=(TrialState.RUNNING,)):
+            if trial.number == 0:
+                other.tell(0, state=TrialState.PRUNED)
+        return size(params)
+
+    ask = Proposer(study, Problem(SPACE, DIRECTIONS, {"size": 3.0}, static_costs=slow), 0)
+    assert ask.ask().trial.number > 0
+    assert study.trials[0].state == TrialState.PRUNED
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", ["grid", "qmc"])
+def test_a_fixed_sequence_of_which_nothing_fits_ends(name):
+    problem = Problem({"c": IntRange(0, 3, 0)}, DIRECTIONS, {"size": -1.0}, static_costs=lambda v: {"size": v["c"]})
+    sampler = GridSampler({"c": [0, 1, 2, 3]}, seed=0) if name == "grid" else QMCSampler(seed=0)
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+    assert Proposer(study, problem, 0, wrap=False).ask() is None
+    assert len(study.trials) == (4 if name == "grid" else MOST_TURNED_DOWN)
+    assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
+
+
+def test_a_vector_queued_after_nothing_was_left_is_given_out():
+    study, ask = proposer(Problem({"c": IntRange(0, 1, 0)}, DIRECTIONS))
+    for _ in range(2):
+        study.tell(ask.ask().trial, [0.0, 0.0])
+    assert ask.ask() is None
+    study.enqueue_trial({"c": 1})
+    again = ask.ask()
+    assert again.trial.params == {"c": 1}
+    assert again.known is not None
+
+
+def test_a_genetic_algorithm_breeds_from_vectors_that_were_queued_too():
+    study, ask = proposer(Problem(SPACE, DIRECTIONS), NSGAIISampler(population_size=6, seed=0))
+    for c in range(4):
+        study.enqueue_trial({"a": 1, "b": "x", "c": c})
+    for _ in range(8):
+        train(study, Problem(SPACE, DIRECTIONS), ask.ask())
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.trials]
+    assert generations == [0] * 6 + [1] * 2

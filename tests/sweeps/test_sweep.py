@@ -8,7 +8,7 @@ import optuna
 import pytest
 import torch
 from rich.console import Console
-from tiny import Half, Halve, Mean, tiny_experiment
+from tiny import Half, Halve, Mean, run, study_of, tiny_experiment
 
 from kmr.core import Reading
 from sweeps.config import Stop
@@ -17,7 +17,6 @@ from sweeps.interrupt import Interrupts, Stopped
 from sweeps.leases import MOST_ATTEMPTS, claim, reclaim
 from sweeps.progress import SweepProgress
 from sweeps.records import records, turned_down
-from sweeps.study import make_sampler
 from sweeps.work import Ended, Job, Measured, Tell
 from sweeps.workers import InProcess
 
@@ -48,22 +47,6 @@ class Losing:
 
     def close(self) -> None:
         self._inner.close()
-
-
-def study_of(experiment, storage=None) -> optuna.Study:
-    study = optuna.create_study(
-        study_name="tiny", storage=storage, directions=experiment.directions, load_if_exists=True
-    )
-    study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
-    return study
-
-
-def run(experiment, study, folder: Path, trials: int, executor=None) -> tuple[Sweep, str | None, str]:
-    sweep = Sweep(experiment, study, folder, None)
-    console = Console(file=io.StringIO(), width=200, record=True)
-    with SweepProgress(console, sweep.finished, trials) as progress:
-        why = sweep.run(trials, executor or InProcess(experiment, folder), progress, Interrupts())
-    return sweep, why, console.export_text()
 
 
 def test_trials_to_do_are_a_total(tmp_path) -> None:
