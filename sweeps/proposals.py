@@ -1,5 +1,6 @@
 """What a sweep of KMR trials is asked for: its vectors made canonical, their static costs, and the sampler by space."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -94,9 +95,15 @@ class Asker:
         """Put each technique alone, at a few strengths, and every two together first in a new study."""
         levels = self._experiment.config.anchors
         if levels and not self.fixed:
-            _, *first = anchors(self._experiment.space, levels=levels, together=True) or [{}]
+            _, *first = anchors(self._experiment.space, levels=levels, together=True, cost=self._cost) or [{}]
             for vector in first:
                 self._study.enqueue_trial(vector, skip_if_exists=True)
+
+    def _cost(self, params: Mapping[str, Value]) -> float:
+        """Return what a vector leaves of the base model's costs, as the product of the shares known beforehand."""
+        base, known = self._experiment.base.costs, self._proposer.costs(params)
+        objectives = [meter.name for meter in self._experiment.objectives]
+        return math.prod(known[name] / (base[name].value or 1.0) for name in objectives if name in known)
 
     def key(self, params: Mapping[str, Value]) -> Hashable:
         """Return what is equal for vectors that lead to the same model."""

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -115,7 +116,12 @@ def _tpe(**settings: bool | int) -> optuna.samplers.TPESampler:
 
 
 def anchors(
-    space: Space, most: int | None = None, levels: int = 3, *, together: bool = False
+    space: Space,
+    most: int | None = None,
+    levels: int = 3,
+    *,
+    together: bool = False,
+    cost: Callable[[Mapping[str, Value]], float] | None = None,
 ) -> list[dict[str, Value]]:
     """Return what is tried first: the vector that changes nothing, and each knob alone at a few strengths.
 
@@ -127,6 +133,7 @@ def anchors(
         levels: strengths of each knob, the strongest included.
         together: whether the middle strengths come first, and then every two knobs together at those, where there are
             at most `FEW_TOGETHER` knobs: where techniques compose well, that is most of the front.
+        cost: of a vector, where it is known before training; of the pairs, the cheapest come first.
     """
     if not all(is_searched(domain, domain.neutral) for domain in space.values()):
         return []
@@ -141,6 +148,9 @@ def anchors(
             middle = {name: values[(len(values) - 1) // 2] for name, values in strengths.items() if values}
             first = [{name: value} for name, value in middle.items()]
             pairs = [dict(pair) for pair in combinations(middle.items(), 2)] if len(space) <= FEW_TOGETHER else []
+            if cost is not None:
+                costs = [cost({**neutral, **pair}) for pair in pairs]
+                pairs = [pairs[i] for i in sorted(range(len(pairs)), key=costs.__getitem__)]
             turned = [*first, *pairs, *(one for one in turned if one not in first)]
         if most is None or len(turned) < most:
             return [neutral, *({**neutral, **one} for one in turned)]

@@ -1,3 +1,4 @@
+import math
 import logging
 
 import pytest
@@ -58,6 +59,9 @@ def test_anchors_together_are_the_middle_alone_then_in_pairs_then_the_rest():
     assert found[4:7] == [(0.6, 0.4, 32), (0.6, 1.0, 4), (0.0, 0.4, 4)]
     assert set(found) >= {tuple(vector.values()) for vector in anchors(space)}
     assert len(found) == len(set(found)) == 13
+    share = {0.6: 0.4, 0.4: 0.5, 4: 0.125}
+    by_cost = anchors(space, together=True, cost=lambda v: math.prod(share.get(value, 1.0) for value in v.values()))
+    assert [tuple(vector.values()) for vector in by_cost] == [*found[:4], found[5], found[6], found[4], *found[7:]]
     many = {f"k{i}": FloatRange(0.0, 1.0, 0.0) for i in range(5)}
     assert len(anchors(many, together=True)) == len(anchors(many)), "many knobs have too many pairs"
     assert [len(anchors(space, most, together=True)) for most in (13, 12)] == [13, 10]
