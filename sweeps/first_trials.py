@@ -1,6 +1,7 @@
 """Knob vectors a study begins with: from a sensitivity scan, or anything that knows where to look first."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def first_trials(path: str, space: Space) -> list[dict[str, Value]]:
         space: what is searched; a knob a vector does not name is neutral.
 
     Raises:
-        SweepError: the file cannot be read, is no list of vectors, or names a knob that is not searched.
+        SweepError: the file cannot be read, is no list of vectors, names a knob that is not searched, or holds a number
+            that is not finite.
     """
     try:
         vectors: Any = json.loads(Path(path).expanduser().read_text())
@@ -30,6 +32,10 @@ def first_trials(path: str, space: Space) -> list[dict[str, Value]]:
     if unknown:
         known = ", ".join(space)
         raise SweepError(f"first_trials={path} names {', '.join(unknown)}, which is not searched: there are {known}")
+    for place, vector in enumerate(vectors):
+        for name, value in vector.items():
+            if _is_number(value) and not abs(value) <= sys.float_info.max:
+                raise SweepError(f"first_trials={path}: {name} of trial {place} must be a finite number, not {value}")
     nearest = [{name: _nearest(d, vector.get(name, d.neutral)) for name, d in space.items()} for vector in vectors]
     return [vector for place, vector in enumerate(nearest) if vector not in nearest[:place]]
 

@@ -3,22 +3,27 @@
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment import Experiment
-from sweeps.records import OWNER, is_asked, record_of
+from sweeps.records import OUTCOME, OWNER, records
 from sweeps.space import distributions, to_params, to_sequence
 from sweeps.storage import JOURNAL, open_storage
 from sweeps.study import BASE, IDENTITY, differences
 from sweeps.telling import constraints
 
+_TAKEN_OVER = "kmr:taken_over"
+"""The study's attribute that says from which study all that fits has been taken over."""
+_WAS = "was"
+"""The entry beside a trial's new number that says which it had."""
+
 
 def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tuple[int, int] | None:
-    """Add the finished trials of the study that `reuse` names to a study that is still empty.
+    """Add the finished trials of the study that `reuse` names to a study that has none of its own.
 
-    A knob the old space did not have stands at its neutral value, and one the new space lacks has to. Numbers, points
-    and readings stay as they are; what no vector of the new space stands for stays in the old study alone.
+    A knob the old space did not have stands at its neutral value, and one the new space lacks has to. Points and
+    readings stay as they are; what no vector of the new space stands for stays in the old study alone, and what was
+    served from it stands on its own. Where an earlier start was stopped in the midst of this, it goes on.
 
     Returns:
         How many were taken over, of how many; None where there is nothing to do.
@@ -27,7 +32,8 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
         SweepError: there is no such study, or more than its space differs.
     """
     asked = experiment.config.reuse
-    if asked is None or study.get_trials(deepcopy=False):
+    owners = [trial.user_attrs.get(OWNER, {}) for trial in study.get_trials(deepcopy=False)]
+    if asked is None or _TAKEN_OVER in study.user_attrs or not all(_WAS in owner for owner in owners):
         return None
     place, name = _named(asked, folder, by_path=experiment.config.storage is None)
     if experiment.searches_policy:
@@ -39,25 +45,29 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     if changes := list(differences(known, now)):
         raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")
     study.set_user_attr(BASE, old.user_attrs[BASE])
-    finished = [t for t in old.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and is_asked(t)]
-    taken = 0
-    for trial in finished:
-        sequence = to_sequence(experiment.instantiation, trial.params)
+    numbers = {owner[_WAS]: owner["number"] for owner in owners}
+    trials = old.get_trials(deepcopy=False)
+    finished = [record for record in records(old) if record.state == "complete"]
+    for record in finished:
+        sequence = to_sequence(experiment.instantiation, record.params)
         params = to_params(experiment.instantiation, experiment.space, sequence)
-        final = record_of(trial, taken).final
-        if params is None or final is None:
+        if record.number in numbers or params is None or record.final is None:
             continue
+        number, trial = len(numbers), trials[record.optuna_number]
+        outcome = {**trial.user_attrs[OUTCOME], "served_from": numbers.get(record.served_from)}
+        owner = {"number": number, "study": name, _WAS: record.number}
         study.add_trial(
             optuna.trial.create_trial(
                 values=trial.values,
                 params=params,
                 distributions=distributions(experiment.space),
-                user_attrs={**trial.user_attrs, OWNER: {"number": taken, "study": name}},
-                constraints=constraints(experiment, final) or None,
+                user_attrs={**trial.user_attrs, OUTCOME: outcome, OWNER: owner},
+                constraints=constraints(experiment, record.final) or None,
             )
         )
-        taken += 1
-    return taken, len(finished)
+        numbers[record.number] = number
+    study.set_user_attr(_TAKEN_OVER, name)
+    return len(numbers), len(finished)
 
 
 def _named(asked: str, folder: Path, *, by_path: bool) -> tuple[Path, str]:

@@ -12,6 +12,7 @@ from analysis.front import non_dominated
 from kmr.core import Value
 from sweeps.problem import Problem
 from sweeps.propose import PROPOSAL
+from sweeps.records import OUTCOME
 
 READINGS, ERROR, SECONDS = "kmr:readings", "kmr:error", "kmr:seconds"
 State = Literal["complete", "failed", "served", "pruned", "interrupted"]
@@ -21,8 +22,9 @@ State = Literal["complete", "failed", "served", "pruned", "interrupted"]
 class Searched:
     """A closed trial.
 
-    `complete` trials were trained and `failed` ones tried to be; `served` ones are models trained before, `pruned` ones
-    broke a limit on a static cost, `interrupted` ones were put back, and none of these three was charged.
+    `complete` trials were trained and `failed` ones tried to be, those included whose process died every time; `served`
+    ones are models trained before, `pruned` ones broke a limit on a static cost, `interrupted` ones were put back, and
+    none of these three was charged.
     """
 
     number: int
@@ -81,6 +83,9 @@ def searched_of(trial: FrozenTrial, problem: Problem) -> Searched:
     """Read one closed trial."""
     how = trial.user_attrs.get(PROPOSAL, {})
     readings = trial.user_attrs.get(READINGS, {})
+    outcome = trial.user_attrs.get(OUTCOME, {})
+    given_up = outcome.get("error") if outcome.get("state") == "failed" else None
+    error = trial.user_attrs.get(ERROR, given_up)
     state: State
     match trial.state:
         case TrialState.COMPLETE:
@@ -88,11 +93,11 @@ def searched_of(trial: FrozenTrial, problem: Problem) -> Searched:
         case TrialState.PRUNED:
             state = "pruned"
         case _:
-            state = "failed" if ERROR in trial.user_attrs else "interrupted"
+            state = "interrupted" if error is None else "failed"
     feasible = trial.state == TrialState.COMPLETE and problem.is_feasible(readings)
     return Searched(
         trial.number, dict(trial.params), state, readings, feasible,
-        trial.user_attrs.get(ERROR), trial.user_attrs.get(SECONDS),
+        error, trial.user_attrs.get(SECONDS),
     )  # fmt: skip
 
 

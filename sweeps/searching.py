@@ -9,16 +9,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from kmr.core import Direction
+from sweeps import leases
 from sweeps.errors import SweepError
 from sweeps.problem import Canonical, Params, Problem, StaticCosts, as_given
-from sweeps.propose import PROPOSAL, Proposal, Proposer
+from sweeps.propose import PROPOSAL, Proposal, Proposer, tell
+from sweeps.records import OWNER
 from sweeps.sampling import anchors, pick_sampler, screening_pays, seed_after
 from sweeps.screening import Screening
 from sweeps.searched import ERROR, READINGS, SECONDS, Searched, SearchResult, result_of, searched_of
@@ -31,6 +36,8 @@ Evaluate: TypeAlias = Callable[[Params], Readings]
 MOST_EQUAL_FAILURES = 5
 """After this many evaluations in a row that fail alike, the cause is not in the vectors."""
 _PROBLEM = "kmr:problem"
+_HELD: WeakSet[optuna.Trial] = WeakSet()
+"""What this process was asked to train and has not let go of."""
 
 
 class Search:
@@ -38,7 +45,7 @@ class Search:
 
     Args:
         as those of `search`, without `evaluate`. A study found in the storage is continued: trials that a dead process
-        left are tried again first.
+        left are tried again first, each so often as `sweeps.leases` says; those of a live one are left alone.
 
     Raises:
         SweepError: the problem makes no sense, or the study in the storage is of another.
@@ -77,7 +84,8 @@ class Search:
             screening = Screening() if sampler is None and screening_pays(self.problem) else None
         self._proposer = Proposer(self.study, self.problem, seed, screening or None)
         if found:
-            self._take_up(found)
+            if not _is_at_work(self.study):
+                leases.reclaim(self.study, alone=False)
         else:
             for vector in anchors(self.problem.space, budget // 8) if start is None else start:
                 self.study.enqueue_trial(dict(vector), skip_if_exists=True)
@@ -85,16 +93,31 @@ class Search:
     def ask(self) -> Proposal | None:
         """Return what to train next, or None where nothing is left that is new and feasible.
 
-        Of models already trained, whose vectors can only come from `start`, the study is told at once.
+        Of models already trained, whose vectors can only come from `start`, the study is told at once. A trial is under
+        way for as long as this process holds its proposal.
         """
+        try:
+            while (proposal := self._ask()) is not None:
+                _HELD.add(proposal.trial)
+                with suppress(UpdateFinishedTrialError):  # else another driver drew the same enqueued trial
+                    leases.claim(self.study, proposal.trial)
+                    return proposal
+        except BaseException:
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if OWNER not in trial.user_attrs:
+                    leases.put_back(self.study, trial, "interrupted while it was drawn", count=False)
+            raise
+        return None
+
+    def _ask(self) -> Proposal | None:
         while (proposal := self._proposer.ask()) is not None and proposal.known is not None:
             known = proposal.known
             for name, value in known.constraints.items():
                 proposal.trial.set_constraint(name, value)
             proposal.trial.set_user_attr(READINGS, known.user_attrs.get(READINGS, {}))
-            how = self.study.get_trials(deepcopy=False)[proposal.trial.number].user_attrs.get(PROPOSAL, {})
+            how = self._trial(proposal).user_attrs.get(PROPOSAL, {})
             proposal.trial.set_user_attr(PROPOSAL, {**how, "served": known.number})
-            self.study.tell(proposal.trial, known.values)
+            tell(self.study, proposal.trial, values=known.values)
         return proposal
 
     def tell(self, proposal: Proposal, readings: Readings, seconds: float | None = None) -> Searched:
@@ -111,42 +134,52 @@ class Search:
         strange = [name for name in wanted if not math.isfinite(given[name])]
         if strange:
             return self.fail(proposal, ", ".join(f"{name} is {given[name]}" for name in strange), seconds)
-        proposal.trial.set_user_attr(READINGS, {name: v for name, v in given.items() if math.isfinite(v)})
-        if seconds is not None:
-            proposal.trial.set_user_attr(SECONDS, seconds)
-        for name, value in self.problem.violations(given).items():
-            proposal.trial.set_constraint(name, value)
-        self.study.tell(proposal.trial, [given[name] for name in self.problem.objectives])
-        return self._searched(proposal)
+        kept = {READINGS: {name: v for name, v in given.items() if math.isfinite(v)}, SECONDS: seconds}
+        values = [given[name] for name in self.problem.objectives]
+        return self._close(proposal, kept, self.problem.violations(given), values=values)
 
     def fail(self, proposal: Proposal, error: str, seconds: float | None = None) -> Searched:
         """Close a trial that gave no result; its vector is not proposed again."""
-        proposal.trial.set_user_attr(ERROR, error)
-        if seconds is not None:
-            proposal.trial.set_user_attr(SECONDS, seconds)
-        self.study.tell(proposal.trial, state=TrialState.FAIL)
-        return self._searched(proposal)
+        return self._close(proposal, {ERROR: error, SECONDS: seconds}, {}, state=TrialState.FAIL)
 
     def put_back(self, proposal: Proposal) -> None:
-        """Close a trial that was interrupted; its vector comes first when the search goes on."""
-        proposal.trial.set_user_attr(PROPOSAL, {"screened": "interrupted"})
-        self.study.tell(proposal.trial, state=TrialState.FAIL)
-        self.study.enqueue_trial(proposal.trial.params)
+        """Close a trial that was interrupted, unless it was told; its vector comes first when the search goes on."""
+        with suppress(UpdateFinishedTrialError):
+            leases.put_back(self.study, proposal.trial, "interrupted", count=False)
 
     @property
     def result(self) -> SearchResult:
         """What has been found so far."""
         return result_of(self.study, self.problem)
 
-    def _searched(self, proposal: Proposal) -> Searched:
-        return searched_of(self.study.get_trials(deepcopy=False)[proposal.trial.number], self.problem)
+    def _close(
+        self, proposal: Proposal, kept: Mapping[str, Any], constraints: Mapping[str, float], **how: Any
+    ) -> Searched:
+        """Tell the study how a trial ended; where Ctrl-C comes meanwhile, that is done first."""
 
-    def _take_up(self, found: Sequence[optuna.trial.FrozenTrial]) -> None:
-        for trial in found:
-            if trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                if trial.params:
-                    self.study.enqueue_trial(trial.params)
+        def close() -> None:
+            for name, value in kept.items():
+                if value is not None:
+                    proposal.trial.set_user_attr(name, value)
+            known = proposal.trial.constraints
+            for name, value in constraints.items():
+                if name not in known:
+                    proposal.trial.set_constraint(name, value)
+            tell(self.study, proposal.trial, **how)
+
+        try:
+            close()
+        except KeyboardInterrupt:
+            if not self._trial(proposal).state.is_finished():
+                close()
+            raise
+        return self._searched(proposal)
+
+    def _searched(self, proposal: Proposal) -> Searched:
+        return searched_of(self._trial(proposal), self.problem)
+
+    def _trial(self, proposal: Proposal) -> optuna.trial.FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[proposal.trial.number]
 
 
 def search(
@@ -251,3 +284,10 @@ def _identify(study: optuna.Study, problem: Problem) -> None:
     elif known != mine:
         changed = ", ".join(key for key in mine if known.get(key) != mine[key])
         raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")
+
+
+def _is_at_work(study: optuna.Study) -> bool:
+    """Tell whether this process is at a trial of the study."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    known = {(trial.number, trial.datetime_start) for trial in running}
+    return any((trial.number, trial.datetime_start) in known for trial in list(_HELD))

@@ -1,5 +1,5 @@
-import math
 import logging
+import math
 
 import pytest
 from optuna.samplers import GPSampler, NSGAIISampler, TPESampler

@@ -1,4 +1,5 @@
 import itertools
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from kmr.core import Choice, FloatRange, IntRange
 from sweeps import Search, search
 from sweeps.errors import SweepError
+from sweeps.leases import MOST_ATTEMPTS
 from sweeps.searching import MOST_EQUAL_FAILURES
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -159,6 +161,117 @@ def test_what_a_dead_process_left_running_comes_first():
     run = Search(SPACE, BOTH, storage=storage)
     assert run.ask().trial.params == left
     assert not [t for t in run.study.trials if t.state == optuna.trial.TrialState.RUNNING and t.number == 0]
+
+
+def test_a_trial_this_process_is_at_is_left_alone():
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": []}
+    first = Search(SPACE, BOTH, **settings)
+    proposal = first.ask()
+    second = Search(SPACE, BOTH, **settings)
+    assert second.ask().trial.params != proposal.trial.params
+    assert first.tell(proposal, readings(proposal.trial.params)).state == "complete"
+    assert [record.state for record in second.result.records] == ["complete"]
+
+
+ASKS_AND_WAITS = """
+import sys
+from kmr.core import IntRange
+from sweeps import Search
+
+run = Search({"width": IntRange(1, 12, neutral=12)}, {"bytes": "minimize"}, storage=sys.argv[1], start=[{"width": 7}])
+proposal = run.ask()
+print("asked", flush=True)
+sys.stdin.readline()
+print(run.tell(proposal, {"bytes": 1.0}).state, flush=True)
+proposal = run.ask()
+print("asked", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_trial_of_another_process_is_left_alone_while_that_lives(tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+
+    def opened():
+        return Search({"width": IntRange(1, 12, neutral=12)}, {"bytes": "minimize"}, storage=storage)
+
+    command = [sys.executable, "-c", ASKS_AND_WAITS, storage]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "asked\n"
+        assert [trial.state.name for trial in opened().study.trials] == ["RUNNING"]
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == "complete\n"
+        assert other.stdout.readline() == "asked\n"
+        left = opened().study.trials[-1]
+        assert left.state.name == "RUNNING"
+        other.send_signal(signal.SIGKILL)
+    run = opened()
+    assert run.ask().trial.params == left.params
+    assert [record.state for record in run.result.records] == ["complete", "interrupted"]
+
+
+def test_a_vector_that_ends_its_process_every_time_is_given_up():
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [{"width": 3, "bits": 4}], "budget": 5}
+    run = Search(SPACE, BOTH, **settings)
+    run.put_back(run.ask())
+    for _ in range(MOST_ATTEMPTS):
+        assert run.ask().trial.params == {"width": 3, "bits": 4}, "to interrupt it is no attempt"
+        run = Search(SPACE, BOTH, **settings)
+    states = [record.state for record in run.result.records]
+    assert states == [*["interrupted"] * MOST_ATTEMPTS, "failed"]
+    assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: the run ended before it"
+    trained = []
+    found = search(SPACE, lambda knobs: trained.append(dict(knobs)) or readings(knobs), BOTH, **settings)
+    assert (found.accounting.trained, found.accounting.failed) == (4, 1)
+    assert {"width": 3, "bits": 4} not in trained
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "ends"),
+    [
+        (optuna.Trial, "set_user_attr", "complete"), (optuna.Trial, "set_constraint", "complete"),
+        (optuna.Study, "tell", "complete"), (Search, "_searched", "complete"),
+        (optuna.Trial, "set_user_attr", "failed"), (optuna.Study, "tell", "failed"), (Search, "_searched", "failed"),
+    ],
+)  # fmt: skip
+def test_what_is_trained_is_told_to_the_end_when_ctrl_c_comes_meanwhile(monkeypatch, owner, name, ends):
+    trained = []
+
+    def evaluate(knobs):
+        trained.append(dict(knobs))
+        if len(trained) == 2:
+            monkeypatch.setattr(owner, name, interrupted)
+        if ends == "failed":
+            raise RuntimeError(f"of {knobs}")
+        return readings(knobs)
+
+    def interrupted(*_, **__):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    settings = {"budget": 4, "storage": optuna.storages.InMemoryStorage(), "constraints": {"accuracy": 0.1}}
+    with pytest.raises(KeyboardInterrupt):
+        search(SPACE, evaluate, BOTH, **settings)
+    found = search(SPACE, evaluate, BOTH, **settings)
+    assert [record.state for record in found.records] == [ends] * 4
+    assert [dict(record.params) for record in found.records] == trained
+    if ends == "complete":
+        assert all(record.readings == readings(record.params) for record in found.records)
+        assert all("accuracy" in trial.constraints for trial in found.study.trials)
+
+
+def test_a_vector_whose_draw_is_interrupted_comes_first():
+    def costs(knobs):
+        if knobs["width"] == 3:
+            raise KeyboardInterrupt
+        return size(knobs)
+
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [{"width": 3, "bits": 4}]}
+    run = Search(SPACE, BOTH, static_costs=costs, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run.ask()
+    assert Search(SPACE, BOTH, static_costs=size, **settings).ask().trial.params == {"width": 3, "bits": 4}
+    assert "RUNNING" not in [trial.state.name for trial in run.study.trials[:-1]]
 
 
 def test_a_start_vector_of_a_model_already_trained_is_served():

@@ -97,3 +97,17 @@ def test_first_trials_are_the_nearest_that_are_searched(tmp_path: Path) -> None:
         first_trials(str(path), space)
     with pytest.raises(SweepError, match="cannot be read"):
         first_trials(str(tmp_path / "none.json"), space)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
+@pytest.mark.parametrize("knob", ["ratio", "bits", "width"])
+def test_a_first_trial_with_a_number_that_is_not_finite_is_named(tmp_path: Path, knob: str, number: str) -> None:
+    space = {
+        "ratio": FloatRange(0.0, 0.8, neutral=0.0), "bits": Choice((32, 8, 4), neutral=32),
+        "width": IntRange(2, 8, neutral=8),
+    }  # fmt: skip
+    path = tmp_path / "first.json"
+    path.write_text(f'[{{}}, {{"{knob}": {number}}}]')
+    value = str(json.loads(number))
+    with pytest.raises(SweepError, match=f"{path}: {knob} of trial 1 must be a finite number, not {value}"):
+        first_trials(str(path), space)
