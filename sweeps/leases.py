@@ -90,17 +90,16 @@ def put_back(
     # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued. It is in
     # the queue before the trial is closed, so that to die between the two loses nothing.
     vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
-    if again and vector and not _waits(study, vector, attempts):
+    if again and vector and not _waits(study, vector):
         study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
     study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
     study.tell(trial.number, state=TrialState.FAIL)
     return again
 
 
-def _waits(study: optuna.Study, vector: Mapping[str, Any], attempts: int) -> bool:
+def _waits(study: optuna.Study, vector: Mapping[str, Any]) -> bool:
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    queued = ((each.system_attrs.get("fixed_params"), each.user_attrs.get(_ATTEMPTS)) for each in waiting)
-    return (vector, attempts) in queued
+    return vector in (each.system_attrs.get("fixed_params") for each in waiting)
 
 
 def reclaim(study: optuna.Study, alone: bool) -> int:
