@@ -64,9 +64,11 @@ def pick_sampler(space: Space, trials: int, seed: int, conditional: bool = False
     return pick
 
 
-def by_space(space: Space, trials: int, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that suits the space: what `conf/sampler/auto.yaml` names."""
-    return pick_sampler(space, trials, seed).sampler
+def by_space(
+    space: Space, trials: int, seed: int, conditional: bool = False, separable: bool = False
+) -> optuna.samplers.BaseSampler:
+    """Return the sampler that suits the space, as `pick_sampler` does: what `conf/sampler/auto.yaml` names."""
+    return pick_sampler(space, trials, seed, conditional, separable).sampler
 
 
 def describe_sampler(sampler: optuna.samplers.BaseSampler) -> str:

@@ -1,12 +1,17 @@
 import logging
 import math
+from pathlib import Path
 
 import pytest
+import yaml
 from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
+from tiny import tiny_experiment
 
+import conf
 from kmr.core import Choice, FloatRange, IntRange
 from sweeps.problem import Problem
-from sweeps.sampling import MANY_TRIALS, anchors, pick_sampler, screening_pays, seed_after
+from sweeps.sampling import MANY_TRIALS, anchors, describe_sampler, pick_sampler, screening_pays, seed_after
+from sweeps.study import make_sampler
 
 FLAT = {"x": FloatRange(0.0, 1.0, 0.0), "y": FloatRange(1e-3, 1.0, 1e-3, log=True)}
 MIXED = {"x": FloatRange(0.0, 1.0, 0.0), "bits": Choice((8, 4, 2), 8)}
@@ -86,3 +91,11 @@ def test_screening_is_on_where_it_was_shown_to_win(caplog):
 def test_seeds_differ_after_other_numbers_of_trials():
     assert len({seed_after(0, trials) for trials in range(50)} | {seed_after(1, 0)}) == 51
     assert seed_after(3, 7) == seed_after(3, 7)
+
+
+@pytest.mark.parametrize(("told", "reason"), [("conditional", "some knobs depend"), ("separable", "independent TPE")])
+def test_the_config_can_say_what_a_space_does_not_show(told, reason):
+    given = yaml.safe_load((Path(conf.__file__).parent / "sampler" / "auto.yaml").read_text())
+    experiment = tiny_experiment(plain={"sampler": {**given, told: True}})
+    assert reason in describe_sampler(make_sampler(experiment, 0))
+    assert "Gaussian process" in describe_sampler(make_sampler(tiny_experiment(plain={"sampler": given}), 0))
