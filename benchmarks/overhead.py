@@ -15,7 +15,7 @@ charged to rules, fine-tuning and meters). The sampler is TPE up to 1,000 trials
 Bar: at most 50 ms a trial at 100 trials, at 1,000 at most half of the bare loop's overhead, and per trial at 10,000 no
 more than at 1,000, so that the total grows no faster than linearly.
 
-    python -m benchmarks.overhead                       # 100, 1,000 and 10,000 trials: an hour and a half
+    python -m benchmarks.overhead                       # 100, 1,000 and 10,000 trials: two hours
     python -m benchmarks.overhead --trials 100 1000     # a quarter of an hour
     python -m benchmarks.overhead --quick               # 100 trials
 """
