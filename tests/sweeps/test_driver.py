@@ -20,6 +20,7 @@ import kmr
 from kmr import artifact
 from kmr.data import as_data
 from kmr.meters import Accuracy
+from sweeps.digest import cause
 from sweeps.examples.digits import digits, small_cnn
 from sweeps.run import run
 
@@ -192,7 +193,7 @@ def test_trials_that_diverge_are_failed_with_their_reason_and_the_sweep_ends_ear
     frame = table(tmp_path)
     failed = frame[frame["state"] == "failed"]
     assert 5 <= len(failed) < 20
-    assert failed["error"].tail(5).nunique() == 1
+    assert failed["error"].tail(5).map(cause).nunique() == 1
     assert (tmp_path / "small" / "report.html").exists()
 
 
