@@ -267,6 +267,7 @@ class Sweep:
 
     def _close_all(self) -> None:
         """Close what was under way when the run was stopped, and put it first in the next."""
+        self._held.clear()
         for number in sorted(self._under_way):
             under_way = self._under_way.pop(number)
             seconds = time.perf_counter() - under_way.started
