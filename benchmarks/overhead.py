@@ -48,13 +48,14 @@ from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Ru
 from kmr.data import as_data
 from kmr.finetune import FineTune
 from sweeps.config import Config
-from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
 from sweeps.interrupt import Interrupts
 from sweeps.progress import SweepProgress
 from sweeps.space import distributions, search_space
 from sweeps.study import open_study, run_folder, study_id
+from sweeps.sweep import Sweep
 from sweeps.tracking import Tracker
+from sweeps.work import ModelWork
 from sweeps.workers import InProcess
 
 BAR_MS = 50.0
@@ -171,7 +172,7 @@ def ours(folder: Path, trials: int) -> float:
     start = time.perf_counter()
     with SweepProgress(quiet, 0, trials) as progress:
         for some in (*range(1000, trials, 1000), trials):
-            sweep.run(some, InProcess(experiment, home), progress, Interrupts())
+            sweep.run(some, InProcess(ModelWork(experiment, home)), progress, Interrupts())
             _tell_growth("ours", some, time.perf_counter() - start - _work(sweep))
     tracker.flush()
     wall = time.perf_counter() - start

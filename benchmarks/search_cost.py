@@ -42,17 +42,19 @@ from analysis.hypervolume import normalised
 from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Instantiation, Move, Step, TransformationSequence
 from sweeps.config import Config
-from sweeps.driver import Sweep
 from sweeps.experiment import Experiment, build_experiment
-from sweeps.fidelity import Fidelities, Settings
+from sweeps.fidelity import Fidelities
 from sweeps.front import corners
+from sweeps.halving import Settings
 from sweeps.interrupt import Interrupts
+from sweeps.jobs import Ended, Job, Measured, Tell
+from sweeps.points import Point
 from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker
 from sweeps.space import distributions, to_sequence
 from sweeps.study import make_sampler
-from sweeps.trial import Point, evaluate
-from sweeps.work import Ended, Job, Measured, Tell
+from sweeps.sweep import Sweep
+from sweeps.trial import evaluate
 
 BAR = 5.0
 SHARES = (0.95, 0.99)
@@ -156,7 +158,7 @@ class Charging:
                 self._halving.check(task.experiment, job.number, job.params)
             except Exception as halted:
                 course.spent += time.perf_counter() - started
-                tell(Ended(job.number, "pruned", None, str(halted)))
+                tell(Ended(job.number, "pruned", str(halted)))
                 return
             course.spent += time.perf_counter() - started
         names = [meter.name for meter in task.experiment.objectives]
@@ -170,7 +172,8 @@ class Charging:
             tell(Measured(job.number, point))
 
         course.trained += 1
-        tell(Ended(job.number, "complete", evaluate(task.experiment, job.params, on_point)))
+        done = evaluate(task.experiment, job.params, on_point)
+        tell(Ended(job.number, "complete", overhead=done.overhead, notes=tuple(done.notes)))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -6,10 +6,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sweeps.asktell import Search
     from sweeps.searched import SearchResult
-    from sweeps.searching import Search, search
+    from sweeps.searching import search
+    from sweeps.stopping import Stop
 
-__all__ = ["Search", "SearchResult", "search"]
+__all__ = ["Search", "SearchResult", "Stop", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from kmr.core import Direction, Seconds, Step
 from sweeps.config import Config
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
-from sweeps.trial import Point
+from sweeps.points import Point
 
 FORMAT = 1
 _CARD = "kmr:card"

@@ -6,6 +6,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from sweeps.stopping import Stop
+
 
 @dataclass
 class Tracking:
@@ -54,20 +56,6 @@ class Cache:
     enabled: bool = True
     folder: str | None = None
     max_gb: float = 2.0
-
-
-@dataclass
-class Stop:
-    """What ends a sweep before its trials are done; null never does.
-
-    `seconds` counts this run's wall time and `training_seconds` what all trials of the study took together. With
-    `window`, the sweep ends when the last so many finished trials raised the hypervolume by less than `gain`.
-    """
-
-    seconds: float | None = None
-    training_seconds: float | None = None
-    window: int | None = None
-    gain: float = 0.001
 
 
 @dataclass

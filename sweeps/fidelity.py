@@ -1,36 +1,19 @@
 """Successive halving of trials: a cheap look at a vector, at a share of the data, before it is trained in full."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from kmr.core import Value
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment, at_fidelity
-from sweeps.halving import Halving
+from sweeps.halving import Settings
 from sweeps.rungs import RungStore
 from sweeps.trial import evaluate
 
 
 class Halted(Exception):
     """A trial was stopped at a low fidelity; the message says which place it took there."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How trials are halved.
-
-    Args:
-        fidelities: rising shares of the fine-tuning steps and the validation data, the last one 1.
-        reduction: the best 1/reduction of a rung go on.
-        grace: how many trials a rung takes before it stops any.
-        z: standard errors of luck that a trial is granted when it is held against the front of its rung.
-    """
-
-    fidelities: tuple[float, ...] = (0.25, 1.0)
-    reduction: float = 2.0
-    grace: int = 6
-    z: float = 1.0
 
 
 class Fidelities:
@@ -46,9 +29,7 @@ class Fidelities:
     """
 
     def __init__(self, settings: Settings, experiment: Experiment, folder: Path) -> None:
-        self._halving = Halving(
-            settings.fidelities, experiment.directions, settings.reduction, settings.grace, z=settings.z
-        ).restore(RungStore(folder))
+        self._halving = settings.halving(experiment.directions).restore(RungStore(folder))
         self._experiments = [at_fidelity(experiment, share) for share in self._halving.fidelities[:-1]]
 
     @property

@@ -17,13 +17,13 @@ from analysis.wording import plural
 from kmr import artifact
 from kmr.core import Reading, Readings
 from sweeps.card import StudyCard, without_passwords
-from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
 from sweeps.front import artifact_path
 from sweeps.layers import keep_layers
 from sweeps.noise import measure_noise
 from sweeps.profiles import keep_profiles
 from sweeps.publish import Published, State, keep_created, keep_test, keep_unsaved, kept_test, publish, read_state
+from sweeps.sweep import Sweep
 from sweeps.tracking import Tracker
 
 

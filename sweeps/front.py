@@ -13,7 +13,7 @@ from analysis.hypervolume import normalised
 from kmr.core import Direction, Step
 from sweeps.config import Config
 from sweeps.errors import SweepError
-from sweeps.trial import Point
+from sweeps.points import Point
 
 FOLDER = "front"
 

@@ -11,6 +11,7 @@ Optuna's `Trial.report` takes one objective only, so the rungs are kept in a sto
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import moocore
@@ -113,6 +114,27 @@ def decide(
 
 def _dominated(row: Floats, costs: Floats) -> bool:
     return bool(((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How trials are halved.
+
+    Args:
+        fidelities: rising shares of what a full evaluation takes, the last one 1.
+        reduction: the best 1/reduction of a rung go on.
+        grace: how many trials a rung takes before it stops any.
+        z: standard errors of luck that a trial is granted when it is held against the front of its rung.
+    """
+
+    fidelities: tuple[float, ...] = (0.25, 1.0)
+    reduction: float = 2.0
+    grace: int = 6
+    z: float = 1.0
+
+    def halving(self, directions: Sequence[str]) -> "Halving":
+        """Return what decides by these settings. Raises SweepError for one out of its range."""
+        return Halving(self.fidelities, directions, self.reduction, self.grace, z=self.z)
 
 
 @final
@@ -256,17 +278,6 @@ class Halving:
                 f"fidelity {record.fidelity} in rung {record.rung}, against {self!r}; start a study of another name"
             )
         self._rungs[record.rung].setdefault(record.trial, record)
-
-
-def fidelity_plan(fidelities: Sequence[float], steps: int, samples: int) -> list[tuple[int, int]]:
-    """Turn fidelities into fine-tuning steps, counted from the start, and validation samples, a pair for each rung.
-
-    Neither shrinks from one rung to the next, both are at least 1, and the last pair is (steps, samples). Raises
-    SweepError for fidelities that `Halving` would not take, or nothing to share out.
-    """
-    if steps < 1 or samples < 1:
-        raise SweepError(f"fidelities share out at least 1 step and 1 sample, not {steps} and {samples}")
-    return [(max(1, round(share * steps)), max(1, round(share * samples))) for share in _checked(fidelities)]
 
 
 def _checked(fidelities: Sequence[float]) -> tuple[float, ...]:

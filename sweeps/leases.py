@@ -8,15 +8,18 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.points import Point
 from sweeps.records import OUTCOME, OWNER, now
 from sweeps.shown import INTERMEDIATE_OF
-from sweeps.trial import Point
 
+_MINE: WeakSet[optuna.Trial] = WeakSet()
+"""What this process has claimed and still holds on to."""
 MOST_ATTEMPTS = 3
 """How often a trial is tried whose process dies."""
 _ATTEMPTS = "kmr:attempts"
@@ -37,6 +40,7 @@ def claim(study: optuna.Study, trial: optuna.Trial) -> int:
         "expires": time.time() + _LEASE,
     }
     trial.set_user_attr(OWNER, owner)
+    _MINE.add(trial)
     return number
 
 
@@ -130,7 +134,7 @@ def _may_be_alive(trial: FrozenTrial) -> bool:
         return time.time() < float(owner.get("expires", 0.0))
     # On this machine the process itself is asked, so that a clock that jumps ends no lease.
     if owner["pid"] == os.getpid():
-        return False
+        return any((t.number, t.datetime_start) == (trial.number, trial.datetime_start) for t in list(_MINE))
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:

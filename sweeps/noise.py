@@ -26,7 +26,8 @@ from kmr.meters import Predictions
 from kmr.meters.prediction import Outputs, predict
 from sweeps.experiment import Experiment
 from sweeps.front import artifact_path
-from sweeps.trial import Point, rebuild
+from sweeps.points import Point
+from sweeps.trial import rebuild
 
 _NOISE = "kmr:noise:"
 

@@ -27,9 +27,9 @@ from sweeps.records import recalled
 from sweeps.sketch import sketch
 
 if TYPE_CHECKING:
-    from sweeps.driver import Sweep
     from sweeps.experiment import Experiment
-    from sweeps.trial import Point
+    from sweeps.points import Point
+    from sweeps.sweep import Sweep
 
 _SHOWN = 500
 """The last trials are what the plot shows."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -10,19 +11,19 @@ from kmr.core import TransformationSequence, Value
 from sweeps.bounds import Bound
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import Proposer
 from sweeps.sampling import anchors, describe_sampler, screening_pays, seed_after
 from sweeps.screening import Screening
 from sweeps.statics import Statics
-from sweeps.trial import Point
 
 PATIENCE = 30.0
 """Seconds of looking for a vector that is new and feasible, after which there is taken to be none."""
 
 
 class Asker:
-    """Asks the study of an experiment for trials that are worth training.
+    """How an experiment asks its study for trials that are worth training.
 
     Args:
         experiment: what is searched.
@@ -42,54 +43,39 @@ class Asker:
         self.fixed = isinstance(study.sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
         """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
         config = experiment.config
-        meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
-        self._problem = Problem(
-            experiment.space,
-            {meter.name: meter.direction for meter in experiment.objectives},
-            dict(config.budget),
+        self.problem = replace(
+            problem_of(experiment),
             canonical=self.key,
             static_costs=self._statics.costs if statics and self._statics and self._statics.names else None,
-            directions={meter.name: meter.direction for meter in meters},
         )
+        """What is searched."""
         trials = len(study.get_trials(deepcopy=False))
-        screening = _screening(experiment, self._problem, self.fixed)
-        bound = None if config.bound_margin is None else Bound(self._problem, config.bound_margin)
+        screening = _screening(experiment, self.problem, self.fixed)
+        bound = None if config.bound_margin is None else Bound(self.problem, config.bound_margin)
         parts = [f"sampler {describe_sampler(study.sampler)}", "screening " + ("on" if screening else "off")]
         parts += [f"known before training: {', '.join(self._statics.names) or 'nothing'}"] if self._statics else []
         parts += [] if bound is None else [f"bound margin {config.bound_margin:g}"]
         self.description = "; ".join(parts)
         """How vectors are proposed, for the user."""
-        self._proposer = Proposer(
+        self.proposer = Proposer(
             study,
-            self._problem,
+            self.problem,
             seed_after(config.seed, trials),
             screening,
             wrap=not self.fixed and not experiment.searches_policy,
             bound=bound,
             patience=PATIENCE,
         )
+        """Asks for the trials."""
 
     @property
     def exhausted(self) -> str:
-        """Why `ask` gave nothing."""
+        """Why there is nothing left to ask for."""
         least = {name: self._statics.least(name) for name in self._experiment.config.budget} if self._statics else {}
         limits = self._experiment.config.budget
         known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
         seen = f"; the least is {', '.join(known)}" if known else ""
         return f"no vector that is new{' and within the budget' if limits else ''} was found{seen}"
-
-    def ask(self) -> optuna.Trial | None:
-        """Return the next trial to train, running, or None where nothing is left.
-
-        Raises:
-            SweepError: no vector was found whose costs can be read.
-        """
-        proposal = self._proposer.ask()
-        return None if proposal is None else proposal.trial
-
-    def violations(self, params: Mapping[str, Value]) -> Mapping[str, float]:
-        """Return by how much a vector breaks each limit that is known before training; ≤ 0 is within it."""
-        return self._problem.violations(self._proposer.costs(params))
 
     def enqueue_anchors(self) -> None:
         """Put each technique alone, at a few strengths, and every two together first in a new study."""
@@ -101,7 +87,7 @@ class Asker:
 
     def _cost(self, params: Mapping[str, Value]) -> float:
         """Return what a vector leaves of the base model's costs, as the product of the shares known beforehand."""
-        base, known = self._experiment.base.costs, self._proposer.costs(params)
+        base, known = self._experiment.base.costs, self.proposer.costs(params)
         objectives = [meter.name for meter in self._experiment.objectives]
         return math.prod(known[name] / (base[name].value or 1.0) for name in objectives if name in known)
 
@@ -121,6 +107,17 @@ class Asker:
         """Take the key of a point that an earlier run measured."""
         if self._statics is not None and point.key:
             self._statics.remember(point.moves, point.key)
+
+
+def problem_of(experiment: Experiment) -> Problem:
+    """Return what an experiment searches, with nothing known of a vector beforehand."""
+    meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
+    return Problem(
+        experiment.space,
+        {meter.name: meter.direction for meter in experiment.objectives},
+        dict(experiment.config.budget),
+        directions={meter.name: meter.direction for meter in meters},
+    )
 
 
 def _screening(experiment: Experiment, problem: Problem, fixed: bool) -> Screening | None:

@@ -20,12 +20,12 @@ from sweeps.layers import kept_layers, with_layers
 from sweeps.mlflow_models import FrontModel
 from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
+from sweeps.points import Point
 from sweeps.profiles import kept_profiles, with_profiles
 from sweeps.records import Record, now, recalled, turned_down
 from sweeps.results import identifier
 from sweeps.study import study_id
 from sweeps.tracking import Finished, Tracker
-from sweeps.trial import Point
 
 _TEST = "kmr:test:"
 _CREATED = "kmr:created"

@@ -12,9 +12,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from kmr.core import Value
+from sweeps.points import NOTHING_RECALLED, Point, Recalled
 from sweeps.propose import PROPOSAL
 from sweeps.shown import INTERMEDIATE_OF
-from sweeps.trial import NOTHING_RECALLED, Point, Recalled
 
 OUTCOME = "kmr:outcome"
 """The user attribute of what a trial came to."""

@@ -16,8 +16,8 @@ from sweeps.card import StudyCard
 from sweeps.entry import wide_console
 from sweeps.errors import SweepError
 from sweeps.experiment import build_experiment
+from sweeps.points import Point
 from sweeps.reading import open_run
-from sweeps.trial import Point
 
 _TIMED = ("s", "ms", "us", "J", "mJ")
 """Units of what no two measurements read alike."""

@@ -21,8 +21,8 @@ from kmr.meters import hardware
 from sweeps.card import StudyCard, without_passwords
 from sweeps.front import artifact_path, corners
 from sweeps.noise import Noise, summary
+from sweeps.points import Point
 from sweeps.records import Record, recalled
-from sweeps.trial import Point
 
 
 def identifier(trial: int, step: int) -> str:

@@ -6,6 +6,7 @@ import optuna
 
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment import Experiment
+from sweeps.proposals import problem_of
 from sweeps.records import OUTCOME, OWNER, records
 from sweeps.space import distributions, to_params, to_sequence
 from sweeps.storage import JOURNAL, open_storage
@@ -45,6 +46,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     if changes := list(differences(known, now)):
         raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")
     study.set_user_attr(BASE, old.user_attrs[BASE])
+    problem = problem_of(experiment)
     numbers = {owner[_WAS]: owner["number"] for owner in owners}
     trials = old.get_trials(deepcopy=False)
     finished = [record for record in records(old) if record.state == "complete"]
@@ -62,7 +64,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
                 params=params,
                 distributions=distributions(experiment.space),
                 user_attrs={**trial.user_attrs, OUTCOME: outcome, OWNER: owner},
-                constraints=constraints(experiment, record.final) or None,
+                constraints=constraints(problem, record.final) or None,
             )
         )
         numbers[record.number] = number

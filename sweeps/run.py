@@ -39,7 +39,6 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
 
     from sweeps.card import StudyCard
     from sweeps.digest import digest
-    from sweeps.driver import Sweep
     from sweeps.experiment import build_experiment
     from sweeps.fidelity import fidelities_of
     from sweeps.finish import commands, print_front, test_point, write_results
@@ -49,6 +48,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.records import recalled, turned_down
     from sweeps.reuse import take_over
     from sweeps.study import open_study, run_folder, with_base
+    from sweeps.sweep import Sweep
+    from sweeps.work import ModelWork
     from sweeps.workers import Executor, InProcess, LocalProcesses
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -94,9 +95,10 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             _greet(console, experiment, sweep, folder)
             with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
                 try:
-                    executor: Executor = InProcess(experiment, folder, fidelities)
+                    work = ModelWork(experiment, folder, fidelities)
+                    executor: Executor = InProcess(work)
                     if config.workers > 1:
-                        executor = LocalProcesses(experiment, folder, config.workers)
+                        executor = LocalProcesses(work, config.workers)
                     why = sweep.run(config.trials, executor, progress, interrupts)
                 except Stopped as stop:
                     code = stop.exit_code

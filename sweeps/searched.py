@@ -1,30 +1,40 @@
 """What a search leaves: its trials, the front, and where the proposals went."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from analysis.front import non_dominated
 from kmr.core import Value
 from sweeps.problem import Problem
 from sweeps.propose import PROPOSAL
-from sweeps.records import OUTCOME
+from sweeps.records import OUTCOME, Record, record_of
+from sweeps.shown import INTERMEDIATE_OF
 
-READINGS, ERROR, SECONDS = "kmr:readings", "kmr:error", "kmr:seconds"
-State = Literal["complete", "failed", "served", "pruned", "interrupted"]
+State = Literal["complete", "failed", "halted", "served", "pruned", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Searched:
     """A closed trial.
 
-    `complete` trials were trained and `failed` ones tried to be, those included whose process died every time; `served`
-    ones are models trained before, `pruned` ones broke a limit on a static cost, `interrupted` ones were put back, and
-    none of these three was charged.
+    `complete` trials were trained, `halted` ones to a low fidelity, and `failed` ones tried to be, those included whose
+    process died every time; `served` ones are models trained before, `pruned` ones broke a limit on a static cost or
+    had none that could be read, `interrupted` ones were put back, and none of these three was charged.
+
+    Args:
+        number: Optuna's of the trial.
+        params: its vector.
+        state: how it ended.
+        readings: what was measured; none where it was not complete.
+        is_feasible: whether it is complete and breaks no limit.
+        error: why it is not complete.
+        seconds: it took.
+        stderrs: of the readings that have one.
     """
 
     number: int
@@ -34,6 +44,7 @@ class Searched:
     is_feasible: bool
     error: str | None = None
     seconds: float | None = None
+    stderrs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Accounting:
     Args:
         trained: evaluations that gave readings.
         failed: evaluations that did not.
+        halted: evaluations stopped at a low fidelity.
         served: vectors of models trained before, told without training.
         pruned: draws that broke a limit on a static cost, told to the sampler without training.
         rejected: candidates that broke one and were dropped unheard.
@@ -51,6 +63,7 @@ class Accounting:
 
     trained: int
     failed: int
+    halted: int
     served: int
     pruned: int
     rejected: int
@@ -59,7 +72,7 @@ class Accounting:
     @property
     def charged(self) -> int:
         """What counts towards the budget."""
-        return self.trained + self.failed
+        return self.trained + self.failed + self.halted
 
 
 @dataclass(frozen=True)
@@ -71,55 +84,72 @@ class SearchResult:
         front: the complete, feasible ones no other beats, by the first objective.
         accounting: where the proposals went.
         study: Optuna's, for anything else.
+        ended: why it ended before its budget; None where it did not.
     """
 
     records: tuple[Searched, ...]
     front: tuple[Searched, ...]
     accounting: Accounting
     study: optuna.Study
+    ended: str | None = None
 
 
 def searched_of(trial: FrozenTrial, problem: Problem) -> Searched:
     """Read one closed trial."""
-    how = trial.user_attrs.get(PROPOSAL, {})
-    readings = trial.user_attrs.get(READINGS, {})
-    outcome = trial.user_attrs.get(OUTCOME, {})
-    given_up = outcome.get("error") if outcome.get("state") == "failed" else None
-    error = trial.user_attrs.get(ERROR, given_up)
+    if OUTCOME in trial.user_attrs:
+        return of_record(record_of(trial), problem)
+    turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened")
+    state: State = "interrupted" if turned_down is None else "pruned"
+    return Searched(trial.number, dict(trial.params), state, {}, False, turned_down)
+
+
+def of_record(record: Record, problem: Problem) -> Searched:
+    """Read one closed trial that was tried."""
+    readings = {} if record.final is None else record.final.readings
+    values = {name: float(value) for name, (value, _) in readings.items() if value is not None}
     state: State
-    match trial.state:
-        case TrialState.COMPLETE:
-            state = "served" if "served" in how else "complete"
-        case TrialState.PRUNED:
-            state = "pruned"
+    match record.state:
+        case "complete":
+            state = "complete" if record.served_from is None else "served"
+        case "pruned":
+            state = "halted"
+        case "interrupted":
+            state = "interrupted"
         case _:
-            state = "interrupted" if error is None else "failed"
-    feasible = trial.state == TrialState.COMPLETE and problem.is_feasible(readings)
+            state = "failed"
     return Searched(
-        trial.number, dict(trial.params), state, readings, feasible,
-        error, trial.user_attrs.get(SECONDS),
-    )  # fmt: skip
+        record.optuna_number,
+        record.params,
+        state,
+        values,
+        record.state == "complete" and problem.is_feasible(values),
+        record.error,
+        record.seconds,
+        {name: stderr for name, (_, stderr) in readings.items() if stderr is not None},
+    )
 
 
-def result_of(study: optuna.Study, problem: Problem) -> SearchResult:
+def result_of(study: optuna.Study, problem: Problem, ended: str | None = None) -> SearchResult:
     """Read everything a study holds."""
-    closed = [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and trial.user_attrs.get(PROPOSAL, {}).get("screened") != "exhausted"
-    ]
+    closed = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and _counts(trial)]
     records = tuple(searched_of(trial, problem) for trial in closed)
     how = [trial.user_attrs.get(PROPOSAL, {}) for trial in closed]
     states = [record.state for record in records]
     accounting = Accounting(
         trained=states.count("complete"),
         failed=states.count("failed"),
+        halted=states.count("halted"),
         served=states.count("served"),
         pruned=states.count("pruned"),
         rejected=sum(int(entry.get("rejected", 0)) for entry in how),
         replaced=sum(bool(entry.get("replaced")) for entry in how),
     )
-    return SearchResult(records, _front(records, problem), accounting, study)
+    return SearchResult(records, _front(records, problem), accounting, study, ended)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    exhausted = trial.user_attrs.get(PROPOSAL, {}).get("screened") == "exhausted"
+    return INTERMEDIATE_OF not in trial.user_attrs and not exhausted
 
 
 def _front(records: Sequence[Searched], problem: Problem) -> tuple[Searched, ...]:

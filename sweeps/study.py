@@ -13,10 +13,10 @@ from kmr.core import Seconds, Step
 from sweeps.build import part
 from sweeps.errors import SweepError
 from sweeps.experiment import Experiment
+from sweeps.points import Point
 from sweeps.sampling import seed_after
 from sweeps.space import grid
 from sweeps.storage import open_storage
-from sweeps.trial import Point
 
 IDENTITY = "kmr:identity"
 """The study's attribute of what it searches."""

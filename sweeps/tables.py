@@ -1,23 +1,42 @@
 """Tables in place of training: readings that are known for every vector of a space."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pandas as pd
 
-from kmr.core import Value
+from kmr.core import Reading, Value
 from sweeps.errors import SweepError
 from sweeps.problem import Params, StaticCosts
 from sweeps.space import Space
 
-Readings: TypeAlias = Mapping[str, float]
+Readings: TypeAlias = Mapping[str, float | Reading]
+"""What was read, by meter; a `Reading` has a standard error."""
 Table: TypeAlias = Mapping[tuple[Value, ...], Readings] | pd.DataFrame
 
 
-def as_function(table: Table, space: Space) -> Callable[[Params], Readings]:
-    """Return the function that looks a vector up.
+@dataclass(frozen=True)
+class LookUp:
+    """Looks a vector up in rows by the values of its knobs. Raises SweepError where there is none."""
 
-    It raises SweepError where the table has no row for the vector.
+    knobs: tuple[str, ...]
+    rows: Mapping[Hashable, Readings] = field(repr=False)
+
+    def __call__(self, params: Params) -> Readings:
+        key = _key(tuple(params[name] for name in self.knobs))
+        if key not in self.rows:
+            raise SweepError(f"the table has no row for {dict(params)}")
+        return self.rows[key]
+
+
+def value_of(reading: float | Reading) -> float:
+    """Return the value alone."""
+    return float(reading.value if isinstance(reading, Reading) else reading)
+
+
+def as_function(table: Table, space: Space) -> LookUp:
+    """Return the function that looks a vector up.
 
     Args:
         table: a data frame with a column for each knob and meter, or readings by the tuples of values in the order of
@@ -42,13 +61,7 @@ def as_function(table: Table, space: Space) -> Callable[[Params], Readings]:
     else:
         raise SweepError(f"evaluate must be a function, a data frame or a mapping, not {type(table).__name__}")
 
-    def look_up(params: Params) -> Readings:
-        key = _key(tuple(params[name] for name in space))
-        if key not in rows:
-            raise SweepError(f"the table has no row for {dict(params)}")
-        return rows[key]
-
-    return look_up
+    return LookUp(tuple(space), rows)
 
 
 def columns(table: Any, space: Space, names: Sequence[str]) -> StaticCosts:
@@ -61,12 +74,12 @@ def columns(table: Any, space: Space, names: Sequence[str]) -> StaticCosts:
         raise SweepError(f"static_costs={list(names)} names columns of a table, but evaluate is a function")
     look_up = as_function(table, space)
 
-    def read(params: Params) -> Readings:
+    def read(params: Params) -> Mapping[str, float]:
         readings = look_up(params)
         missing = [name for name in names if name not in readings]
         if missing:
             raise SweepError(f"static_costs names {', '.join(missing)}: the table has {', '.join(readings)}")
-        return {name: readings[name] for name in names}
+        return {name: value_of(readings[name]) for name in names}
 
     return read
 

@@ -1,22 +1,22 @@
-"""Who does the trials: this process, or several local ones. A cluster is a third `Executor`."""
+"""Who does the trials: this process, or several local ones. A cluster is a third `Executor`.
+
+An executor is made of a `Work`. One that does it elsewhere sends the work's recipe there once, and then job after job.
+"""
 
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from sweeps.errors import SweepError
-from sweeps.experiment import Experiment
-from sweeps.fidelity import Fidelities
-from sweeps.work import Ended, Job, Tell, Told, perform
+from sweeps.jobs import Ended, Job, Tell, Told, Work, describe
 
 MOST_FALSE_STARTS = 3
 """Worker processes in a row that may die before they are ready."""
@@ -40,16 +40,10 @@ class Executor(Protocol):
 
 
 class InProcess:
-    """Does one job at a time, in this process.
+    """Does one job at a time, in this process."""
 
-    Args:
-        experiment: what is searched.
-        folder: the study's.
-        fidelities: as in `perform`.
-    """
-
-    def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
-        self._experiment, self._folder, self._fidelities = experiment, folder, fidelities
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._job: Job | None = None
 
     @property
@@ -61,7 +55,7 @@ class InProcess:
 
     def work(self, tell: Tell) -> None:
         assert self._job is not None
-        ended = perform(self._experiment, self._job, self._folder, tell, self._fidelities)
+        ended = self._work(self._job, tell)
         self._job = None
         tell(ended)
 
@@ -70,19 +64,29 @@ class InProcess:
 
 
 class LocalProcesses:
-    """Does a job in each of several processes, which build the experiment for themselves and live for many jobs.
+    """Does a job in each of several processes, which make the work for themselves and live for many jobs.
 
     A process that dies loses its job, which is told as `lost`, and another takes its place. Signals are the parent's
     business; workers end when it does.
 
     Args:
-        experiment: what is searched.
-        folder: the study's.
+        work: its recipe goes to every process.
         count: of processes.
+
+    Raises:
+        SweepError: the recipe cannot be sent to another process.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, count: int) -> None:
-        self._experiment, self._folder = experiment, folder
+    def __init__(self, work: Work, count: int) -> None:
+        self._recipe = work.recipe
+        try:
+            pickle.dumps(self._recipe)
+        except Exception as error:  # pickle raises what it likes
+            raise SweepError(
+                "what is evaluated cannot be sent to other processes: define it at the top of a module, or use one "
+                f"worker ({describe(error)})"
+            ) from error
+        self._threads = max(1, (os.cpu_count() or 1) // count)
         self._context = multiprocessing.get_context("spawn")
         self._false_starts = 0
         self._workers = [self._start() for _ in range(count)]
@@ -127,18 +131,11 @@ class LocalProcesses:
             raise SweepError(f"a worker process could not start: {dead.trouble or _exit(dead.process)}")
         self._workers[index] = self._start()
         if dead.job is not None:
-            tell(Ended(dead.job.number, "lost", None, f"its process {_exit(dead.process)}", dead.seconds))
+            tell(Ended(dead.job.number, "lost", f"its process {_exit(dead.process)}", dead.seconds))
 
     def _start(self) -> "_Worker":
         here, there = self._context.Pipe()
-        experiment = self._experiment
-        recipe = {
-            "plain": dict(experiment.plain),
-            "base": experiment.base,
-            "weights": experiment.identity["weights_digest"],
-            "folder": str(self._folder),
-        }
-        process = self._context.Process(target=_serve, args=(there, recipe), daemon=True)
+        process = self._context.Process(target=_serve, args=(there, self._recipe, self._threads), daemon=True)
         process.start()
         there.close()
         return _Worker(process, here)
@@ -171,33 +168,22 @@ class _Worker:
             return
 
 
-def _serve(pipe: Connection, recipe: Mapping[str, Any]) -> None:
+def _serve(pipe: Connection, recipe: Callable[[], Work], threads: int) -> None:
     """Do jobs until the pipe ends: the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         import torch
-        from omegaconf import OmegaConf
 
-        from sweeps.config import Config, threads_of
-        from sweeps.experiment import build_experiment
-        from sweeps.fidelity import fidelities_of
-
-        plain = recipe["plain"]
-        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain)))
-        torch.set_num_threads(threads_of(config))
-        experiment = replace(build_experiment(config, plain), known_base=recipe["base"])
-        if experiment.identity["weights_digest"] != recipe["weights"]:
-            raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
-        folder = Path(recipe["folder"])
-        fidelities = fidelities_of(experiment, folder)
+        torch.set_num_threads(threads)
+        work = recipe()
         pipe.send("ready")
     except BaseException as error:
-        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        pipe.send(describe(error))
         raise SystemExit(1) from error
     try:
         while True:
-            pipe.send(perform(experiment, pipe.recv(), folder, pipe.send, fidelities))
+            pipe.send(work(pipe.recv(), pipe.send))
     except (EOFError, OSError):
         return
 

@@ -16,12 +16,13 @@ from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Ru
 from kmr.data import as_data
 from kmr.finetune import FineTune
 from sweeps.config import Config
-from sweeps.driver import Sweep
 from sweeps.experiment import Experiment
 from sweeps.interrupt import Interrupts
 from sweeps.progress import SweepProgress
 from sweeps.space import search_space
 from sweeps.study import make_sampler
+from sweeps.sweep import Sweep
+from sweeps.work import ModelWork
 from sweeps.workers import Executor, InProcess
 
 
@@ -115,5 +116,5 @@ def run(
     sweep = Sweep(experiment, study, folder, None)
     console = Console(file=io.StringIO(), width=200, record=True)
     with SweepProgress(console, sweep.finished, trials) as progress:
-        why = sweep.run(trials, executor or InProcess(experiment, folder), progress, Interrupts())
+        why = sweep.run(trials, executor or InProcess(ModelWork(experiment, folder)), progress, Interrupts())
     return sweep, why, console.export_text()

@@ -9,11 +9,13 @@ import optuna
 import pytest
 from tiny import Half, run, study_of, tiny_experiment
 
-from sweeps.driver import MOST_EQUAL_FAILURES, Sweep
+from sweeps.driver import MOST_EQUAL_FAILURES
 from sweeps.errors import SweepError
+from sweeps.jobs import Ended, Job, Measured, Tell, Told
 from sweeps.leases import MOST_ATTEMPTS, claim, put_back, reclaim
 from sweeps.records import records
-from sweeps.work import Ended, Job, Measured, Tell, Told, perform
+from sweeps.sweep import Sweep
+from sweeps.work import ModelWork
 from sweeps.workers import InProcess
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
@@ -24,7 +26,7 @@ class Ending(InProcess):
     """Ends each job in a way of its own instead of doing it."""
 
     def __init__(self, experiment: Any, folder: Path, how: Callable[[int], tuple[str, str]]) -> None:
-        super().__init__(experiment, folder)
+        super().__init__(ModelWork(experiment, folder))
         self._how, self._number = how, -1
 
     def submit(self, job: Job) -> None:
@@ -36,14 +38,14 @@ class Ending(InProcess):
         """End it."""
         self.close()
         state, error = self._how(self._number)
-        tell(Ended(self._number, state, None, error, 0.1))
+        tell(Ended(self._number, state, error, 0.1))
 
 
 class Several:
     """Takes two jobs at a time and does the first of them."""
 
     def __init__(self, experiment: Any, folder: Path) -> None:
-        self._experiment, self._folder = experiment, folder
+        self._work = ModelWork(experiment, folder)
         self._jobs: list[Job] = []
         self.taken: list[dict[str, Any]] = []
 
@@ -59,7 +61,7 @@ class Several:
 
     def work(self, tell: Tell) -> None:
         """Do one."""
-        tell(perform(self._experiment, self._jobs.pop(0), self._folder, tell))
+        tell(self._work(self._jobs.pop(0), tell))
 
     def close(self) -> None:
         """Drop what was taken."""
@@ -123,7 +125,7 @@ def test_one_that_waited_for_its_like_is_trained_where_that_failed(tmp_path: Pat
             if len(self.taken) > 1:
                 super().work(tell)
             else:
-                tell(Ended(self._jobs.pop(0).number, "failed", None, "a cosmic ray"))
+                tell(Ended(self._jobs.pop(0).number, "failed", "a cosmic ray"))
 
     several = First(experiment, tmp_path)
     sweep, _, _ = run(experiment, study, tmp_path, 2, several)
@@ -192,7 +194,7 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
 
             super().work(told)
 
-    sweep, _, printed = run(experiment, study, tmp_path, 3, Overtaken(experiment, tmp_path))
+    sweep, _, printed = run(experiment, study, tmp_path, 3, Overtaken(ModelWork(experiment, tmp_path)))
     assert "finished by another driver meanwhile" in printed
     known = {"base", *(f"{record.number}.{point.step}" for record in sweep.records for point in record.points)}
     assert set(sweep.front.members) <= known

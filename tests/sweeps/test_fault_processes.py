@@ -51,7 +51,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import sweeps.workers
+from sweeps.work import ModelWork
 from torch.nn.functional import cross_entropy
 
 steps = jobs = 0
@@ -85,9 +85,9 @@ def halt(moment):
 
 
 if multiprocessing.parent_process() is not None:
-    real_perform, real_recv = sweeps.workers.perform, Connection.recv
+    real_call, real_recv = ModelWork.__call__, Connection.recv
 
-    def perform(experiment, job, folder, tell, *more):
+    def call(work, job, tell):
         global jobs
 
         def told(measured):
@@ -95,7 +95,7 @@ if multiprocessing.parent_process() is not None:
             halt("measured")
 
         halt("asked")
-        ended = real_perform(experiment, job, folder, told, *more)
+        ended = real_call(work, job, told)
         jobs += 1
         return ended
 
@@ -104,7 +104,7 @@ if multiprocessing.parent_process() is not None:
             halt("between")
         return real_recv(pipe)
 
-    sweeps.workers.perform, Connection.recv = perform, recv
+    ModelWork.__call__, Connection.recv = call, recv
 '''
 
 

@@ -17,7 +17,7 @@ from analysis.front import as_costs, non_dominated
 from analysis.hypervolume import hypervolume
 from sweeps import halving
 from sweeps.errors import SweepError
-from sweeps.halving import Halving, decide, fidelity_plan, non_dominated_ranks, positions
+from sweeps.halving import Halving, decide, non_dominated_ranks, positions
 from sweeps.rungs import Decision, Record, RungStore, Verdict
 
 FIDELITIES = (1 / 9, 1 / 3, 1.0)
@@ -403,24 +403,3 @@ def test_reports_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SweepError, match="negative"):
         rule.report(0, 0, [1.0, 1.0], [0.0, -0.1])
     assert repr(eval(repr(rule), {"Halving": Halving})) == repr(rule)
-
-
-def test_a_plan_by_hand() -> None:
-    assert fidelity_plan([0.1, 0.5, 1.0], 300, 5000) == [(30, 500), (150, 2500), (300, 5000)]
-    assert fidelity_plan([0.01, 1.0], 3, 7) == [(1, 1), (3, 7)]
-    with pytest.raises(SweepError, match="at least 1 step"):
-        fidelity_plan([1.0], 0, 10)
-
-
-@settings(deadline=None)
-@given(
-    shares=st.sets(st.floats(1e-6, 0.999), max_size=5),
-    steps=st.integers(1, 10**6),
-    samples=st.integers(1, 10**6),
-)
-def test_plans_never_shrink(shares: set[float], steps: int, samples: int) -> None:
-    plan = np.array(fidelity_plan([*sorted(shares), 1.0], steps, samples))
-    assert len(plan) == len(shares) + 1
-    assert (plan >= 1).all()
-    assert (np.diff(plan, axis=0) >= 0).all()
-    assert plan[-1].tolist() == [steps, samples]

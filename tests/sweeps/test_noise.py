@@ -16,8 +16,8 @@ from kmr.meters import Accuracy, Agreement, NegativeMSE
 from sweeps.config import Config
 from sweeps.config import Noise as NoiseConfig
 from sweeps.noise import Noise, bootstrap_readings, kept_noise, measure_noise, other_seed, summary
+from sweeps.points import Point
 from sweeps.reading import open_run
-from sweeps.trial import Point
 
 
 def classified(samples: int = 400, right: float = 0.8) -> Split:

@@ -26,7 +26,7 @@ def test_a_front_member_made_again_is_the_same_model(ran, tmp_path) -> None:
 
 
 def test_a_reading_that_differs_is_exit_code_1(copied, monkeypatch) -> None:
-    from sweeps.trial import Point
+    from sweeps.points import Point
 
     opened = open_run(copied)
     point = next(name for name in opened.front.members if name != "base")

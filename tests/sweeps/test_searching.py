@@ -10,9 +10,10 @@ import pytest
 
 from kmr.core import Choice, FloatRange, IntRange
 from sweeps import Search, search
+from sweeps.driver import MOST_EQUAL_FAILURES
 from sweeps.errors import SweepError
 from sweeps.leases import MOST_ATTEMPTS
-from sweeps.searching import MOST_EQUAL_FAILURES
+from sweeps.watching import Watcher
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
@@ -122,7 +123,7 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
 
 
 def test_a_search_that_only_fails_stops():
-    with pytest.raises(SweepError, match=f"{MOST_EQUAL_FAILURES} evaluations in a row failed alike.*KeyError: 'depth'"):
+    with pytest.raises(SweepError, match=f"{MOST_EQUAL_FAILURES} trials in a row ended alike.*KeyError: 'depth'"):
         search(SPACE, lambda knobs: {"bytes": knobs["depth"]}, BOTH)
 
 
@@ -216,6 +217,7 @@ def test_a_vector_that_ends_its_process_every_time_is_given_up():
     run.put_back(run.ask())
     for _ in range(MOST_ATTEMPTS):
         assert run.ask().trial.params == {"width": 3, "bits": 4}, "to interrupt it is no attempt"
+        del run
         run = Search(SPACE, BOTH, **settings)
     states = [record.state for record in run.result.records]
     assert states == [*["interrupted"] * MOST_ATTEMPTS, "failed"]
@@ -230,8 +232,8 @@ def test_a_vector_that_ends_its_process_every_time_is_given_up():
     ("owner", "name", "ends"),
     [
         (optuna.Trial, "set_user_attr", "complete"), (optuna.Trial, "set_constraint", "complete"),
-        (optuna.Study, "tell", "complete"), (Search, "_searched", "complete"),
-        (optuna.Trial, "set_user_attr", "failed"), (optuna.Study, "tell", "failed"), (Search, "_searched", "failed"),
+        (optuna.Study, "tell", "complete"), (Watcher, "took", "complete"),
+        (optuna.Trial, "set_user_attr", "failed"), (optuna.Study, "tell", "failed"), (Watcher, "took", "failed"),
     ],
 )  # fmt: skip
 def test_what_is_trained_is_told_to_the_end_when_ctrl_c_comes_meanwhile(monkeypatch, owner, name, ends):
@@ -245,9 +247,10 @@ def test_what_is_trained_is_told_to_the_end_when_ctrl_c_comes_meanwhile(monkeypa
             raise RuntimeError(f"of {knobs}")
         return readings(knobs)
 
-    def interrupted(*_, **__):
+    def interrupted(*given, **settings):
         monkeypatch.undo()
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        return getattr(owner, name)(*given, **settings)
 
     settings = {"budget": 4, "storage": optuna.storages.InMemoryStorage(), "constraints": {"accuracy": 0.1}}
     with pytest.raises(KeyboardInterrupt):

@@ -12,12 +12,13 @@ from tiny import Half, Halve, Mean, run, study_of, tiny_experiment
 
 from kmr.core import Reading
 from sweeps.config import Stop
-from sweeps.driver import Sweep
 from sweeps.interrupt import Interrupts, Stopped
+from sweeps.jobs import Ended, Job, Measured, Tell
 from sweeps.leases import MOST_ATTEMPTS, claim, reclaim
 from sweeps.progress import SweepProgress
 from sweeps.records import records, turned_down
-from sweeps.work import Ended, Job, Measured, Tell
+from sweeps.sweep import Sweep
+from sweeps.work import ModelWork
 from sweeps.workers import InProcess
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
@@ -28,7 +29,7 @@ class Losing:
     """Does jobs in this process, but loses some of them."""
 
     def __init__(self, experiment, folder: Path, lose) -> None:
-        self._inner, self._lose, self._job = InProcess(experiment, folder), lose, None
+        self._inner, self._lose, self._job = InProcess(ModelWork(experiment, folder)), lose, None
 
     @property
     def free(self) -> int:
@@ -41,7 +42,7 @@ class Losing:
     def work(self, tell: Tell) -> None:
         if self._lose(self._job):
             self._inner.close()
-            tell(Ended(self._job.number, "lost", None, "its process was killed by signal 9", 0.1))
+            tell(Ended(self._job.number, "lost", "its process was killed by signal 9", 0.1))
         else:
             self._inner.work(tell)
 
@@ -152,7 +153,7 @@ def test_a_stop_in_the_middle_keeps_what_was_measured_and_tries_again(tmp_path) 
     study = study_of(experiment)
     study.enqueue_trial({"first.by": 0.5, "second.by": 0.5})
     with pytest.raises(Stopped):
-        run(experiment, study, tmp_path, 3, Stops(experiment, tmp_path))
+        run(experiment, study, tmp_path, 3, Stops(ModelWork(experiment, tmp_path)))
     (record,) = records(study)
     assert (record.state, len(record.points)) == ("interrupted", 1)
     sweep, _, _ = run(experiment, study, tmp_path, 1)
@@ -168,7 +169,7 @@ def test_two_drivers_of_one_study_share_its_trials(tmp_path) -> None:
     first, _, _ = run(experiment, one, tmp_path / "one", 4)
     quiet = Console(file=io.StringIO())
     with SweepProgress(quiet, 0, 6) as progress:
-        other.run(6, InProcess(experiment, tmp_path / "two"), progress, Interrupts())
+        other.run(6, InProcess(ModelWork(experiment, tmp_path / "two")), progress, Interrupts())
     assert first.finished == 4
     assert other.finished == 6, "four of the first, two of its own"
     numbers = [record.number for record in records(two)]

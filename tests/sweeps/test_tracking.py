@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 from sweeps.card import DatasetCard
 from sweeps.mlflow_runs import Place, StudyRuns
+from sweeps.points import Point
 from sweeps.records import Record
 from sweeps.tracking import Finished, Tracker
-from sweeps.trial import Point
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -1,0 +1,176 @@
+"""The search in parts, for those who train elsewhere: `ask` for a vector, train it, `tell` its readings.
+
+Many may be under way at once.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from kmr.core import Direction
+from sweeps import leases
+from sweeps.errors import SweepError
+from sweeps.functions import FunctionWork, Unusable
+from sweeps.interrupt import undisturbed
+from sweeps.jobs import Ended, Measured
+from sweeps.ledger import Ledger, Task
+from sweeps.points import Point
+from sweeps.problem import Canonical, Params, Problem, StaticCosts, as_given
+from sweeps.propose import Proposer
+from sweeps.records import OWNER
+from sweeps.sampling import anchors, pick_sampler, screening_pays, seed_after
+from sweeps.screening import Screening
+from sweeps.searched import Searched, SearchResult, of_record, result_of
+from sweeps.space import Space
+from sweeps.stopping import Stop
+from sweeps.tables import Readings
+from sweeps.watching import Watcher
+
+_PROBLEM = "kmr:problem"
+
+
+class Search:
+    """A search by ask and tell, in a study that may outlive the process; several processes may share one.
+
+    Args:
+        as those of `search`, without `evaluate` and how it is run. A study found in the storage is continued: trials
+            that a dead process left are tried again first, each so often as `sweeps.leases` says; those of a live one
+            are left alone.
+
+    Raises:
+        SweepError: the problem makes no sense, or the study in the storage is of another.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Mapping[str, Direction],
+        constraints: Mapping[str, float] | None = None,
+        budget: int = 100,
+        *,
+        static_costs: StaticCosts | None = None,
+        canonical: Canonical = as_given,
+        sampler: optuna.samplers.BaseSampler | None = None,
+        screening: Screening | bool | None = True,
+        start: Sequence[Params] | None = None,
+        seed: int = 0,
+        storage: str | BaseStorage | None = None,
+        name: str = "search",
+        stop: Stop | None = None,
+    ) -> None:
+        self.problem = Problem(dict(space), dict(objectives), dict(constraints or {}), canonical, static_costs)
+        self.budget = budget
+        _check(self.problem, budget)
+        try:
+            self.study = optuna.create_study(
+                study_name=name, storage=storage, directions=list(objectives.values()), load_if_exists=True
+            )
+        except ValueError as error:
+            raise SweepError(f"study {name} has other objectives: choose another name ({error})") from error
+        _identify(self.study, self.problem)
+        found = self.study.get_trials(deepcopy=False)
+        seed = seed_after(seed, len(found))
+        self.study.sampler = pick_sampler(self.problem.space, budget, seed).sampler if sampler is None else sampler
+        if screening is True:
+            screening = Screening() if sampler is None and screening_pays(self.problem) else None
+        proposer = Proposer(self.study, self.problem, seed, screening or None)
+        if found:
+            leases.reclaim(self.study, alone=False)
+        else:
+            for vector in anchors(self.problem.space, budget // 8) if start is None else start:
+                self.study.enqueue_trial(dict(vector), skip_if_exists=True)
+        self.watcher = Watcher(self.problem, stop or Stop())
+        """Is told of every trial."""
+        self.ledger = Ledger(self.study, self.problem, proposer, self.watcher, shared=storage is not None)
+        """Every trial of the study, and what is under way."""
+        self._work = FunctionWork(dict, self.problem.objectives, tuple(self.problem.limits))
+
+    def ask(self) -> Task | None:
+        """Return what to train next, or None where nothing is left that is new and feasible.
+
+        Of models already trained, whose vectors can only come from `start`, the study is told at once; one that is
+        being trained is waited for. A trial is under way until it is told of, or this search is let go of.
+        """
+        try:
+            with undisturbed():
+                while True:
+                    task = self.ledger.released() or self.ledger.ask()
+                    if task is not None or self.ledger.exhausted:
+                        return task
+        except BaseException:
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if OWNER not in trial.user_attrs:
+                    leases.put_back(self.study, trial, "interrupted while it was drawn", count=False)
+            raise
+
+    def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> Searched:
+        """Close a trial with its readings; the static ones need not be given again.
+
+        A trial without a finite reading of every objective and limited meter fails: the sampler is told of no number
+        that is not one.
+
+        Args:
+            task: from `ask`.
+            readings: by meter; a `kmr.core.Reading` has a standard error.
+            seconds: that it took; since it was asked for, if not given.
+        """
+        seconds = task.seconds if seconds is None else seconds
+        try:
+            point = self._work.point(readings, task.static, seconds)
+        except Unusable as error:
+            return self.fail(task, str(error), seconds)
+        return self._end(Ended(task.number, "complete", seconds=seconds), point)
+
+    def fail(self, task: Task, error: str, seconds: float | None = None) -> Searched:
+        """Close a trial that gave no result; its vector is not proposed again."""
+        return self._end(Ended(task.number, "failed", error, task.seconds if seconds is None else seconds))
+
+    def put_back(self, task: Task) -> None:
+        """Close a trial that was interrupted, unless it was told; its vector comes first when the search goes on."""
+        with undisturbed():
+            self.ledger.put_back(task, "interrupted")
+
+    @property
+    def result(self) -> SearchResult:
+        """What has been found so far."""
+        return result_of(self.study, self.problem)
+
+    def _end(self, ended: Ended, point: Point | None = None) -> Searched:
+        with undisturbed():
+            if point is not None:
+                self.ledger.measured(Measured(ended.number, point))
+            record = self.ledger.end(ended)
+        return of_record(record, self.problem)
+
+
+def _check(problem: Problem, budget: int) -> None:
+    if budget < 1:
+        raise SweepError(f"budget must be at least 1 training, not {budget}")
+    if not problem.space or not problem.objectives:
+        raise SweepError("a search needs at least one knob and one objective")
+    for name, direction in problem.objectives.items():
+        if direction not in ("minimize", "maximize"):
+            raise SweepError(f"objective {name} must be 'minimize' or 'maximize', not {direction!r}")
+    for name, limit in problem.limits.items():
+        if not math.isfinite(limit):
+            raise SweepError(f"the limit of {name} must be a finite number, not {limit}")
+
+
+def _identify(study: optuna.Study, problem: Problem) -> None:
+    """Keep with the study what must not change, and refuse to continue another."""
+    mine = {
+        "space": {name: repr(domain) for name, domain in problem.space.items()},
+        "objectives": dict(problem.objectives),
+        "limits": dict(problem.limits),
+    }
+    mine = json.loads(json.dumps(mine))
+    known = study.user_attrs.get(_PROBLEM)
+    if known is None:
+        study.set_user_attr(_PROBLEM, mine)
+    elif known != mine:
+        changed = ", ".join(key for key in mine if known.get(key) != mine[key])
+        raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")

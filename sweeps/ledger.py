@@ -1,0 +1,278 @@
+"""The ledger of a study: what was asked for, what is under way, what was found out; every trial goes through it.
+
+It hands out no model twice: a vector of a model that is known is served from that, and one of a model that is being
+trained waits for it.
+"""
+
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from kmr.core import Value
+from sweeps.jobs import Ended, Job, Measured
+from sweeps.leases import claim, put_back
+from sweeps.points import Point
+from sweeps.problem import Problem
+from sweeps.propose import Proposer
+from sweeps.records import Record, is_asked, record_of, records
+from sweeps.telling import abandon, finish
+
+
+@dataclass(eq=False)
+class Task:
+    """A trial that was handed out, and what it has measured so far.
+
+    Args:
+        number: its place among the trials that were asked for.
+        trial: Optuna's.
+        static: the costs of its vector that are known beforehand.
+        key: what makes its vector that of another.
+        started: when, by `time.perf_counter`.
+    """
+
+    number: int
+    trial: optuna.Trial
+    static: Mapping[str, float]
+    key: Hashable
+    started: float
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """The vector to train."""
+        return self.trial.params
+
+    @property
+    def seconds(self) -> float:
+        """Since it was asked for."""
+        return time.perf_counter() - self.started
+
+
+class Observer:
+    """Is told what happens to a study, and has a say in what is kept; this one does nothing."""
+
+    def measured(self, told: Measured) -> Point:
+        """Take a model of a trial under way; return its point as the study shall keep it."""
+        return told.point
+
+    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
+        """Yield what need not be trained again after a trial: the key of a model, and the points that lead to it."""
+        return ()
+
+    def took(self, record: Record) -> None:
+        """Take a finished trial, of this run or another; those of earlier runs come when the ledger is opened."""
+
+    def closed(self, record: Record) -> None:
+        """Take a trial of this run that is over for good; `took` has been told of it."""
+
+    def overtaken(self) -> None:
+        """Forget what a trial has measured that another driver finished: it is no record of the study."""
+
+    def say(self, message: str) -> None:
+        """Tell the user."""
+
+    @property
+    def front_values(self) -> tuple[tuple[float, ...], ...]:
+        """The objectives' values of the front."""
+        return ()
+
+    @property
+    def base(self) -> Point | None:
+        """The model that a vector leads to which changes nothing."""
+        return None
+
+
+class Ledger:
+    """Follows one study for one process; others may be at it too.
+
+    Args:
+        study: Optuna's; all that has finished in it is taken in.
+        problem: what is searched.
+        proposer: of the trials.
+        observer: told of everything.
+        shared: whether other processes may be at the study now.
+        counts_served: whether trials that needed no training count as finished.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        problem: Problem,
+        proposer: Proposer,
+        observer: Observer,
+        *,
+        shared: bool = False,
+        counts_served: bool = False,
+    ) -> None:
+        self.study, self.problem, self._proposer, self._observer = study, problem, proposer, observer
+        self.shared, self._counts_served = shared, counts_served
+        self.records: list[Record] = []
+        """Finished trials, in the order they were learned of."""
+        self.counts: dict[str, int] = {}
+        """How many there are of each state, and how many were `served`."""
+        self.exhausted = False
+        """Whether the last `ask` found nothing that is left to try."""
+        self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
+        self._told: set[int] = set()
+        self._under_way: dict[int, Task] = {}
+        self._held: list[int] = []
+        """Those under way that wait for another one of the same model to end."""
+        for record in records(study):
+            self._remember(record)
+
+    @property
+    def finished(self) -> int:
+        """Trials that count towards the total: all that ended by themselves."""
+        free = self.counts.get("interrupted", 0)
+        return len(self.records) - free - (0 if self._counts_served else self.counts.get("served", 0))
+
+    @property
+    def under_way(self) -> int:
+        """Trials of this process that have not ended."""
+        return len(self._under_way)
+
+    def ask(self) -> Task | None:
+        """Return the next trial to train.
+
+        None where the one that was asked for needs no training now: it was served, or waits for another of the same
+        model; or where nothing is left, and `exhausted` is set.
+        """
+        started = time.perf_counter()
+        proposal = self._proposer.ask()
+        self.exhausted = proposal is None
+        if proposal is None:
+            return None
+        trial = proposal.trial
+        key = self.problem.canonical(trial.params)
+        try:
+            number = claim(self.study, trial)
+        except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
+            return None
+        task = Task(number, trial, proposal.static, key, started)
+        twin = any(other.key == key for other in self._under_way.values())
+        self._under_way[number] = task
+        if twin:
+            self._held.append(number)
+            return None
+        return self._unless_known(task)
+
+    def first(self, key: Hashable) -> int | None:
+        """Return the number of the first trial that came to a model, or None."""
+        known = self._known.get(key)
+        return None if known is None else known[0]
+
+    def released(self) -> Task | None:
+        """Return a trial to train that has waited for another of the same model which ended without a result."""
+        at_work = {task.key for number, task in self._under_way.items() if number not in self._held}
+        for number in tuple(self._held):
+            task = self._under_way[number]
+            if task.key not in at_work:
+                self._held.remove(number)
+                if self._unless_known(task) is not None:
+                    return task
+        return None
+
+    def job(self, task: Task) -> Job:
+        """Return what whoever does a trial must know."""
+        return Job(task.number, dict(task.params), self._observer.front_values, task.static)
+
+    def measured(self, told: Measured) -> None:
+        """Take a model that a trial measured."""
+        self._under_way[told.number].points.append(self._observer.measured(told))
+
+    def end(self, ended: Ended) -> Record:
+        """Close a trial, or put it back where it was lost.
+
+        Raises:
+            UpdateFinishedTrialError: another driver has finished it; it is no longer under way here.
+        """
+        task = self._under_way[ended.number]
+        try:
+            match ended.state:
+                case "complete":
+                    finish(self.study, task.trial, self.problem, task.points, self._final(task.points), ended)
+                case "lost":
+                    put_back(self.study, task.trial, ended.error or "", task.points, ended.seconds)
+                case _:
+                    known = self.problem.violations(self._proposer.costs(task.params))
+                    abandon(self.study, task.trial, task.points, ended, known)
+        except UpdateFinishedTrialError:
+            del self._under_way[ended.number]
+            self._observer.overtaken()
+            raise
+        return self._close(task)
+
+    def put_back(self, task: Task, why: str) -> None:
+        """Close a trial that was stopped, so that its vector comes first when the search goes on."""
+        if self._under_way.pop(task.number, None) is None:
+            return
+        if task.number in self._held:
+            self._held.remove(task.number)
+        try:
+            put_back(self.study, task.trial, why, task.points, task.seconds, count=False)
+        except UpdateFinishedTrialError:
+            return
+        self._remember(self._record(task))
+
+    def put_all_back(self, why: str) -> None:
+        """Close everything under way."""
+        for number in sorted(self._under_way):
+            self.put_back(self._under_way[number], why)
+
+    def take_in_others(self) -> int:
+        """Learn what other drivers of the same study have finished since; return how many trials they are at."""
+        if not self.shared:
+            return 0
+        mine = {task.trial.number for task in self._under_way.values()}
+        at_work = 0
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
+                self._remember(record_of(trial))
+            at_work += trial.state == TrialState.RUNNING and trial.number not in mine
+        return at_work
+
+    def _unless_known(self, task: Task) -> Task | None:
+        """Return the trial, or serve it from a known one."""
+        known = self._known.get(task.key)
+        if known is None:
+            return task
+        served_from, points = known
+        ended = Ended(task.number, "complete")
+        try:
+            finish(self.study, task.trial, self.problem, points, self._final(points), ended, served_from)
+        except UpdateFinishedTrialError:  # by another driver
+            del self._under_way[task.number]
+        else:
+            self._close(task)
+        return None
+
+    def _final(self, points: Sequence[Point]) -> Point:
+        """Return the model that a complete trial came to."""
+        final = points[-1] if points else self._observer.base
+        assert final is not None, "only where there is a base model can a trial measure nothing"
+        return final
+
+    def _close(self, task: Task) -> Record:
+        record = self._record(task)
+        self._remember(record)
+        del self._under_way[task.number]
+        if record.state != "interrupted":
+            self._observer.closed(record)
+        return record
+
+    def _record(self, task: Task) -> Record:
+        return record_of(self.study.get_trials(deepcopy=False)[task.trial.number])
+
+    def _remember(self, record: Record) -> None:
+        self.records.append(record)
+        self._told.add(record.optuna_number)
+        for kind in ("served" if record.served_from is not None else "", record.state):
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+        if record.served_from is None:
+            for key, points in self._observer.known(record):
+                self._known.setdefault(key, (record.number, points))
+        self._observer.took(record)

@@ -1,0 +1,68 @@
+"""Follows a search over a user's function: what it has found, and when it has found enough."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+
+from analysis.front import Floats, as_costs
+from analysis.hypervolume import normalised
+from sweeps.ledger import Observer
+from sweeps.points import Point
+from sweeps.problem import Problem
+from sweeps.records import Record
+from sweeps.searched import Searched, of_record
+from sweeps.stopping import Stop, Stopping
+
+
+class Watcher(Observer):
+    """Is told of every trial of a search.
+
+    Args:
+        problem: what is searched.
+        stop: what ends the search before its budget does.
+    """
+
+    def __init__(self, problem: Problem, stop: Stop) -> None:
+        self._problem = problem
+        self._values: list[list[float] | None] = []
+        self.stopping = Stopping(stop, self._gain)
+        """Says when the search has done enough."""
+        self.on_trial: Callable[[Searched], None] | None = None
+        """Told of every trial of this run as it ends."""
+
+    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
+        """Yield the model of a complete trial."""
+        if record.state == "complete":
+            yield self._problem.canonical(record.params), record.points
+
+    def took(self, record: Record) -> None:
+        """Keep what the trial came to."""
+        self.stopping.finished(record)
+        if record.state == "interrupted":
+            return
+        searched = of_record(record, self._problem)
+        names = self._problem.objectives
+        self._values.append([searched.readings[name] for name in names] if searched.is_feasible else None)
+
+    def closed(self, record: Record) -> None:
+        """Tell the user."""
+        if self.on_trial is not None:
+            self.on_trial(of_record(record, self._problem))
+
+    def _gain(self, window: int) -> float:
+        """Return by how much the last trials raised the hypervolume, as a share of the box that all models span."""
+        directions = list(self._problem.objectives.values())
+        every = as_costs(_rows(self._values), directions)
+        if not len(every):
+            return 0.0
+        ideal, worst = every.min(axis=0), every.max(axis=0)
+        span = np.where(worst > ideal, worst - ideal, 1.0)
+        before = as_costs(_rows(self._values[:-window]), directions)
+        minimize = ["minimize"] * len(directions)
+        now, then = (normalised(each, worst + 0.1 * span, ideal, minimize) for each in (every, before))
+        return now - then
+
+
+def _rows(values: Sequence[list[float] | None]) -> Floats:
+    found = [row for row in values if row is not None]
+    return np.array(found, dtype=np.float64).reshape(len(found), -1)
