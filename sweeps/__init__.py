@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.asktell import Search
+    from sweeps.compression import Compression
     from sweeps.searched import SearchResult
     from sweeps.searching import search
     from sweeps.stopping import Stop
 
-__all__ = ["Search", "SearchResult", "Stop", "search"]
+__all__ = ["Compression", "Search", "SearchResult", "Stop", "search"]
+
+
+_HOMES = {
+    "Compression": "sweeps.compression",
+    "Search": "sweeps.asktell",
+    "SearchResult": "sweeps.searched",
+    "Stop": "sweeps.stopping",
+    "search": "sweeps.searching",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from importlib import import_module
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+    from importlib import import_module
 
-        found = {each: getattr(import_module("sweeps.searching"), each) for each in __all__}
-        globals().update(found)
-        return found[name]
-    raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return globals()[name]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from kmr.runtimes.program import describe_inputs
 from sweeps.build import part
 from sweeps.config import Config
 from sweeps.errors import SweepError, unknown
+from sweeps.shares import at_share
 from sweeps.space import Space, parameter_space, search_space
 
 
@@ -167,23 +168,15 @@ def at_fidelity(experiment: Experiment, share: float) -> Experiment:
     Raises:
         SweepError: the fine-tuning has no number of steps to share out.
     """
-    if "steps" not in {entry.name for entry in fields(experiment.finetune)}:
-        raise SweepError("halving needs a fine-tuning with a number of steps, as kmr.finetune.FineTune has")
-    validation = experiment.data.validation
-    few = Predictions.of(validation.subset(max(32, round(share * len(validation)))))
-    finetune = replace(experiment.finetune, steps=max(1, round(share * experiment.finetune.total_steps)))
-    objectives = tuple(
-        replace(meter, data=few) if isinstance(getattr(meter, "data", None), Predictions) else meter  # type: ignore[call-arg]
-        for meter in experiment.objectives
-    )
+    costs = tuple(meter for meter in experiment.objectives if isinstance(meter, Cost))
+    qualities = tuple(meter for meter in experiment.objectives if isinstance(meter, Quality))
+    judged = replace(experiment.instantiation, costs=costs, qualities=qualities)
+    instantiation, finetune = at_share(judged, experiment.finetune, share)
+    meters: dict[str, Meter] = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
     return replace(
         experiment,
-        instantiation=replace(
-            experiment.instantiation,
-            costs=tuple(meter for meter in objectives if isinstance(meter, Cost)),
-            qualities=tuple(meter for meter in objectives if isinstance(meter, Quality)),
-        ),
-        objectives=objectives,
+        instantiation=instantiation,
+        objectives=tuple(meters[meter.name] for meter in experiment.objectives),
         finetune=finetune,
         known_base=None,
         prefixes=_prefixes(experiment.store, experiment.model, finetune),

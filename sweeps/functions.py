@@ -80,7 +80,7 @@ class FunctionWork:
         wanted = dict.fromkeys((*self.objectives, *self.limited))
         if missing := [name for name in wanted if name not in found]:
             raise Unusable(f"no reading of {', '.join(missing)}: evaluate gave {sorted(found)}")
-        values = {name: value_of(reading) for name, reading in found.items()}
+        values = {name: _number(name, reading) for name, reading in found.items()}
         if strange := [name for name in wanted if not math.isfinite(values[name])]:
             raise Unusable(", ".join(f"{name} is {values[name]}" for name in strange))
         kept: dict[str, list[float | None]] = {
@@ -107,6 +107,13 @@ class FunctionWork:
         errors = [point.readings[name][1] for name in self.objectives]
         decision = self._rungs.report(number, rung, point.values(list(self.objectives)), errors)
         return decision.reason if decision.stops else None
+
+
+def _number(name: str, reading: float | Reading) -> float:
+    try:
+        return value_of(reading)
+    except (TypeError, ValueError) as error:
+        raise Unusable(f"{name} is {reading!r}, not a number") from error
 
 
 def halving_of(fidelities: Settings | Sequence[float] | None) -> Settings | None:

@@ -1,7 +1,9 @@
 """Who runs a trial, and what becomes of one whose process died: it is tried again, so often and no more."""
 
+import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,30 +20,67 @@ from sweeps.points import Point
 from sweeps.records import OUTCOME, OWNER, now
 from sweeps.shown import INTERMEDIATE_OF
 
+logger = logging.getLogger(__name__)
+
 _MINE: WeakSet[optuna.Trial] = WeakSet()
 """What this process has claimed and still holds on to."""
+_RENEWED: WeakSet[optuna.Trial] = WeakSet()
+"""Of those, what other hosts may ask about."""
+_RENEWER = "kmr-leases"
+_ONCE = threading.Lock()
 MOST_ATTEMPTS = 3
 """How often a trial is tried whose process dies."""
 _ATTEMPTS = "kmr:attempts"
-_LEASE = 24 * 3600
-"""Seconds after which a trial of another host is taken for dead."""
+LEASE = 2 * 3600
+"""Seconds after which a trial of another host is taken for dead, unless its process has renewed the lease."""
+_RENEW_EVERY = 600
 _GRACE = 120
 """Seconds in which a trial that names no owner may be one that is being drawn: a search for a new vector takes half."""
 
 
-def claim(study: optuna.Study, trial: optuna.Trial) -> int:
-    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number."""
+def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) -> int:
+    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number.
+
+    With `renewed`, a thread renews the lease for as long as this process holds on to the trial.
+    """
     number = _number(study.get_trials(deepcopy=False)[: trial.number])
     owner = {
         "number": number,
         "host": platform.node(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),
-        "expires": time.time() + _LEASE,
+        "expires": time.time() + LEASE,
     }
     trial.set_user_attr(OWNER, owner)
     _MINE.add(trial)
+    if renewed:
+        _RENEWED.add(trial)
+        _start_renewing()
     return number
+
+
+def renew() -> None:
+    """Renew the leases of what this process is at; what has ended is let go of."""
+    for trial in list(_RENEWED):
+        storage, number = trial.study._storage, trial._trial_id
+        try:
+            owner = storage.get_trial(number).user_attrs[OWNER]
+            storage.set_trial_user_attr(number, OWNER, {**owner, "expires": time.time() + LEASE})
+        except (UpdateFinishedTrialError, KeyError):
+            _RENEWED.discard(trial)
+        except Exception as error:  # the storage is away for a moment: the next time will do
+            logger.warning("the lease of trial %d could not be renewed: %s", trial.number, error)
+
+
+def _start_renewing() -> None:
+    def keep_renewing() -> None:
+        while True:
+            time.sleep(_RENEW_EVERY)
+            renew()
+
+    with _ONCE:
+        if not any(thread.name == _RENEWER for thread in threading.enumerate()):
+            threading.Thread(target=keep_renewing, name=_RENEWER, daemon=True).start()
 
 
 def _number(before: Sequence[FrozenTrial]) -> int:
@@ -128,7 +167,7 @@ def reclaim(study: optuna.Study, alone: bool) -> int:
 def _may_be_alive(trial: FrozenTrial) -> bool:
     owner = trial.user_attrs.get(OWNER)
     if owner is None:
-        age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else _LEASE
+        age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else LEASE
         return age < _GRACE
     if owner["host"] != platform.node():
         return time.time() < float(owner.get("expires", 0.0))

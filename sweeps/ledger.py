@@ -55,9 +55,12 @@ class Task:
 class Observer:
     """Is told what happens to a study, and has a say in what is kept; this one does nothing."""
 
-    def measured(self, told: Measured) -> Point:
-        """Take a model of a trial under way; return its point as the study shall keep it."""
-        return told.point
+    def kept(self, point: Point) -> Point:
+        """Return a point of a trial under way as the study shall keep it."""
+        return point
+
+    def measured(self, told: Measured) -> None:
+        """Take a model of a trial under way; the ledger has its point."""
 
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
         """Yield what need not be trained again after a trial: the key of a model, and the points that lead to it."""
@@ -149,7 +152,7 @@ class Ledger:
         trial = proposal.trial
         key = self.problem.canonical(trial.params)
         try:
-            number = claim(self.study, trial)
+            number = claim(self.study, trial, renewed=self.shared)
         except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
             return None
         task = Task(number, trial, proposal.static, key, started)
@@ -182,7 +185,8 @@ class Ledger:
 
     def measured(self, told: Measured) -> None:
         """Take a model that a trial measured."""
-        self._under_way[told.number].points.append(self._observer.measured(told))
+        self._under_way[told.number].points.append(self._observer.kept(told.point))
+        self._observer.measured(told)
 
     def end(self, ended: Ended) -> Record:
         """Close a trial, or put it back where it was lost.
@@ -215,6 +219,7 @@ class Ledger:
         try:
             put_back(self.study, task.trial, why, task.points, task.seconds, count=False)
         except UpdateFinishedTrialError:
+            self._observer.overtaken()
             return
         self._remember(self._record(task))
 

@@ -39,7 +39,7 @@ class Asker:
         self, experiment: Experiment, study: optuna.Study, *, statics: bool = True, canonical: bool = True
     ) -> None:
         self._experiment, self._study, self._canonical = experiment, study, canonical
-        self._statics = None if experiment.searches_policy else Statics(experiment)
+        self._statics = None if experiment.searches_policy else Statics.of(experiment)
         self.fixed = isinstance(study.sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
         """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
         config = experiment.config

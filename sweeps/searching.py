@@ -21,7 +21,6 @@ from sweeps.jobs import Work
 from sweeps.problem import StaticCosts
 from sweeps.searched import Searched, SearchResult, result_of
 from sweeps.space import Space
-from sweeps.stopping import Stop
 from sweeps.tables import Table, as_function, columns
 from sweeps.workers import Executor, InProcess, LocalProcesses
 
@@ -116,4 +115,4 @@ def search(
     return result_of(run.study, run.problem, ended)
 
 
-__all__ = ["Evaluate", "Search", "SearchResult", "Stop", "search"]
+__all__ = ["search"]

@@ -7,16 +7,19 @@ that vectors share are made once and kept while memory lasts.
 
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from kmr.cache import fingerprint, keeping
+from kmr.cache import Store, fingerprint, keeping
 from kmr.core import Instantiation, Move, TransformationSequence, apply_move, measure
-from sweeps.experiment import Experiment
 from sweeps.problem import Params
 from sweeps.space import to_sequence
+
+if TYPE_CHECKING:
+    from sweeps.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -29,25 +32,40 @@ class _Made:
 
 
 class Statics:
-    """Reads vectors of one experiment; every answer is kept.
+    """Reads vectors of one model; every answer is kept.
 
     Args:
-        experiment: whose rules and static meters there are.
+        model: M₀.
+        instantiation: its rules and meters.
+        wanted: the meters that are searched over or limited.
+        store: keeps what rules find out on the way.
         most_bytes: of the models kept for vectors that begin alike.
     """
 
-    def __init__(self, experiment: Experiment, most_bytes: int = 400_000_000) -> None:
-        self._instantiation, self._store = experiment.instantiation, experiment.store
-        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.budget)
-        meters = tuple(m for m in experiment.instantiation.costs if m.static and m.name in wanted)
+    def __init__(
+        self,
+        model: nn.Module,
+        instantiation: Instantiation,
+        wanted: Collection[str],
+        store: Store | None = None,
+        most_bytes: int = 400_000_000,
+    ) -> None:
+        self._instantiation, self._store = instantiation, store
+        meters = tuple(meter for meter in instantiation.costs if meter.static and meter.name in wanted)
         self._meters = Instantiation("static", (), meters, ())
-        self._base = _made(experiment.model)
+        self._base = _made(model)
         self._most_bytes, self._bytes = most_bytes, 0
         self._kept: OrderedDict[TransformationSequence, _Made] = OrderedDict()
         self._keys: dict[TransformationSequence, Hashable] = {}
         self._costs: dict[Hashable, dict[str, float]] = {}
         self._broken: set[Hashable] = set()
         self._read, self._spent = 0, 0.0
+
+    @classmethod
+    def of(cls, experiment: "Experiment") -> "Statics":
+        """Make what reads the vectors of an experiment."""
+        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.budget)
+        return cls(experiment.model, experiment.instantiation, wanted, experiment.store)
 
     @property
     def names(self) -> tuple[str, ...]:

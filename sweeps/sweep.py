@@ -111,7 +111,11 @@ class Sweep(Observer):
         drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
         shutil.rmtree(self._folder / STAGING, ignore_errors=True)
 
-    def measured(self, told: Measured) -> Point:
+    def kept(self, point: Point) -> Point:
+        """Note what makes the model that of another."""
+        return replace(point, key=str(self.asker.key_of(point.moves)))
+
+    def measured(self, told: Measured) -> None:
         """Take the model on the front where it belongs there, with its artifact."""
         name = identifier(told.number, told.point.step)
         if told.problem is not None:
@@ -124,7 +128,6 @@ class Sweep(Observer):
             drop_artifacts(self._folder, self.front.add(name, told.point))
         elif told.staged is not None:
             shutil.rmtree(told.staged, ignore_errors=True)
-        return replace(told.point, key=str(self.asker.key_of(told.point.moves)))
 
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
         """Yield every model on the way; the parameters of a policy stand for the models it leads to as a whole."""

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -73,6 +74,10 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}, {self.max_bytes})"
+
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str, int]]:
+        """Send the place alone to another process, not what this one counted."""
+        return partial(Store, lock_seconds=self.lock_seconds), (str(self.folder), self.max_bytes)
 
     def __contains__(self, key: str) -> bool:
         """Tell whether there is an entry, without reading it; it may yet turn out damaged, or be gone."""

@@ -294,7 +294,7 @@ HALT_IN_THE_THIRD = str(6 * STEPS + 2)
 @pytest.mark.parametrize(
     ("module", "name", "when"),
     [
-        ("sweeps.driver", "Sweep._close_all", "before"),  # nothing is said of the trial under way
+        ("sweeps.ledger", "Ledger.put_all_back", "before"),  # nothing is said of the trial under way
         ("optuna", "Study.enqueue_trial", "before"),
         ("optuna", "Study.enqueue_trial", "after"),  # it waits in the queue again, and is not closed
         ("optuna", "Study.tell", "before"),  # the last moment before it is closed

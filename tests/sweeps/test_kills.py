@@ -39,14 +39,14 @@ from sweeps.run import main
 main()
 """
 BOUNDARIES = [
-    ("sweeps.driver", "claim", 3, "before"),  # asked, not claimed
+    ("sweeps.ledger", "claim", 3, "before"),  # asked, not claimed
     ("kmr.core.engine", "apply_move", 2, "after"),  # a rule has been applied
     ("kmr.core.engine", "measure", 8, "after"),  # costs have been read, fine-tuning comes next
     ("sweeps.work", "save_artifact", 2, "before"),
     ("sweeps.work", "save_artifact", 2, "after"),  # staged, not on the front
-    ("sweeps.driver", "finish", 2, "before"),  # measured, not told
-    ("sweeps.driver", "finish", 2, "after"),  # told, nothing else
-    ("sweeps.driver", "drop_artifacts", 3, "after"),
+    ("sweeps.ledger", "finish", 2, "before"),  # measured, not told
+    ("sweeps.ledger", "finish", 2, "after"),  # told, nothing else
+    ("sweeps.sweep", "drop_artifacts", 3, "after"),
     ("sweeps.finish", "keep_layers", 1, "before"),  # all trials done, no report
     ("sweeps.finish", "publish", 1, "before"),
 ]

@@ -35,6 +35,7 @@ EXPERIMENT: Any = SimpleNamespace(
     identity={"seed": 0, "space": "narrow"},
     instantiation=SimpleNamespace(knobs=[Knob(name) for name in OLD], costs=(), qualities=()),
     space=NARROW,
+    objectives=(),
 )
 
 

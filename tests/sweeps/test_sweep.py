@@ -1,6 +1,8 @@
 """The driver with executors that lose trials, with a second driver beside it, and with limits known before training."""
 
 import io
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from kmr.core import Reading
 from sweeps.config import Stop
 from sweeps.interrupt import Interrupts, Stopped
 from sweeps.jobs import Ended, Job, Measured, Tell
-from sweeps.leases import MOST_ATTEMPTS, claim, reclaim
+from sweeps.leases import MOST_ATTEMPTS, claim, reclaim, renew
 from sweeps.progress import SweepProgress
 from sweeps.records import records, turned_down
 from sweeps.sweep import Sweep
@@ -200,6 +202,24 @@ def test_a_trial_of_another_machine_is_taken_over_when_its_lease_ends(monkeypatc
     assert reclaim(study, alone=False) == 0
     monkeypatch.setattr("time.time", lambda: owner["expires"] + 1)
     assert reclaim(study, alone=False) == 1
+
+
+def test_a_lease_is_renewed_while_its_process_holds_on_to_the_trial(tmp_path, monkeypatch) -> None:
+    study = study_of(tiny_experiment(), f"sqlite:///{tmp_path / 'study.db'}")
+    held, ended, let_go = study.ask({}), study.ask({}), study.ask({})
+    for trial in (held, ended, let_go):
+        claim(study, trial, renewed=True)
+    before = [trial.user_attrs["kmr:owner"]["expires"] for trial in study.get_trials()]
+    study.tell(ended, state=optuna.trial.TrialState.FAIL)
+    del let_go, trial
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 3600)
+    renew()
+    after = [trial.user_attrs["kmr:owner"]["expires"] for trial in study.get_trials()]
+    assert after[0] >= before[0] + 3590
+    assert after[1:] == before[1:]
+    assert [thread.name for thread in threading.enumerate()].count("kmr-leases") == 1
+    assert reclaim(study, alone=False) == 1, "what this process let go of is tried again"
 
 
 def test_a_limit_ends_the_sweep_with_its_reason(tmp_path) -> None:
