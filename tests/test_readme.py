@@ -6,11 +6,16 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from torch import nn
 
 import conf
 import kmr
+from kmr.core import measure
+from kmr.data import Split
+from kmr.finetune import FineTune
 from sweeps.run import run
 
 README = Path(__file__).parent.parent / "README.md"
@@ -43,6 +48,27 @@ def test_a_users_model_from_outside_the_checkout_runs(tmp_path, monkeypatch) -> 
     member = frame[frame["artifact"].notna()].iloc[-1]
     model = kmr.load(tmp_path / "runs" / "diabetes" / member["artifact"], trusted_modules=["my_model"])
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
+
+
+def test_the_search_alone_finds_a_front(capsys) -> None:
+    exec(block("python", "evaluate=lambda"), {})
+    assert "Accounting(trained=20" in capsys.readouterr().out
+
+
+def test_a_model_is_compressed_without_a_config() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(384, 8)
+    targets = (inputs[:, 0] > 0).long()
+    train, validation = Split((inputs[:256], targets[:256])), Split((inputs[256:], targets[256:]))
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+    model = FineTune(data=train, epochs=20)(model)
+    names = {"model": model, "train": train, "validation": validation}
+    exec(block("python", "sweeps import Compression"), names)
+    found, smallest = names["found"], names["smallest"]
+    assert found.accounting.trained == 12
+    assert all(trial.readings["bytes"] <= 2000 for trial in found.front)
+    meters = (*names["costs"], *names["qualities"])
+    assert {name: reading.value for name, reading in measure(smallest, meters).items()} == found.front[0].readings
 
 
 def test_every_experiment_command_in_the_readme_names_an_experiment_there_is() -> None:
