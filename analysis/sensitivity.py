@@ -1,7 +1,8 @@
 """What a sensitivity scan says: layers that bear the same, and how much to take from each for a loss that is allowed.
 
 A scan is a table with a row for each layer (or group of layers that go together) and value of its knob: `layer`,
-`value`, `lost` (quality lost; missing where the cut could not be made). Larger values compress more.
+`value`, `lost` (quality lost; missing where the cut could not be made). The further a value is from the knob's neutral
+one, the more it compresses.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import pandas as pd
 
 
 class LayerGroup(NamedTuple):
-    """Layers that bear about the same: for each value of the knob, the mean quality lost."""
+    """Layers that bear about the same: for each value of the knob, the mildest first, the mean quality lost."""
 
     name: str
     layers: tuple[str, ...]
     lost: Mapping[float, float]
 
 
-def layer_groups(scan: pd.DataFrame, most: int = 20) -> list[LayerGroup]:
+def layer_groups(scan: pd.DataFrame, most: int = 20, neutral: float = 0.0) -> list[LayerGroup]:
     """Group the layers of a scan by how much they bear, the hardiest first.
+
+    Args:
+        scan: see above.
+        most: groups.
+        neutral: the knob's value that changes nothing.
 
     The grouping is the one of least squared deviation from the groups' means of the mean quality lost, among all ways
     to cut the layers, in this order, into `most` groups (Fisher 1958); fewer where layers bear exactly the same.
@@ -43,18 +49,19 @@ def layer_groups(scan: pd.DataFrame, most: int = 20) -> list[LayerGroup]:
     groups = []
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(ordered)], strict=True)):
         rows = table.iloc[order[start:end]]
-        lost = {float(value): float(rows[value].mean()) for value in rows.columns if rows[value].notna().any()}
+        values = sorted(rows.columns, key=lambda value: abs(float(value) - neutral))
+        lost = {float(value): float(rows[value].mean()) for value in values if rows[value].notna().any()}
         groups.append(LayerGroup(f"g{number + 1}", tuple(map(str, rows.index)), lost))
     return groups
 
 
-def allocation(groups: Sequence[LayerGroup], allowed: float) -> dict[str, float]:
-    """Return for each group the largest value at which, and below which, a layer loses at most this; else 0."""
+def allocation(groups: Sequence[LayerGroup], allowed: float, neutral: float = 0.0) -> dict[str, float]:
+    """Return for each group the strongest value at which, and below which, a layer loses at most this, else neutral."""
     chosen = {}
     for group in groups:
-        chosen[group.name] = 0.0
-        for value in sorted(group.lost):
-            if group.lost[value] > allowed:
+        chosen[group.name] = neutral
+        for value, loss in group.lost.items():
+            if loss > allowed:
                 break
             chosen[group.name] = value
     return chosen

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kmr.core import Cost, KMRError, NotApplicable, Quality, Rule, RuleWarning, Value, measure
+from kmr.core import Cost, KMRError, Knob, NotApplicable, Quality, Rule, RuleWarning, Value, measure
 from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.pruning.graph import Graph
@@ -31,6 +31,11 @@ class Probe:
     together: tuple[str, ...]
     rule: Rule
     knob: str
+
+    @property
+    def turned(self) -> Knob:
+        """The knob itself."""
+        return next(knob for knob in self.rule.knobs if knob.name == self.knob)
 
 
 def probes(rule: Rule, model: nn.Module) -> list[Probe]:
@@ -57,14 +62,14 @@ def probes(rule: Rule, model: nn.Module) -> list[Probe]:
             Probe(path, (path,), narrowed, narrowed.knobs[0].name)
             for path, _ in weight_layers(model)
             if rule.governs(rule.knobs[0], path)
-            for narrowed in (replace(rule, layers=(_literal(path),)),)
+            for narrowed in (replace(rule, layers=(_literal(path),), groups={}),)
         ]
     raise SweepError(f"the rule {rule.name} is none over layers and cannot be scanned")
 
 
 def values_of(probe: Probe, wanted: Sequence[float], levels: int) -> list[Value]:
     """Return the values to try: those wanted that the knob takes, or else its ladder."""
-    domain = next(knob.domain for knob in probe.rule.knobs if knob.name == probe.knob)
+    domain = probe.turned.domain
     inside: list[Value] = [value for value in wanted if value in domain and value != domain.neutral]
     return inside or list(rungs(domain, levels))
 

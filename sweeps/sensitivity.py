@@ -18,11 +18,14 @@ from rich.console import Console
 
 from analysis.atomic import write_bytes
 from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
-from kmr.core import Quality, Rule
+from kmr.core import Choice, IntRange, Knob, Quality, Rule
 from kmr.instantiations.pruning import StructuredPruning
 from sweeps.config import Config
 from sweeps.entry import enter, guarded
 from sweeps.errors import SweepError
+
+MOST_GROUPS = 20
+"""Each group is a knob, and to search over many more takes thousands of trials."""
 
 
 def main() -> None:
@@ -48,6 +51,10 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
 
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     experiment = build_experiment(config, plain)
+    if not 1 <= config.sensitivity.groups <= MOST_GROUPS:
+        raise SweepError(
+            f"sensitivity.groups must be between 1 and {MOST_GROUPS}, not {config.sensitivity.groups}: each is a knob"
+        )
     rule = _rule(experiment.instantiation.rules, config.sensitivity.rule)
     quality = _quality(experiment.instantiation.qualities, [m.name for m in experiment.objectives], config)
     folder = run_folder(config.output_dir, config.name) / "sensitivity"
@@ -85,9 +92,10 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     figure = sensitivity(table, quality.name)
     messages = export_images({"sensitivity": figure}, folder).messages if config.report.images else ()
     command, groups = "", []
-    if table["lost"].notna().any() and isinstance(rule, StructuredPruning):
-        groups = layer_groups(table, config.sensitivity.groups)
-        command = _write_seed(table, groups, rule, config, folder, argv)
+    knob = wanted[0][0].turned
+    if table["lost"].notna().any() and isinstance(knob.domain.neutral, int | float):
+        groups = layer_groups(table, config.sensitivity.groups, float(knob.domain.neutral))
+        command = _write_seed(table, groups, knob, rule, config, folder, argv)
     about = Scan(config.name, rule.name, quality.name, quality.unit, base[quality.name])
     write_sensitivity(table, about, folder / "sensitivity.html", groups, command)
     console.print(f"table   {folder / 'sensitivity.csv'}", markup=False, highlight=False, soft_wrap=True)
@@ -99,19 +107,35 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     return 0
 
 
-def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, float]]:
+def vectors(groups: list[LayerGroup], knob: Knob, rule: Rule, count: int) -> list[dict[str, float]]:
     """Return knob vectors that take from each group what it bears, one for each of some losses a layer may have.
 
-    The ratio all layers share is the smallest of the groups'; each group then gives the rest by its own knob, of what
-    is left: (1 − ratio)·(1 − extra) of its channels stay.
+    Channels have a ratio that all layers share, which is the smallest of the groups'; each group then gives the rest by
+    its own knob, of what is left: (1 − ratio)·(1 − extra) of its channels stay. In other rules each group has the
+    setting for itself.
+
+    Args:
+        groups: of the rule's layers.
+        knob: that was scanned.
+        rule: of the knob.
+        count: of losses.
     """
+    neutral = float(knob.domain.neutral)
+    whole = isinstance(knob.domain, IntRange) or (
+        isinstance(knob.domain, Choice) and all(isinstance(value, int) for value in knob.domain.values)
+    )
     found: list[dict[str, float]] = []
     for allowed in tolerances(groups, count):
-        ratios = allocation(groups, allowed)
-        shared = min(ratios.values())
-        vector = {f"{rule}.ratio": shared}
-        vector |= {f"{rule}.extra@{name}": round(1 - (1 - ratio) / (1 - shared), 10) for name, ratio in ratios.items()}
-        if any(vector.values()) and vector not in found:
+        chosen = allocation(groups, allowed, neutral)
+        if isinstance(rule, StructuredPruning):
+            shared = min(chosen.values())
+            vector = {f"{rule.name}.ratio": shared}
+            for name, ratio in chosen.items():
+                vector[f"{rule.name}.extra@{name}"] = round(1 - (1 - ratio) / (1 - shared), 10)
+        else:
+            setting = knob.name.partition("@")[0]
+            vector = {f"{setting}@{name}": int(value) if whole else value for name, value in chosen.items()}
+        if any(value != neutral for value in vector.values()) and vector not in found:
             found.append(vector)
     return found
 
@@ -119,7 +143,8 @@ def vectors(groups: list[LayerGroup], rule: str, count: int) -> list[dict[str, f
 def _write_seed(
     table: pd.DataFrame,
     groups: list[LayerGroup],
-    rule: StructuredPruning,
+    knob: Knob,
+    rule: Rule,
     config: Config,
     folder: Path,
     argv: list[str],
@@ -128,10 +153,13 @@ def _write_seed(
     together = dict(zip(table["layer"], table["together"], strict=True))
     patterns = {g.name: [path for layer in g.layers for path in str(together[layer]).split()] for g in groups}
     seeds = folder / "first_trials.json"
-    seeds.write_text(json.dumps(vectors(groups, rule.name, config.sensitivity.seeds), indent=1))
+    seeds.write_text(json.dumps(vectors(groups, knob, rule, config.sensitivity.seeds), indent=1))
     (folder / "conf" / "seed").mkdir(parents=True, exist_ok=True)
     # Patterns are taken as they are: module paths have no character a pattern reads otherwise.
-    content = {"rules": {rule.name: {"groups": patterns}}, "first_trials": str(seeds.absolute())}
+    shared: dict[str, Any] = {"groups": patterns}
+    if not isinstance(rule, StructuredPruning):
+        shared["layers"] = list(patterns)
+    content = {"rules": {rule.name: shared}, "first_trials": str(seeds.absolute())}
     head = "# @package _global_\n# Layers that bear the same share a knob; the search begins with what each bears.\n"
     (folder / "conf" / "seed" / "groups.yaml").write_text(head + OmegaConf.to_yaml(OmegaConf.create(content)))
     given = " ".join(word for word in argv if not word.startswith(("name=", "sensitivity.")))

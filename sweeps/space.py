@@ -32,15 +32,16 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
     Args:
         instantiation: whose knobs there are.
         config: nested by the dots of the knobs' names. A knob's entry narrows its domain (`low`, `high`, `step`, `log`,
-            or `values`), fixes it (a single value), or leaves it out of the search (null). Knobs it does not name are
-            searched over their whole domain, the neutral value included.
+            or `values`), fixes it (a single value), or leaves it out of the search (null). An entry without `@` does
+            so for every knob of that setting that has none of its own. Knobs that are not named are searched over
+            their whole domain, the neutral value included.
 
     Raises:
         SweepError: an entry names no knob, or leaves the knob's domain.
     """
     entries = _entries(config)
     names = [knob.name for knob in instantiation.knobs]
-    unknown = [name for name in entries if name not in names]
+    unknown = [name for name in entries if name not in {*names, *map(_setting, names)}]
     if unknown:
         raise SweepError(
             f"space names unknown knob {', '.join(unknown)}: there are {', '.join(names) or 'none'} "
@@ -48,10 +49,11 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
         )
     space: Space = {}
     for knob in instantiation.knobs:
-        if knob.name not in entries:
+        named = knob.name if knob.name in entries else _setting(knob.name)
+        if named not in entries:
             space[knob.name] = _with_neutral(knob.domain)
             continue
-        entry = entries[knob.name]
+        entry = entries[named]
         if entry is not None:
             try:
                 space[knob.name] = _narrowed(knob.name, knob.domain, entry)
@@ -156,6 +158,10 @@ def is_searched(domain: Domain, value: Value) -> bool:
             return value in values
         case FloatRange(low, high) | IntRange(low, high):
             return value in domain and not isinstance(value, str) and low <= value <= high
+
+
+def _setting(knob: str) -> str:
+    return knob.partition("@")[0]
 
 
 def _with_neutral(domain: Domain) -> Domain:

@@ -2,14 +2,14 @@
 
 import warnings
 from abc import ABC
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from torch import nn
 
-from kmr.core import Domain, Knob, NotApplicable, Rule, RuleWarning
+from kmr.core import Domain, KMRError, Knob, NotApplicable, Rule, RuleWarning
 from kmr.weights import WeightLayer, other_weights, tied_layers, weight_layers
 
 
@@ -19,11 +19,13 @@ class LayerRule(Rule, ABC):
 
     Args:
         layers: shell-style patterns over module paths, one knob each; empty for one knob over the whole model. A
-            pattern that names a module governs everything inside it.
+            pattern that names a module governs everything inside it, and the name of a group all its patterns.
+        groups: patterns by the name that stands for them in `layers`: layers that are changed alike have one knob.
         exclude: shell-style patterns over the module paths to leave alone.
     """
 
     layers: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
     setting: ClassVar[str]
     domain: ClassVar[Domain]
@@ -31,6 +33,9 @@ class LayerRule(Rule, ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "exclude", tuple(self.exclude))
+        object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
+        if empty := [name for name, patterns in self.groups.items() if not patterns]:
+            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -40,11 +45,15 @@ class LayerRule(Rule, ABC):
 
     def governs(self, knob: Knob, path: str) -> bool:
         """Tell whether the knob reaches the module at this path."""
-        return matches(path, knob.layers) and not any(matches(path, pattern) for pattern in self.exclude)
+        inside = any(matches(path, pattern) for pattern in self._patterns(knob))
+        return inside and not any(matches(path, pattern) for pattern in self.exclude)
 
     def reaches(self, knob: Knob, path: str) -> bool:
         """Tell whether the knob governs the module at this path or names one inside it."""
-        return self.governs(knob, path) or knob.layers.startswith(f"{path}.")
+        return self.governs(knob, path) or any(pattern.startswith(f"{path}.") for pattern in self._patterns(knob))
+
+    def _patterns(self, knob: Knob) -> tuple[str, ...]:
+        return self.groups.get(knob.layers, (knob.layers,))
 
     def weights_of(self, model: nn.Module, knob: Knob) -> dict[str, WeightLayer]:
         """Return the layers the knob governs whose weight is theirs alone, by path; report the weights it cannot reach.

@@ -64,6 +64,14 @@ def test_each_group_gives_what_it_bears() -> None:
     assert tolerances(groups, 0) == []
 
 
+def test_where_less_is_more_the_nearest_to_neutral_is_the_mildest() -> None:
+    rows = [{"layer": "a", "value": bits, "lost": lost} for bits, lost in ((2, 0.9), (4, 0.1), (8, 0.0))]
+    (group,) = layer_groups(pd.DataFrame(rows), 1, neutral=32.0)
+    assert list(group.lost) == [8.0, 4.0, 2.0]
+    assert allocation([group], 0.1, neutral=32.0) == {"g1": 4.0}
+    assert allocation([group], -1.0, neutral=32.0) == {"g1": 32.0}
+
+
 def test_the_map_shows_every_layer_in_order_and_why_a_cell_is_empty() -> None:
     nan = float("nan")
     figure = sensitivity(scan_of({"late": [0.1, nan, 0.3], "early": [0.0, 0.2, 0.4]}), "accuracy")

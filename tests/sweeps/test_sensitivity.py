@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from rich.console import Console
 from small import SMALL, sweep
 
 from analysis.sensitivity import LayerGroup
 from kmr.core import Choice, FloatRange, IntRange
+from kmr.instantiations.pruning import StructuredPruning
+from kmr.instantiations.quantization import WeightQuantization
 from sweeps.errors import SweepError
 from sweeps.first_trials import first_trials
 from sweeps.sensitivity import run, vectors
@@ -55,11 +58,47 @@ def test_a_scan_measures_each_layer_resumes_and_begins_a_study(tmp_path: Path) -
     assert tried.keys() == {name for name, value in seeds[0].items() if value > 0}
 
 
-def test_other_rules_over_layers_can_be_scanned(tmp_path: Path) -> None:
-    code, _, table = scanned(tmp_path, "sensitivity.rule=quantize", "sensitivity.levels=2")
+def test_bits_are_scanned_grouped_and_searched_too(tmp_path: Path) -> None:
+    code, text, table = scanned(tmp_path, "sensitivity.rule=quantize", "sensitivity.levels=3", "sensitivity.groups=2")
     assert code == 0
     assert set(table["rule"]) == {"quantize"}
-    assert len(table["value"].unique()) == 2
+    assert len(table["value"].unique()) == 3
+    assert "search  python -m sweeps.run" in text
+    folder = tmp_path / "small" / "sensitivity"
+    seeds = json.loads((folder / "first_trials.json").read_text())
+    assert all(vector.keys() == {"quantize.bits@g1", "quantize.bits@g2"} for vector in seeds)
+    assert all(isinstance(bits, int) for vector in seeds for bits in vector.values())
+    code, printed = sweep(
+        tmp_path, "trials=2", "name=grouped", "anchors=0", "space.lowrank.keep=null", "space.structured.ratio=null",
+        f"hydra.searchpath=[file://{folder / 'conf'}]", "+seed=groups",
+    )  # fmt: skip
+    assert code == 0, printed
+    frame = pd.read_parquet(tmp_path / "grouped" / "results.parquet")
+    assert {column for column in frame if column.startswith("knob/")} == {
+        "knob/quantize.bits@g1",
+        "knob/quantize.bits@g2",
+    }
+    assert "quantize.bits@g1 one of 32, 8, 6, 5, 4, 3, 2" in printed, "the space of a setting is that of its groups"
+    first = frame.query("trial == 0").iloc[-1]
+    searched = [32, 8, 6, 5, 4, 3, 2]
+    nearest = {name: min(searched, key=lambda value: abs(value - bits)) for name, bits in seeds[0].items()}
+    assert {name: first.fillna(32)[f"knob/{name}"] for name in seeds[0]} == nearest
+
+
+def test_more_groups_than_can_be_searched_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*SMALL, f"output_dir={tmp_path}", "sensitivity.groups=21"]
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("config", overrides=argv)
+    assert run(config, argv, Console(file=io.StringIO())) == 2
+    assert "sensitivity.groups must be between 1 and 20, not 21" in capsys.readouterr().err
+
+
+def test_a_group_has_the_bits_that_its_layers_bear() -> None:
+    groups = [LayerGroup("g1", ("a",), {8.0: 0.0, 4.0: 0.0}), LayerGroup("g2", ("b",), {8.0: 0.0, 4.0: 0.4})]
+    rule = WeightQuantization(name="quantize")
+    assert vectors(groups, rule.knobs[0], rule, 1) == [{"quantize.bits@g1": 4, "quantize.bits@g2": 8}]
+    nothing = [LayerGroup("g1", ("a",), {8.0: 0.1, 4.0: 0.4})]
+    assert vectors(nothing, rule.knobs[0], rule, 1) == [{"quantize.bits@g1": 8}]
 
 
 def test_what_does_not_exist_is_refused_with_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +111,8 @@ def test_what_does_not_exist_is_refused_with_what_there_is(tmp_path: Path, capsy
 
 def test_vectors_take_from_each_group_what_it_bears() -> None:
     groups = [LayerGroup("g1", ("a",), {0.25: 0.0, 0.5: 0.0}), LayerGroup("g2", ("b",), {0.25: 0.0, 0.5: 0.4})]
-    (vector,) = vectors(groups, "structured", 1)
+    rule = StructuredPruning(name="structured", example_inputs=torch.zeros(1, 4))
+    (vector,) = vectors(groups, rule.knobs[0], rule, 1)
     assert vector["structured.ratio"] == 0.25
     left = (1 - vector["structured.ratio"]) * (1 - vector["structured.extra@g1"])
     assert left == pytest.approx(0.5)

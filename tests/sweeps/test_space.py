@@ -2,7 +2,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from toy import Scale, toy
 
-from kmr.core import Choice, FloatRange, IntRange, Move, TransformationSequence
+from kmr.core import Choice, FloatRange, Instantiation, IntRange, Move, TransformationSequence
+from kmr.instantiations.quantization import WeightQuantization
+from kmr.meters import WeightBytes
 from sweeps.errors import SweepError
 from sweeps.space import distributions, grid, parameter_space, search_space, to_params, to_sequence
 
@@ -25,6 +27,17 @@ def test_a_knob_can_be_fixed_listed_or_left_out(both) -> None:
     assert search_space(both, {"one": {"by": {"values": [0.0, 0.5]}}, "two.by": None}) == {
         "one.by": Choice((0.0, 0.5), neutral=0.0)
     }
+
+
+def test_an_entry_of_a_setting_is_that_of_all_its_knobs() -> None:
+    rule = WeightQuantization(name="quantize", layers=("early", "late"))
+    instantiation = Instantiation("bits", (rule,), (WeightBytes(name="bytes"),), ())
+    few, fewer = Choice((32, 8), neutral=32), Choice((32, 4), neutral=32)
+    every = {"bits": {"values": [32, 8]}}
+    assert search_space(instantiation, {"quantize": every}) == {"quantize.bits@early": few, "quantize.bits@late": few}
+    one = {**every, "bits@late": {"values": [32, 4]}}
+    assert search_space(instantiation, {"quantize": one}) == {"quantize.bits@early": few, "quantize.bits@late": fewer}
+    assert list(search_space(instantiation, {"quantize": {**every, "bits@late": None}})) == ["quantize.bits@early"]
 
 
 @pytest.mark.parametrize(

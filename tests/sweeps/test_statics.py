@@ -85,7 +85,7 @@ def test_shared_beginnings_are_made_once_and_memory_is_bounded() -> None:
     for by in (0.1, 0.2, 0.3):
         statics.costs({"first.by": 0.5, "second.by": by})
     assert made.count(("first", 0.5)) == 1
-    small = Statics(experiment, most_bytes=1)
+    small = Statics(experiment.model, experiment.instantiation, {"total"}, most_bytes=1)
     for by in (0.1, 0.2, 0.3):
         small.costs({"first.by": 0.5, "second.by": by})
     assert len(small._kept) == 1

@@ -77,7 +77,7 @@ class LotteryTicket(LayerRule):
 
     def _pruning(self, layers: tuple[str, ...]) -> UnstructuredPruning:
         return UnstructuredPruning(
-            name=self.name, seed=self.seed, layers=layers, exclude=self.exclude, scope=self.scope,
+            name=self.name, seed=self.seed, layers=layers, groups=self.groups, exclude=self.exclude, scope=self.scope,
             criterion=self.criterion, data=self.data,
         )  # fmt: skip
 

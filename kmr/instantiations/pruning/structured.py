@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
-from kmr.instantiations.layers import LayerRule, matches
+from kmr.instantiations.layers import LayerRule
 from kmr.instantiations.pruning.channels import blocks_to_remove, channels_to_remove, channels_to_round
 from kmr.instantiations.pruning.criteria import L2, Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Graph
@@ -52,7 +52,6 @@ class StructuredPruning(LayerRule):
     criterion: Criterion = field(default_factory=L2)
     scope: Literal["layer", "isomorphic", "global"] = "layer"
     round_to: int | tuple[int, ...] = 1
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data: Split | None = field(default=None, repr=False, compare=False)
     samples: int = 512
     setting: ClassVar[str] = "ratio"
@@ -63,7 +62,6 @@ class StructuredPruning(LayerRule):
         super().__post_init__()
         if not isinstance(self.round_to, int):
             object.__setattr__(self, "round_to", tuple(self.round_to))
-        object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
         if not isinstance(self.criterion, Criterion):
             raise KMRError(f"the criterion of {self.name} must be one of kmr's criteria, not {self.criterion!r}")
         if self.scope not in _SCOPES:
@@ -72,8 +70,6 @@ class StructuredPruning(LayerRule):
             raise KMRError(f"round_to of {self.name} must be at least 1, not {min(self._units)}")
         if self.samples < 1:
             raise KMRError(f"samples of {self.name} must be at least 1, not {self.samples}")
-        if empty := [name for name, patterns in self.groups.items() if not patterns]:
-            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -81,12 +77,6 @@ class StructuredPruning(LayerRule):
         extra = tuple(Knob(f"{self.name}.{_EXTRA}@{group}", self.domain) for group in self.groups)
         rounding = (Knob(f"{self.name}.{_ROUND_TO}", Choice(self._units, neutral=1)),)
         return (*super().knobs, *extra, *(rounding if isinstance(self.round_to, tuple) else ()))
-
-    def governs(self, knob: Knob, path: str) -> bool:
-        if not self._is(knob, _EXTRA):
-            return super().governs(knob, path)
-        inside = any(matches(path, pattern) for pattern in self.groups[knob.layers])
-        return inside and not any(matches(path, pattern) for pattern in self.exclude)
 
     @property
     def leaves(self) -> frozenset[Trait]:
