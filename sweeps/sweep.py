@@ -1,9 +1,11 @@
 """A sweep: the search over an experiment's models, whose front is saved as artifacts while it goes on."""
 
 import shutil
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 
@@ -30,6 +32,9 @@ from sweeps.tracking import Tracker
 from sweeps.trial import rebuild
 from sweeps.work import STAGING, save_artifact
 from sweeps.workers import Executor
+
+_BEGUN_BY = "kmr:begun_by"
+"""The user attribute of the base model's trial that tells apart drivers that begin at once."""
 
 
 class Sweep(Observer):
@@ -68,11 +73,7 @@ class Sweep(Observer):
             shared=experiment.config.storage is not None, counts_served=True,
         )  # fmt: skip
         if not self.records and not experiment.searches_policy:
-            self._tell_point(self.base, -1)
-            if experiment.config.first_trials:
-                for vector in first_trials(experiment.config.first_trials, experiment.space):
-                    study.enqueue_trial(vector, skip_if_exists=True)
-            self.asker.enqueue_anchors()
+            self._begin()
 
     @property
     def records(self) -> Sequence[Record]:
@@ -172,6 +173,23 @@ class Sweep(Observer):
         """The base model."""
         return Point.of(0, self._experiment.base)
 
+    def _begin(self) -> None:
+        """Tell the base model, and say what is tried first; of drivers that begin at once, one does."""
+        if not self._told_bases():
+            mine = uuid.uuid4().hex
+            self._tell_point(self.base, -1, {_BEGUN_BY: mine})
+            if self._told_bases()[:1] not in ([], [mine]):
+                return
+        if self._experiment.config.first_trials:
+            for vector in first_trials(self._experiment.config.first_trials, self._experiment.space):
+                self._study.enqueue_trial(vector, skip_if_exists=True)
+        self.asker.enqueue_anchors()
+
+    def _told_bases(self) -> list[str]:
+        """Return who told the study of the base model, in the order they did."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial.user_attrs[_BEGUN_BY] for trial in trials if _BEGUN_BY in trial.user_attrs]
+
     def _gain(self, window: int) -> float:
         return self._hypervolumes[-1] - self._hypervolumes[-1 - window]
 
@@ -210,7 +228,7 @@ class Sweep(Observer):
             if self._ledger.first(self.asker.key_of(point.moves)) == record.number:
                 self._tell_point(point, record.number)
 
-    def _tell_point(self, point: Point, of_trial: int) -> None:
+    def _tell_point(self, point: Point, of_trial: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
         """Tell an intermediate model to the study as a finished trial, where a knob vector stands for it."""
         experiment, problem = self._experiment, self.asker.problem
         params = to_params(experiment.instantiation, experiment.space, point.moves)
@@ -221,7 +239,7 @@ class Sweep(Observer):
                 values=point.values(list(problem.objectives)),
                 params=params,
                 distributions=distributions(experiment.space),
-                user_attrs={INTERMEDIATE_OF: of_trial},
+                user_attrs={INTERMEDIATE_OF: of_trial, **more},
                 constraints=constraints(problem, point) or None,
             )
         )

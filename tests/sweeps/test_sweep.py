@@ -179,6 +179,25 @@ def test_two_drivers_of_one_study_share_its_trials(tmp_path) -> None:
     assert sorted(other.front.values) == sorted(Sweep(experiment, one, tmp_path / "three", None).front.values)
 
 
+def test_of_drivers_that_begin_at_once_one_says_what_is_tried_first(tmp_path, monkeypatch) -> None:
+    experiment = tiny_experiment(space=STEPS, anchors=2)
+    study = study_of(experiment)
+
+    def told(self, *given) -> None:
+        monkeypatch.undo()
+        Sweep(experiment, study, tmp_path, None)  # the rival is through before this one has told its base model
+        self._tell_point(*given)
+
+    monkeypatch.setattr(Sweep, "_tell_point", told)
+    Sweep(experiment, study, tmp_path, None)
+    vectors = [str(trial.system_attrs["fixed_params"]) for trial in study.get_trials() if trial.state.name == "WAITING"]
+    assert len(vectors) == len(set(vectors)) > 0
+    bases = len(study.get_trials()) - len(vectors)
+    assert bases == 2
+    Sweep(experiment, study, tmp_path, None)
+    assert len(study.get_trials()) == len(vectors) + bases, "one that begins later tells nothing again"
+
+
 def test_a_trial_of_a_live_driver_is_left_alone_and_one_of_a_dead_process_is_not(tmp_path, monkeypatch) -> None:
     experiment = tiny_experiment()
     study = study_of(experiment)

@@ -43,7 +43,7 @@ def test_a_layer_knob_changes_its_layers_only_and_excluded_ones_never() -> None:
 
 def test_layers_of_a_group_share_a_knob() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    rule = UnstructuredPruning(layers=("ends", "2"), groups={"ends": ["0", "3", "4"]}, exclude=("4",))  # type: ignore
+    rule = UnstructuredPruning(layers=("ends", "2"), groups={"ends": ["0", "3", "4"]}, exclude=("4",), scope="layer")  # type: ignore
     assert [knob.name for knob in rule.knobs] == ["prune.sparsity@ends", "prune.sparsity@2"]
     moved = rule(model, "prune.sparsity@ends", 0.5)
     assert [sparsity(moved[index]) for index in (0, 2, 3, 4)] == [0.5, 0.0, 0.5, 0.0]
