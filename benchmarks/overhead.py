@@ -51,8 +51,9 @@ from sweeps.config import Config
 from sweeps.experiment import Experiment
 from sweeps.interrupt import Interrupts
 from sweeps.progress import SweepProgress
+from sweeps.records import study_id
 from sweeps.space import distributions, search_space
-from sweeps.study import open_study, run_folder, study_id
+from sweeps.study import open_study, run_folder
 from sweeps.sweep import Sweep
 from sweeps.tracking import Tracker
 from sweeps.work import ModelWork

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
 
-from kmr.core import Direction
+from kmr.core import Direction, Value
 from sweeps import leases
 from sweeps.errors import SweepError
 from sweeps.functions import FunctionWork, Unusable
@@ -21,16 +20,17 @@ from sweeps.ledger import Ledger, Task
 from sweeps.points import Point
 from sweeps.problem import Canonical, Params, Problem, StaticCosts, as_given
 from sweeps.propose import Proposer
-from sweeps.records import OWNER
-from sweeps.sampling import anchors, pick_sampler, screening_pays, seed_after
+from sweeps.sampling import anchors, is_fixed, pick_sampler, screening_pays, seed_after
 from sweeps.screening import Screening
 from sweeps.searched import Searched, SearchResult, of_record, result_of
-from sweeps.space import Space
+from sweeps.space import Space, is_searched
 from sweeps.stopping import Stop
 from sweeps.tables import Readings
 from sweeps.watching import Watcher
 
 _PROBLEM = "kmr:problem"
+_FORMAT = 2
+"""Of what a study keeps of its trials."""
 
 
 class Search:
@@ -77,12 +77,14 @@ class Search:
         self.study.sampler = pick_sampler(self.problem.space, budget, seed).sampler if sampler is None else sampler
         if screening is True:
             screening = Screening() if sampler is None and screening_pays(self.problem) else None
-        proposer = Proposer(self.study, self.problem, seed, screening or None)
+        fixed = is_fixed(self.study.sampler)
+        proposer = Proposer(self.study, self.problem, seed, screening or None, wrap=not fixed)
+        first = _checked(start, self.problem.space)
         if found:
             leases.reclaim(self.study, alone=False)
-        else:
-            for vector in anchors(self.problem.space, budget // 8) if start is None else start:
-                self.study.enqueue_trial(dict(vector), skip_if_exists=True)
+        elif first is not None or not fixed:
+            for vector in anchors(self.problem.space, budget // 8) if first is None else first:
+                self.study.enqueue_trial(vector, skip_if_exists=True)
         self.watcher = Watcher(self.problem, stop or Stop())
         """Is told of every trial."""
         self.ledger = Ledger(self.study, self.problem, proposer, self.watcher, shared=storage is not None)
@@ -95,17 +97,19 @@ class Search:
         Of models already trained, whose vectors can only come from `start`, the study is told at once; one that is
         being trained is waited for. A trial is under way until it is told of, or this search is let go of.
         """
+        task = None
         try:
             with undisturbed():
-                while True:
+                while task is None:
+                    self.ledger.take_in_others()
                     task = self.ledger.released() or self.ledger.ask()
-                    if task is not None or self.ledger.exhausted:
-                        return task
+                    if self.ledger.exhausted:
+                        break
         except BaseException:
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if OWNER not in trial.user_attrs:
-                    leases.put_back(self.study, trial, "interrupted while it was drawn", count=False)
+            if task is not None:
+                self.put_back(task)
             raise
+        return task
 
     def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> Searched:
         """Close a trial with its readings; the static ones need not be given again.
@@ -160,9 +164,20 @@ def _check(problem: Problem, budget: int) -> None:
             raise SweepError(f"the limit of {name} must be a finite number, not {limit}")
 
 
+def _checked(start: Sequence[Params] | None, space: Space) -> list[dict[str, Value]] | None:
+    for vector in start or ():
+        if unknown := [name for name in vector if name not in space]:
+            raise SweepError(f"start names {', '.join(unknown)}, which is not searched: there are {', '.join(space)}")
+        for name, value in vector.items():
+            if not is_searched(space[name], value):
+                raise SweepError(f"start: {name} cannot be {value!r}: choose {space[name]}")
+    return None if start is None else [dict(vector) for vector in start]
+
+
 def _identify(study: optuna.Study, problem: Problem) -> None:
     """Keep with the study what must not change, and refuse to continue another."""
     mine = {
+        "format": _FORMAT,
         "space": {name: repr(domain) for name, domain in problem.space.items()},
         "objectives": dict(problem.objectives),
         "limits": dict(problem.limits),

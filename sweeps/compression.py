@@ -1,5 +1,6 @@
 """KMR on a model as what `sweeps.search` evaluates: no config, no files, a knob vector in and readings out."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,12 +50,13 @@ class Compression:
         space: Mapping[str, Any] | None = None,
         store: Store | None = None,
     ) -> None:
-        self.model, self.instantiation, self.finetune, self.store = model.eval(), instantiation, finetune, store
+        self.model = copy.deepcopy(model).eval()
+        self.instantiation, self.finetune, self.store = instantiation, finetune, store
         self.space: Space = search_space(instantiation, space or {})
         """The domain of every knob."""
         meters = (*instantiation.costs, *instantiation.qualities)
         self.objectives: dict[str, Direction] = {meter.name: meter.direction for meter in meters}
-        """The direction of every meter; name fewer to search over them alone."""
+        """The direction of every meter; `{**problem, "objectives": …}` searches over fewer."""
         self._recipes: dict[float, _Recipe] = {}
 
     @property

@@ -4,7 +4,7 @@
 proposed by all that is known then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -50,7 +50,7 @@ def drive(
             goes on.
         SweepError: too many trials in a row failed alike; what finished is kept.
     """
-    why = None
+    why, before = None, len(ledger.records)
     try:
         while True:
             interrupts.check()
@@ -75,12 +75,16 @@ def drive(
                 with interrupts.allowed():
                     executor.work(partial(_take, ledger, ended))
             finally:  # outside of it, so that no signal leaves a trial half told
-                for each in ended:
-                    _end(ledger, each, say)
-            _give_up_on_equal_failures(ledger)
+                _end_all(ledger, ended, say)
+            if any(each.state == "lost" for each in ended):
+                why = None  # what was lost waits again, also where nothing was left before
+            if ended:
+                _give_up_on_equal_failures(ledger, before)
     finally:
-        executor.close()
-        ledger.put_all_back("stopped before it was finished")
+        try:
+            executor.close()
+        finally:
+            ledger.put_all_back("stopped before it was finished")
 
 
 def _take(ledger: Ledger, ended: list[Ended], told: Told) -> None:
@@ -88,6 +92,18 @@ def _take(ledger: Ledger, ended: list[Ended], told: Told) -> None:
         ended.append(told)
     else:
         ledger.measured(told)
+
+
+def _end_all(ledger: Ledger, ended: Sequence[Ended], say: Callable[[str], None]) -> None:
+    """End every one of them, then raise what went wrong with the first."""
+    problems = []
+    for each in ended:
+        try:
+            _end(ledger, each, say)
+        except BaseException as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
 
 
 def _end(ledger: Ledger, ended: Ended, say: Callable[[str], None]) -> None:
@@ -103,11 +119,13 @@ def _end(ledger: Ledger, ended: Ended, say: Callable[[str], None]) -> None:
         say(f"trial {record.number} {record.state}: {record.error}")
 
 
-def _give_up_on_equal_failures(ledger: Ledger) -> None:
-    tried = (record for record in reversed(ledger.records) if record.state != "interrupted")
-    last = list(islice(tried, MOST_EQUAL_FAILURES))
-    failed_alike = len(set(map(_kind, last))) == 1 and last[0].state in GAVE_NOTHING
-    if len(last) == MOST_EQUAL_FAILURES and failed_alike:
+def _give_up_on_equal_failures(ledger: Ledger, before: int) -> None:
+    """Raise where the last trials failed alike, those aside that were known when this run began."""
+    of_this_run = islice(reversed(ledger.records), len(ledger.records) - before)
+    last = list(islice((record for record in of_this_run if record.state != "interrupted"), MOST_EQUAL_FAILURES))
+    if len(last) < MOST_EQUAL_FAILURES:
+        return
+    if len(set(map(_kind, last))) == 1 and last[0].state in GAVE_NOTHING:
         raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the search stops: {last[0].error}")
 
 

@@ -57,7 +57,7 @@ class FunctionWork:
 
         try:
             for rung, share in enumerate(self._shares):
-                given = (job.params, share) if self.halving is not None else (job.params,)
+                given = (dict(job.params), *([] if self.halving is None else [share]))
                 point = self.point(self.evaluate(*given), job.static, time.perf_counter() - started)
                 if share < 1 and (reason := self._stops(job.number, rung, point)) is not None:
                     return ended("pruned", f"stopped at a fidelity of {share:g}: {reason}")
@@ -74,9 +74,9 @@ class FunctionWork:
         Raises:
             Unusable: a reading is missing, or not a finite number.
         """
-        if not isinstance(readings, Mapping):
+        if not hasattr(readings, "items"):
             raise Unusable(f"evaluate returned a {type(readings).__name__}, not readings by name")
-        found: dict[str, float | Reading] = {**static, **readings}
+        found: dict[str, float | Reading] = {**static, **dict(readings.items())}
         wanted = dict.fromkeys((*self.objectives, *self.limited))
         if missing := [name for name in wanted if name not in found]:
             raise Unusable(f"no reading of {', '.join(missing)}: evaluate gave {sorted(found)}")
@@ -84,7 +84,7 @@ class FunctionWork:
         if strange := [name for name in wanted if not math.isfinite(values[name])]:
             raise Unusable(", ".join(f"{name} is {values[name]}" for name in strange))
         kept: dict[str, list[float | None]] = {
-            name: [values[name], reading.stderr if isinstance(reading, Reading) else None]
+            name: [values[name], _stderr(name, reading)]
             for name, reading in found.items()
             if math.isfinite(values[name])
         }
@@ -114,6 +114,12 @@ def _number(name: str, reading: float | Reading) -> float:
         return value_of(reading)
     except (TypeError, ValueError) as error:
         raise Unusable(f"{name} is {reading!r}, not a number") from error
+
+
+def _stderr(name: str, reading: float | Reading) -> float | None:
+    given = reading.stderr if isinstance(reading, Reading) else None
+    stderr = None if given is None else _number(f"the standard error of {name}", given)
+    return stderr if stderr is not None and math.isfinite(stderr) else None
 
 
 def halving_of(fidelities: Settings | Sequence[float] | None) -> Settings | None:

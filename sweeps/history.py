@@ -24,7 +24,6 @@ class History:
         self._open: list[int] = []
         self._ended: set[Hashable] = set()
         self._under_way: set[Hashable] = set()
-        self._first: dict[Hashable, FrozenTrial] = {}
         self.complete: list[FrozenTrial] = []
         """Complete trials, by number."""
         self.feasible: list[FrozenTrial] = []
@@ -53,17 +52,15 @@ class History:
         """Tell whether a vector that leads to the same model has been tried or is under way."""
         return key in self._ended or key in self._under_way
 
-    def twin(self, key: Hashable) -> FrozenTrial | None:
-        """Return the first complete trial of a vector that leads to the same model."""
-        return self._first.get(key)
+    def has_ended(self, key: Hashable) -> bool:
+        """Tell whether a vector that leads to the same model has been tried to its end."""
+        return key in self._ended
 
     def _end(self, trial: FrozenTrial) -> None:
         key = self._key(trial)
         self._ended.add(key)
         if trial.state != TrialState.COMPLETE:
             return
-        if key not in self._first or trial.number < self._first[key].number:
-            self._first[key] = trial
         _insert(self.complete, trial)
         if all(value <= 0 for value in trial.constraints.values()):
             _insert(self.feasible, trial)

@@ -86,7 +86,9 @@ class Interrupts:
 
 def ctrl_c() -> Interrupts:
     """Return what takes Ctrl-C alone, as `KeyboardInterrupt`; where the user handles it, it is left to that."""
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handler = signal.getsignal(signal.SIGINT)
+    nested = isinstance(getattr(handler, "__self__", None), Interrupts)
+    ours = nested or handler is signal.default_int_handler
     return Interrupts((signal.SIGINT,) if ours else (), lambda _: KeyboardInterrupt())
 
 

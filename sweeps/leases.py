@@ -17,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.points import Point
+from sweeps.propose import tell
 from sweeps.records import OUTCOME, OWNER, now
 from sweeps.shown import INTERMEDIATE_OF
 
@@ -54,20 +55,24 @@ def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) ->
     trial.set_user_attr(OWNER, owner)
     _MINE.add(trial)
     if renewed:
-        _RENEWED.add(trial)
+        with _ONCE:
+            _RENEWED.add(trial)
         _start_renewing()
     return number
 
 
 def renew() -> None:
     """Renew the leases of what this process is at; what has ended is let go of."""
-    for trial in list(_RENEWED):
+    with _ONCE:
+        held = list(_RENEWED)
+    for trial in held:
         storage, number = trial.study._storage, trial._trial_id
         try:
             owner = storage.get_trial(number).user_attrs[OWNER]
             storage.set_trial_user_attr(number, OWNER, {**owner, "expires": time.time() + LEASE})
         except (UpdateFinishedTrialError, KeyError):
-            _RENEWED.discard(trial)
+            with _ONCE:
+                _RENEWED.discard(trial)
         except Exception as error:  # the storage is away for a moment: the next time will do
             logger.warning("the lease of trial %d could not be renewed: %s", trial.number, error)
 
@@ -136,7 +141,7 @@ def put_back(
     if again and vector and not _waits(study, vector):
         study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
     study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
-    study.tell(trial.number, state=TrialState.FAIL)
+    tell(study, trial.number, state=TrialState.FAIL)
     return again
 
 

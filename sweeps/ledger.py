@@ -6,20 +6,26 @@ trained waits for it.
 
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from kmr.core import Value
+from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured
 from sweeps.leases import claim, put_back
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import Proposer
-from sweeps.records import Record, is_asked, record_of, records
+from sweeps.records import OWNER, Record, is_asked, record_of, records
 from sweeps.telling import abandon, finish
+
+MOST_SERVED = 100
+"""Proposals in a row that may lead to models that are known before nothing is thought to be left."""
 
 
 @dataclass(eq=False)
@@ -122,6 +128,7 @@ class Ledger:
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
         self._told: set[int] = set()
         self._under_way: dict[int, Task] = {}
+        self._served_in_a_row = 0
         self._held: list[int] = []
         """Those under way that wait for another one of the same model to end."""
         for record in records(study):
@@ -144,18 +151,16 @@ class Ledger:
         None where the one that was asked for needs no training now: it was served, or waits for another of the same
         model; or where nothing is left, and `exhausted` is set.
         """
-        started = time.perf_counter()
-        proposal = self._proposer.ask()
-        self.exhausted = proposal is None
-        if proposal is None:
-            return None
-        trial = proposal.trial
-        key = self.problem.canonical(trial.params)
+        self.exhausted = False
+        started = datetime.now()
         try:
-            number = claim(self.study, trial, renewed=self.shared)
-        except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
+            task = self._draw()
+        except BaseException:
+            self._put_back_drawn_since(started)
+            raise
+        if task is None:
             return None
-        task = Task(number, trial, proposal.static, key, started)
+        number, key = task.number, task.key
         twin = any(other.key == key for other in self._under_way.values())
         self._under_way[number] = task
         if twin:
@@ -184,8 +189,8 @@ class Ledger:
         return Job(task.number, dict(task.params), self._observer.front_values, task.static)
 
     def measured(self, told: Measured) -> None:
-        """Take a model that a trial measured."""
-        self._under_way[told.number].points.append(self._observer.kept(told.point))
+        """Take a model that a trial measured. Raises SweepError where it is not under way."""
+        self._task(told.number).points.append(self._observer.kept(told.point))
         self._observer.measured(told)
 
     def end(self, ended: Ended) -> Record:
@@ -193,8 +198,11 @@ class Ledger:
 
         Raises:
             UpdateFinishedTrialError: another driver has finished it; it is no longer under way here.
+            SweepError: it is not under way.
         """
-        task = self._under_way[ended.number]
+        task = self._task(ended.number)
+        if ended.state == "complete" and not task.points and self._observer.base is None:
+            ended = replace(ended, state="failed", error="it ended without telling of a model")
         try:
             match ended.state:
                 case "complete":
@@ -240,11 +248,40 @@ class Ledger:
             at_work += trial.state == TrialState.RUNNING and trial.number not in mine
         return at_work
 
+    def _draw(self) -> Task | None:
+        """Return the next trial, claimed; None where nothing is left, or another driver was faster."""
+        started = time.perf_counter()
+        proposal = None if self._served_in_a_row >= MOST_SERVED else self._proposer.ask()
+        if proposal is None:
+            self.exhausted, self._served_in_a_row = True, 0
+            return None
+        trial = proposal.trial
+        key = self.problem.canonical(trial.params)
+        try:
+            number = claim(self.study, trial, renewed=self.shared)
+        except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
+            return None
+        return Task(number, trial, proposal.static, key, started)
+
+    def _put_back_drawn_since(self, started: datetime) -> None:
+        """Close a trial whose draw broke off: nobody has claimed it yet."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if OWNER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start >= started:
+                with suppress(UpdateFinishedTrialError):
+                    put_back(self.study, trial, "interrupted while it was drawn", count=False)
+
+    def _task(self, number: int) -> Task:
+        if number not in self._under_way:
+            raise SweepError(f"trial {number} is not under way: it has been told, or put back")
+        return self._under_way[number]
+
     def _unless_known(self, task: Task) -> Task | None:
         """Return the trial, or serve it from a known one."""
         known = self._known.get(task.key)
         if known is None:
+            self._served_in_a_row = 0
             return task
+        self._served_in_a_row += not self._counts_served
         served_from, points = known
         ended = Ended(task.number, "complete")
         try:

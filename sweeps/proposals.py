@@ -14,7 +14,7 @@ from sweeps.experiment import Experiment
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import Proposer
-from sweeps.sampling import anchors, describe_sampler, screening_pays, seed_after
+from sweeps.sampling import anchors, describe_sampler, is_fixed, screening_pays, seed_after
 from sweeps.screening import Screening
 from sweeps.statics import Statics
 
@@ -40,7 +40,7 @@ class Asker:
     ) -> None:
         self._experiment, self._study, self._canonical = experiment, study, canonical
         self._statics = None if experiment.searches_policy else Statics.of(experiment)
-        self.fixed = isinstance(study.sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
+        self.fixed = is_fixed(study.sampler)
         """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
         config = experiment.config
         self.problem = replace(

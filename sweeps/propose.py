@@ -42,11 +42,10 @@ _MOST_CORNERS = 250
 
 
 class Proposal(NamedTuple):
-    """A trial to train, the static costs of its vector, and the finished trial of the same model where there is one."""
+    """A trial to train, and the static costs of its vector."""
 
     trial: optuna.Trial
     static: Mapping[str, float]
-    known: FrozenTrial | None = None
 
 
 class Screened(optuna.samplers.BaseSampler):
@@ -272,8 +271,9 @@ class Proposer:
         bound: Bound | None = None,
         patience: float = math.inf,
     ) -> None:
-        self._study, self._problem, self._bound = study, problem, bound
+        self._study, self._problem, self._bound, self._wrap = study, problem, bound, wrap
         self._distributions = distributions(problem.space)
+        self._only_vector = all(distribution.single() for distribution in self._distributions.values())
         self._sampler = Screened(study.sampler, problem, seed, screening, patience)
         if wrap:
             study.sampler = self._sampler
@@ -282,7 +282,8 @@ class Proposer:
         """Return the next trial, running, or None where nothing is left to try.
 
         Draws that break a limit on a static cost are told to the study as pruned, with the value of every constraint,
-        and the study is asked again. Only a vector someone enqueued can come with `known`.
+        and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can lead to a
+        model that is known.
 
         Raises:
             SweepError: the static costs cannot be read for any vector.
@@ -310,6 +311,11 @@ class Proposer:
         sampler = self._sampler
         sampler.begin()
         trial = self._study.ask(self._distributions)
+        if self._wrap and self._only_vector:  # then Optuna asks no sampler
+            frozen = self._study.get_trials(deepcopy=False)[trial.number]
+            sampler.history.read(self._study)
+            known = sampler.history.has_ended(self._problem.canonical(trial.params))
+            sampler.exhausted = known and "fixed_params" not in frozen.system_attrs
         how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
         trouble = sampler.trouble(trial.params)
         if sampler.exhausted or trouble is not None:
@@ -324,7 +330,7 @@ class Proposer:
         if reason is None:
             if any(how.values()):  # an attribute is a write to the disk
                 trial.set_user_attr(PROPOSAL, how)
-            return Proposal(trial, static, self._twin(trial))
+            return Proposal(trial, static)
         for name, value in self._problem.violations(static).items():
             trial.set_constraint(name, value)
         trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
@@ -339,12 +345,8 @@ class Proposer:
         why = self._bound.hopeless(trial.params, static, done)
         return None if why is None else f"bound: {why}"
 
-    def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
-        self._sampler.history.read(self._study)
-        return self._sampler.history.twin(self._problem.canonical(trial.params))
 
-
-def tell(study: Study, trial: optuna.Trial, **how: Any) -> None:
+def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
     """Tell a study of a trial, whatever its sampler then asks for."""
     try:
         study.tell(trial, **how)

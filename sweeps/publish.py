@@ -22,9 +22,8 @@ from sweeps.mlflow_runs import run_name
 from sweeps.noise import Noise, kept_noise
 from sweeps.points import Point
 from sweeps.profiles import kept_profiles, with_profiles
-from sweeps.records import Record, now, recalled, turned_down
+from sweeps.records import Record, now, recalled, study_id, turned_down
 from sweeps.results import identifier
-from sweeps.study import study_id
 from sweeps.tracking import Finished, Tracker
 
 _TEST = "kmr:test:"

@@ -4,12 +4,13 @@ What a trial measured is kept in its user attributes, so that the results table,
 again from the storage alone.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kmr.core import Value
 from sweeps.points import NOTHING_RECALLED, Point, Recalled
@@ -20,6 +21,7 @@ OUTCOME = "kmr:outcome"
 """The user attribute of what a trial came to."""
 OWNER = "kmr:owner"
 """The user attribute of who runs a trial, and of its number."""
+_ID = "kmr:id"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Record:
 
 
 def is_asked(trial: FrozenTrial) -> bool:
-    """Tell whether a trial was asked for and tried: no intermediate model, and not turned down before its training."""
+    """Tell whether a trial was asked for and tried: no model on the way, not added by hand, not turned down."""
+    if trial.state == TrialState.COMPLETE and OUTCOME not in trial.user_attrs:
+        return False
     turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened") is not None and OUTCOME not in trial.user_attrs
     return INTERMEDIATE_OF not in trial.user_attrs and not turned_down
 
@@ -98,3 +102,10 @@ def recalled(found: Sequence[Record]) -> Recalled:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def study_id(study: optuna.Study) -> str:
+    """Return an identifier of the study that is the same each time it is opened and no other study's."""
+    if _ID not in study.user_attrs:
+        study.set_user_attr(_ID, uuid.uuid4().hex)
+    return str(study.user_attrs[_ID])

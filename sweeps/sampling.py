@@ -78,6 +78,11 @@ def describe_sampler(sampler: optuna.samplers.BaseSampler) -> str:
     return f"{type(inner).__name__} ({reason})" if reason else type(inner).__name__
 
 
+def is_fixed(sampler: optuna.samplers.BaseSampler) -> bool:
+    """Tell whether a sampler goes through a fixed sequence, in which nothing else has a place."""
+    return isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
+
+
 def seed_after(seed: int, trials: int) -> int:
     """Return the seed of a sampler that takes a study up after so many trials, so that it does not repeat its start."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{trials}".encode()).digest()[:4])

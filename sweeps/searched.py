@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from analysis.front import non_dominated
 from kmr.core import Value
@@ -98,6 +98,9 @@ def searched_of(trial: FrozenTrial, problem: Problem) -> Searched:
     """Read one closed trial."""
     if OUTCOME in trial.user_attrs:
         return of_record(record_of(trial), problem)
+    if trial.state == TrialState.COMPLETE:  # added by hand
+        readings = dict(zip(problem.objectives, trial.values, strict=True))
+        return Searched(trial.number, dict(trial.params), "served", readings, problem.is_feasible(readings))
     turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened")
     state: State = "interrupted" if turned_down is None else "pruned"
     return Searched(trial.number, dict(trial.params), state, {}, False, turned_down)

@@ -19,6 +19,7 @@ from sweeps.halving import Settings
 from sweeps.interrupt import ctrl_c
 from sweeps.jobs import Work
 from sweeps.problem import StaticCosts
+from sweeps.records import study_id
 from sweeps.searched import Searched, SearchResult, result_of
 from sweeps.space import Space
 from sweeps.tables import Table, as_function, columns
@@ -76,7 +77,7 @@ def search(
         workers: local processes that evaluate; more than one need an `evaluate` that can be pickled, and a script that
             searches only under `if __name__ == "__main__"`.
         executor: makes of the work what does it, in place of `workers`; see `sweeps.workers.Executor`.
-        folder: keeps what was decided at low fidelities, for later runs and other processes.
+        folder: keeps what was decided at low fidelities, for later runs and other processes; of any number of studies.
         on_trial: told of every trial as it ends.
         settings: `canonical`, equal for vectors of the same model, which is trained once; `sampler`, an Optuna sampler
             in place of `sweeps.sampling.pick_sampler`'s; `screening`, a `Screening`, None for none, or True to decide
@@ -103,7 +104,7 @@ def search(
     if executor is None:
         executor = InProcess if workers == 1 else partial(LocalProcesses, count=workers)
     with tempfile.TemporaryDirectory() as aside, ctrl_c() as interrupts:
-        shared = Path(aside if folder is None else folder) if halving is not None else None
+        shared = Path(aside if folder is None else folder) / study_id(run.study) if halving is not None else None
         if shared is not None:
             shared.mkdir(parents=True, exist_ok=True)
         work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), halving, shared)
@@ -111,7 +112,8 @@ def search(
             run.ledger, budget, executor(work), run.watcher.stopping, interrupts, logger.warning,
             lambda: "no vector is left that is new and breaks no known limit",
         )  # fmt: skip
-    interrupts.check()
+    if interrupts.pending:
+        logger.warning("Ctrl-C came when the search was done")
     return result_of(run.study, run.problem, ended)
 
 

@@ -1,7 +1,6 @@
 """The study: Optuna's storage as the one truth of a sweep, opened again only for the same experiment."""
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +21,6 @@ IDENTITY = "kmr:identity"
 """The study's attribute of what it searches."""
 BASE = "kmr:base"
 """The study's attribute of what its base model measured."""
-_ID = "kmr:id"
 
 
 def run_folder(output_dir: str, name: str) -> Path:
@@ -124,10 +122,3 @@ def differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def study_id(study: optuna.Study) -> str:
-    """Return an identifier of the study that is the same each time it is opened and no other study's."""
-    if _ID not in study.user_attrs:
-        study.set_user_attr(_ID, uuid.uuid4().hex)
-    return str(study.user_attrs[_ID])

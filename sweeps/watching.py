@@ -37,6 +37,8 @@ class Watcher(Observer):
 
     def took(self, record: Record) -> None:
         """Keep what the trial came to."""
+        if record.served_from is not None:
+            return
         self.stopping.finished(record)
         if record.state == "interrupted":
             return
@@ -52,17 +54,17 @@ class Watcher(Observer):
     def _gain(self, window: int) -> float:
         """Return by how much the last trials raised the hypervolume, as a share of the box that all models span."""
         directions = list(self._problem.objectives.values())
-        every = as_costs(_rows(self._values), directions)
+        before, every = (
+            as_costs(_rows(values, directions), directions) for values in (self._values[:-window], self._values)
+        )
         if not len(every):
             return 0.0
         ideal, worst = every.min(axis=0), every.max(axis=0)
         span = np.where(worst > ideal, worst - ideal, 1.0)
-        before = as_costs(_rows(self._values[:-window]), directions)
         minimize = ["minimize"] * len(directions)
         now, then = (normalised(each, worst + 0.1 * span, ideal, minimize) for each in (every, before))
         return now - then
 
 
-def _rows(values: Sequence[list[float] | None]) -> Floats:
-    found = [row for row in values if row is not None]
-    return np.array(found, dtype=np.float64).reshape(len(found), -1)
+def _rows(values: Sequence[list[float] | None], directions: Sequence[str]) -> Floats:
+    return np.array([row for row in values if row is not None], dtype=np.float64).reshape(-1, len(directions))

@@ -128,7 +128,8 @@ class LocalProcesses:
         self._false_starts = 0 if dead.was_ready else self._false_starts + 1
         # One that was killed may be followed by one that lives; one that says what is wrong will say it again.
         if dead.trouble or self._false_starts > MOST_FALSE_STARTS:
-            raise SweepError(f"a worker process could not start: {dead.trouble or _exit(dead.process)}")
+            what = "go on" if dead.was_ready else "start"
+            raise SweepError(f"a worker process could not {what}: {dead.trouble or _exit(dead.process)}")
         self._workers[index] = self._start()
         if dead.job is not None:
             tell(Ended(dead.job.number, "lost", f"its process {_exit(dead.process)}", dead.seconds))
@@ -178,14 +179,20 @@ def _serve(pipe: Connection, recipe: Callable[[], Work], threads: int) -> None:
         torch.set_num_threads(threads)
         work = recipe()
         pipe.send("ready")
+        while (job := _next(pipe)) is not None:
+            pipe.send(work(job, pipe.send))
     except BaseException as error:
-        pipe.send(describe(error))
+        with contextlib.suppress(OSError):  # nobody is there to be told
+            pipe.send(describe(error))
         raise SystemExit(1) from error
+
+
+def _next(pipe: Connection) -> Job | None:
     try:
-        while True:
-            pipe.send(work(pipe.recv(), pipe.send))
+        job: Job = pipe.recv()
     except (EOFError, OSError):
-        return
+        return None
+    return job
 
 
 def _end_with(parent: int) -> None:

@@ -51,7 +51,6 @@ def test_every_vector_is_trained_once_until_none_is_left(screening):
     study, ask = proposer(problem, TPESampler(seed=1), screening)
     keys = set()
     while (proposal := ask.ask()) is not None:
-        assert proposal.known is None
         keys.add(as_given(proposal.trial.params))
         train(study, problem, proposal)
     assert len(keys) == len(study.get_trials(states=(TrialState.COMPLETE,))) == 4 * 3 * 4
@@ -156,7 +155,7 @@ def test_static_costs_that_never_work_are_an_error_and_that_sometimes_fail_are_a
     assert "ZeroDivisionError" in study.trials[0].user_attrs[PROPOSAL]["screened"]
 
 
-def test_an_enqueued_vector_comes_as_it_is_and_with_its_twin():
+def test_an_enqueued_vector_comes_as_it_is_even_when_it_is_known():
     problem = Problem(SPACE, DIRECTIONS, static_costs=size)
     study, ask = proposer(problem)
     for _ in range(2):
@@ -165,7 +164,7 @@ def test_an_enqueued_vector_comes_as_it_is_and_with_its_twin():
     assert first.trial.params == {"a": 2, "b": "y", "c": 1}
     assert first.static == {"size": 4.0}
     train(study, problem, first)
-    assert ask.ask().known.number == first.trial.number
+    assert ask.ask().trial.params == first.trial.params
 
 
 def test_the_same_seed_proposes_the_same():
@@ -310,6 +309,14 @@ def test_a_fixed_sequence_of_which_nothing_fits_ends(name):
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
 
 
+def test_knobs_with_one_value_each_are_one_vector():
+    study, ask = proposer(Problem({"a": Choice((1,), 1), "c": IntRange(2, 2, 2)}, DIRECTIONS))
+    study.tell(ask.ask().trial, [0.0, 0.0])
+    assert ask.ask() is None
+    study.enqueue_trial({"a": 1, "c": 2})
+    assert ask.ask().trial.params == {"a": 1, "c": 2}
+
+
 def test_a_vector_queued_after_nothing_was_left_is_given_out():
     study, ask = proposer(Problem({"c": IntRange(0, 1, 0)}, DIRECTIONS))
     for _ in range(2):
@@ -318,7 +325,6 @@ def test_a_vector_queued_after_nothing_was_left_is_given_out():
     study.enqueue_trial({"c": 1})
     again = ask.ask()
     assert again.trial.params == {"c": 1}
-    assert again.known is not None
 
 
 def test_a_genetic_algorithm_breeds_from_vectors_that_were_queued_too():

@@ -76,7 +76,9 @@ def test_trials_that_look_hopeless_at_a_low_fidelity_are_stopped_there(tmp_path,
     assert "stopped at a fidelity of 0.25: place" in halted.error
     assert not halted.is_feasible
     assert all(record.readings["accuracy"] == readings(record.params)["accuracy"] for record in found.front)
-    assert (tmp_path / "rungs" / "rungs.jsonl").is_file()
+    assert len(list((tmp_path / "rungs").glob("*/rungs.jsonl"))) == 1
+    other = search(SPACE, evaluate, BOTH, None, 3, start=[{"width": 1, "bits": 32}], seed=9, **settings)
+    assert other.accounting.halted == 0, "what was decided in one study says nothing of another"
 
 
 @pytest.mark.parametrize("shares", [(0.5,), (1.0, 0.5), (0.0, 1.0), "all", (0.25, "much")])

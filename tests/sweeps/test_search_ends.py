@@ -1,0 +1,323 @@
+"""What goes wrong in a search and around it: nothing that was trained is lost, and nothing waits for ever."""
+
+import itertools
+import signal
+import threading
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from functions import readings
+
+from kmr.core import Choice, IntRange, Reading
+from sweeps import Search, Stop, search
+from sweeps.driver import MOST_EQUAL_FAILURES, drive
+from sweeps.errors import SweepError
+from sweeps.interrupt import Interrupts
+from sweeps.jobs import Ended
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
+BOTH = {"bytes": "minimize", "accuracy": "maximize"}
+
+
+class AtOnce:
+    """Takes three jobs and tells of all of them at once."""
+
+    def __init__(self, work):
+        self.does, self.jobs = work, []
+
+    @property
+    def free(self):
+        return 3 - len(self.jobs)
+
+    def submit(self, job):
+        self.jobs.append(job)
+
+    def work(self, tell):
+        while self.jobs:
+            tell(self.does(self.jobs.pop(0), tell))
+
+    def close(self):
+        self.jobs.clear()
+
+
+def states(study):
+    return [trial.state.name for trial in study.get_trials(deepcopy=False)]
+
+
+def test_what_ended_beside_a_trial_whose_telling_breaks_is_told_too():
+    storage = optuna.storages.InMemoryStorage()
+
+    def break_once(record):
+        if record.number == 0:
+            raise RuntimeError("the user's own")
+
+    with pytest.raises(RuntimeError, match="the user's own"):
+        search(SPACE, readings, BOTH, None, 3, storage=storage, executor=AtOnce, on_trial=break_once)
+    study = optuna.load_study(study_name="search", storage=storage)
+    assert states(study) == ["COMPLETE"] * 3 + ["WAITING"] * (len(study.trials) - 3)
+
+
+@pytest.mark.parametrize("constraints", [{"accuracy": 2.0}, None])
+def test_a_window_without_any_model_that_fits_ends_it(constraints):
+    def evaluate(knobs):
+        if constraints is None:
+            raise ValueError(f"of {knobs['width'] * 'x'}")
+        return readings(knobs)
+
+    found = search(SPACE, evaluate, BOTH, constraints, 40, stop=Stop(window=3))
+    assert len(found.records) == 4
+    assert "raised the hypervolume by 0" in found.ended
+
+
+def test_a_window_counts_the_first_model_that_fits():
+    accuracies = itertools.chain([0.0, 0.0], itertools.repeat(0.9))
+    found = search(
+        SPACE, lambda knobs: {"bytes": 1.0, "accuracy": next(accuracies)}, BOTH, {"accuracy": 0.5}, 40,
+        stop=Stop(window=2, gain=0.01),
+    )  # fmt: skip
+    assert [record.is_feasible for record in found.records] == [False, False, True, True, True]
+
+
+class Breaks(optuna.samplers.RandomSampler):
+    broken = False
+
+    def sample_relative(self, study, trial, search_space):
+        if not Breaks.broken and trial.number == 2:
+            Breaks.broken = True
+            raise RuntimeError("the sampler")
+        return super().sample_relative(study, trial, search_space)
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+
+def test_a_draw_that_breaks_leaves_no_trial_running():
+    Breaks.broken = False
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [], "sampler": Breaks(seed=0)}
+    with pytest.raises(RuntimeError, match="the sampler"):
+        search(SPACE, readings, BOTH, None, 6, **settings)
+    study = optuna.load_study(study_name="search", storage=settings["storage"])
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert search(SPACE, readings, BOTH, None, 6, **settings).accounting.trained == 6
+
+
+def test_a_trial_drawn_while_ctrl_c_comes_is_put_back():
+    def costs(knobs):
+        if knobs["width"] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return {"bytes": knobs["width"] * knobs["bits"] / 8}
+
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [{"width": 3, "bits": 4}]}
+    run = Search(SPACE, BOTH, static_costs=costs, screening=None, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run.ask()
+    assert states(run.study) == ["FAIL", "WAITING"]
+    assert run.result.accounting.charged == 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    found = search(SPACE, readings, BOTH, None, 3, **settings)
+    assert found.accounting.trained == 3
+    assert dict(found.records[1].params) == {"width": 3, "bits": 4}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers):
+    def broken(knobs):
+        raise RuntimeError("no data")
+
+    settings = {"storage": optuna.storages.InMemoryStorage(), "budget": 9}
+    with pytest.raises(SweepError, match="in a row ended alike"):
+        search(SPACE, broken, BOTH, **settings)
+    found = search(SPACE, readings, BOTH, workers=workers, **settings)
+    assert (found.accounting.failed, found.accounting.trained) == (MOST_EQUAL_FAILURES, 9 - MOST_EQUAL_FAILURES)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "kept"),
+    [(np.float32(0.5), 0.5), (torch.tensor(0.5), 0.5), (np.int64(1), 1.0), (np.array(0.5), 0.5), (float("nan"), None)],
+)
+def test_a_standard_error_of_any_kind_of_number_is_kept(tmp_path, stderr, kept):
+    found = search(
+        SPACE, lambda knobs: {"loss": Reading(np.float32(0.5), stderr)}, {"loss": "minimize"}, budget=1,
+        storage=f"sqlite:///{tmp_path / 'study.db'}",
+    )  # fmt: skip
+    assert found.front[0].stderrs == ({} if kept is None else {"loss": kept})
+
+
+def test_searches_that_share_a_study_train_no_model_twice():
+    start = [{"width": 12, "bits": 8}, {"width": 12, "bits": 4}]
+    settings = {
+        "storage": optuna.storages.InMemoryStorage(), "start": start,
+        "canonical": lambda knobs: (knobs["width"], knobs["bits"] > 8),
+    }  # fmt: skip
+    one, two = Search(SPACE, BOTH, **settings), Search(SPACE, BOTH, **settings)
+    task = one.ask()
+    one.tell(task, readings(task.params))
+    assert dict(two.ask().params) not in start
+    assert [record.state for record in two.result.records] == ["complete", "served"]
+
+
+@pytest.mark.parametrize("start", [None, [{"width": 3, "bits": 8}] * 3])
+def test_a_space_of_one_vector_ends_when_that_is_known(start):
+    space = {"width": IntRange(3, 3, neutral=3), "bits": Choice((8,), neutral=8)}
+    found = search(space, readings, BOTH, start=start)
+    assert found.accounting.trained == 1
+    assert found.ended == "no vector is left that is new and breaks no known limit"
+    found = search(space, lambda knobs: 1 / 0, BOTH, start=start)
+    assert found.accounting.failed == 1
+    assert found.ended is not None
+
+
+def test_a_study_kept_in_another_way_is_refused():
+    storage = optuna.storages.InMemoryStorage()
+    search(SPACE, readings, BOTH, budget=2, storage=storage)
+    study = optuna.load_study(study_name="search", storage=storage)
+    study.set_user_attr("kmr:problem", {**study.user_attrs["kmr:problem"], "format": 1})
+    with pytest.raises(SweepError, match="made with other format"):
+        search(SPACE, readings, BOTH, budget=4, storage=storage)
+
+
+def test_a_trial_added_by_hand_is_known_and_counts_for_nothing():
+    storage = optuna.storages.InMemoryStorage()
+    study = Search(SPACE, BOTH, storage=storage, start=[]).study
+    added = {"width": 12, "bits": 32}
+    from sweeps.space import distributions
+
+    trial = optuna.trial.create_trial(params=added, distributions=distributions(SPACE), values=[48.0, 0.9])
+    for _ in range(MOST_EQUAL_FAILURES):
+        study.add_trial(trial)
+    found = search(SPACE, readings, BOTH, budget=47, storage=storage, workers=2)
+    assert (found.accounting.trained, found.accounting.failed) == (47, 0)
+    assert added not in [dict(record.params) for record in found.records if record.state == "complete"]
+    assert found.records[0].readings == {"bytes": 48.0, "accuracy": 0.9}
+
+
+class Loses(AtOnce):
+    """Loses its first job when there is nothing left to ask for."""
+
+    lost = False
+
+    def work(self, tell):
+        if not self.lost:
+            self.lost = True
+            tell(Ended(self.jobs.pop(0).number, "lost", "its process died", 0.1))
+        super().work(tell)
+
+
+def test_what_is_lost_when_nothing_else_is_left_is_tried_again():
+    found = search({"width": IntRange(1, 2, neutral=2)}, lambda knobs: knobs, {"width": "minimize"}, executor=Loses)
+    assert sorted(record.state for record in found.records) == ["complete", "complete", "interrupted"]
+
+
+def test_an_executor_that_cannot_even_close_leaves_no_trial_running():
+    class Gone(AtOnce):
+        def work(self, tell):
+            raise OSError("the queue is down")
+
+        def close(self):
+            raise OSError("it still is")
+
+    run = Search(SPACE, BOTH)
+    with pytest.raises(OSError, match="it still is"):
+        drive(run.ledger, 5, Gone(None), run.watcher.stopping, Interrupts(()), print, str)
+    assert {record.state for record in run.result.records} == {"interrupted"}
+
+
+def test_a_function_that_changes_its_vector_changes_nothing_else():
+    seen = []
+
+    def evaluate(knobs, share):
+        seen.append(dict(knobs))
+        knobs["width"] = 0
+        return {"bytes": 1.0, "accuracy": 1.0}
+
+    search(SPACE, evaluate, BOTH, budget=2, fidelities=(0.5, 1.0))
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert all(vector["width"] for vector in seen)
+
+
+def test_a_task_is_told_once():
+    run = Search(SPACE, BOTH)
+    task = run.ask()
+    run.tell(task, readings(task.params))
+    with pytest.raises(SweepError, match="trial 0 is not under way: it has been told, or put back"):
+        run.tell(task, readings(task.params))
+    run.put_back(task)
+    assert [record.state for record in run.result.records] == ["complete"]
+
+
+def test_a_row_of_a_data_frame_is_a_reading():
+    found = search(SPACE, lambda knobs: pd.Series(readings(knobs)), BOTH, budget=2)
+    assert found.accounting.trained == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ([{"height": 1}], "start names height, which is not searched: there are width, bits"),
+        ([{"width": 1000, "bits": 8}], "start: width cannot be 1000: choose"),
+        ([{"width": 2, "bits": 5}], "start: bits cannot be 5: choose one of 32, 8, 4, 2"),
+    ],
+)
+def test_a_start_that_is_not_in_the_space_is_refused(start, message):
+    with pytest.raises(SweepError, match=message):
+        search(SPACE, readings, BOTH, start=start)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_samplers_that_go_through_a_fixed_sequence_go_through_it():
+    listed = {"width": [1, 6, 12], "bits": [32, 4]}
+    found = search(SPACE, readings, BOTH, sampler=optuna.samplers.GridSampler(listed, seed=0))
+    wanted = set(itertools.product(*listed.values()))
+    assert {tuple(record.params.values()) for record in found.records} == wanted
+    assert found.accounting.trained == 6
+    found = search({"width": SPACE["width"]}, readings_of_width, BOTH, sampler=optuna.samplers.QMCSampler(seed=0))
+    assert found.accounting.trained == 12
+    assert found.ended is not None
+
+
+def readings_of_width(knobs):
+    return readings({**knobs, "bits": 8})
+
+
+def test_a_search_within_a_search_and_in_a_thread():
+    def inner(knobs):
+        found = search(SPACE, readings, BOTH, budget=2, start=[{**knobs, "bits": 8}])
+        return found.records[0].readings
+
+    found = search({"width": SPACE["width"]}, inner, BOTH, budget=3)
+    assert found.accounting.trained == 3
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(search(SPACE, readings, BOTH, budget=3)))
+    thread.start()
+    thread.join()
+    assert kept[0].accounting.trained == 3
+
+
+def test_ctrl_c_in_a_search_within_a_search_puts_both_trials_back():
+    storages = [optuna.storages.InMemoryStorage() for _ in range(2)]
+
+    def interrupted(knobs):
+        signal.raise_signal(signal.SIGINT)
+        return readings(knobs)
+
+    def inner(knobs):
+        return search(SPACE, interrupted, BOTH, budget=2, storage=storages[1]).records[0].readings
+
+    with pytest.raises(KeyboardInterrupt):
+        search({"width": SPACE["width"]}, inner, BOTH, budget=3, storage=storages[0])
+    for storage in storages:
+        assert states(optuna.load_study(study_name="search", storage=storage))[0] == "FAIL"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_executor_that_tells_of_no_model_fails_the_trial():
+    class Silent(AtOnce):
+        def work(self, tell):
+            tell(Ended(self.jobs.pop(0).number, "complete"))
+
+    with pytest.raises(SweepError, match="it ended without telling of a model"):
+        search(SPACE, readings, BOTH, budget=8, executor=Silent)
