@@ -134,7 +134,7 @@ class Search:
         return self._end(Ended(task.number, "failed", error, task.seconds if seconds is None else seconds))
 
     def put_back(self, task: Task) -> None:
-        """Close a trial that was interrupted, unless it was told; its vector comes first when the search goes on."""
+        """Close a trial that was interrupted, unless it was told; its vector waits for the search to go on."""
         with undisturbed():
             self.ledger.put_back(task, "interrupted")
 

@@ -46,8 +46,8 @@ def drive(
         exhausted: why nothing is left to try.
 
     Raises:
-        Stopped, KeyboardInterrupt: by `interrupts`; the trials in progress are closed and come first when the study
-            goes on.
+        Stopped, KeyboardInterrupt: by `interrupts`; the trials in progress are closed and queued again, before
+            anything new is drawn.
         SweepError: too many trials in a row failed alike; what finished is kept.
     """
     why, before = None, len(ledger.records)

@@ -37,6 +37,7 @@ from sweeps.config import Config
 from sweeps.errors import SweepError, unknown
 from sweeps.shares import at_share
 from sweeps.space import Space, parameter_space, search_space
+from sweeps.weights import with_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +118,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     if not isinstance(model, nn.Module):
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
     _try_once(model, data)
-    model = _with_weights(model, config, plain, data, trusted).eval()
+    model = with_weights(model, config, plain, data, trusted).eval()
     live = {
         "example_inputs": data.train.first_inputs(),
         "calibration": data.train,
@@ -314,56 +315,6 @@ def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ..
     if len(config.objectives) < 2 or len(set(config.objectives)) < len(config.objectives):
         raise SweepError(f"objectives must name two or more different meters, not {list(config.objectives)}")
     return tuple(meters[name] for name in config.objectives)
-
-
-def _with_weights(
-    model: nn.Module, config: Config, plain: Mapping[str, Any], data: Data, trusted: tuple[str, ...]
-) -> nn.Module:
-    if config.weights is not None:
-        return _load_weights(model, Path(config.weights).expanduser())
-    if plain["train"] is None:
-        return model
-    recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
-    recipe += [data.fingerprint(), torch.__version__]
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
-    cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
-    if cached.is_file():
-        try:
-            return _load_weights(model, cached)
-        except SweepError as error:
-            print(f"training again: {error}", flush=True)
-    train = part("train", plain["train"], trusted, data=data.train, seed=config.seed)
-    print(f"training the base model: {train.total_steps} steps", flush=True)
-    try:
-        model = train(model)
-    except (RuntimeError, ValueError, IndexError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise SweepError(f"train: the loss does not fit the model and its targets: {why}") from error
-    from safetensors.torch import save_model
-
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = cached.with_suffix(".part")
-        save_model(model, str(aside))
-        aside.replace(cached)
-    except OSError as error:
-        raise SweepError(f"cannot write {cached}: {error.strerror}; choose another output_dir") from error
-    return model
-
-
-def _load_weights(model: nn.Module, path: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    if not path.is_file():
-        raise SweepError(f"no weights at {path}: set weights to a .safetensors file (KMR_DATA names the data folder)")
-    try:
-        load_model(model, str(path))
-    except SafetensorError as error:
-        raise SweepError(f"{path} is not a safetensors file: {error}") from error
-    except RuntimeError as error:
-        raise SweepError(f"{path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
-    return model
 
 
 def _builder(config: Mapping[str, Any]) -> Builder:

@@ -107,7 +107,7 @@ def put_back(
     *,
     count: bool = True,
 ) -> bool:
-    """Close a trial that did not get to its end, and put its vector first in the queue.
+    """Close a trial that did not get to its end, and queue its vector again, before anything new is drawn.
 
     Args:
         study: of the trial.

@@ -5,7 +5,7 @@ trained waits for it.
 """
 
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +18,7 @@ from kmr.core import Value
 from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured
 from sweeps.leases import claim, put_back
+from sweeps.observer import Observer
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import Proposer
@@ -58,43 +59,6 @@ class Task:
         return time.perf_counter() - self.started
 
 
-class Observer:
-    """Is told what happens to a study, and has a say in what is kept; this one does nothing."""
-
-    def kept(self, point: Point) -> Point:
-        """Return a point of a trial under way as the study shall keep it."""
-        return point
-
-    def measured(self, told: Measured) -> None:
-        """Take a model of a trial under way; the ledger has its point."""
-
-    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield what need not be trained again after a trial: the key of a model, and the points that lead to it."""
-        return ()
-
-    def took(self, record: Record) -> None:
-        """Take a finished trial, of this run or another; those of earlier runs come when the ledger is opened."""
-
-    def closed(self, record: Record) -> None:
-        """Take a trial of this run that is over for good; `took` has been told of it."""
-
-    def overtaken(self) -> None:
-        """Forget what a trial has measured that another driver finished: it is no record of the study."""
-
-    def say(self, message: str) -> None:
-        """Tell the user."""
-
-    @property
-    def front_values(self) -> tuple[tuple[float, ...], ...]:
-        """The objectives' values of the front."""
-        return ()
-
-    @property
-    def base(self) -> Point | None:
-        """The model that a vector leads to which changes nothing."""
-        return None
-
-
 class Ledger:
     """Follows one study for one process; others may be at it too.
 
@@ -127,6 +91,9 @@ class Ledger:
         """Whether the last `ask` found nothing that is left to try."""
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
         self._told: set[int] = set()
+        self._next = 0
+        self._open: list[int] = []
+        """Trials of the study that had not ended when it was last looked at; those from `_next` on are new."""
         self._under_way: dict[int, Task] = {}
         self._served_in_a_row = 0
         self._held: list[int] = []
@@ -219,7 +186,7 @@ class Ledger:
         return self._close(task)
 
     def put_back(self, task: Task, why: str) -> None:
-        """Close a trial that was stopped, so that its vector comes first when the search goes on."""
+        """Close a trial that was stopped, so that its vector waits for the search to go on."""
         if self._under_way.pop(task.number, None) is None:
             return
         if task.number in self._held:
@@ -241,12 +208,14 @@ class Ledger:
         if not self.shared:
             return 0
         mine = {task.trial.number for task in self._under_way.values()}
-        at_work = 0
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
+        self._next = len(trials)
+        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
+        for trial in looked_at:
             if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
                 self._remember(record_of(trial))
-            at_work += trial.state == TrialState.RUNNING and trial.number not in mine
-        return at_work
+        return sum(trial.state == TrialState.RUNNING and trial.number not in mine for trial in looked_at)
 
     def _draw(self) -> Task | None:
         """Return the next trial, claimed; None where nothing is left, or another driver was faster."""

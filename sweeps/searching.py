@@ -91,7 +91,7 @@ def search(
     Raises:
         SweepError: the problem makes no sense, the study in the storage is of another, or evaluations keep failing
             alike.
-        KeyboardInterrupt: Ctrl-C; the trials under way come first when the study goes on. A second one acts at once.
+        KeyboardInterrupt: Ctrl-C; the trials under way wait for the study to go on. A second one acts at once.
     """
     if isinstance(static_costs, Sequence):
         static_costs = columns(evaluate, space, static_costs)

@@ -17,8 +17,9 @@ from sweeps.first_trials import first_trials
 from sweeps.front import Front, artifact_path, drop_artifacts
 from sweeps.interrupt import Interrupts
 from sweeps.jobs import Measured, describe
-from sweeps.ledger import Ledger, Observer
+from sweeps.ledger import Ledger
 from sweeps.mlflow_runs import run_name
+from sweeps.observer import Observer
 from sweeps.points import Point
 from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker

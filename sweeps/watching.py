@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.front import Floats, as_costs
 from analysis.hypervolume import normalised
-from sweeps.ledger import Observer
+from sweeps.observer import Observer
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.records import Record

@@ -21,6 +21,9 @@ import importlib, os, signal, sys
 
 module, name, call, when = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 place = importlib.import_module(module)
+*owners, name = name.split(".")
+for owner in owners:
+    place = getattr(place, owner)
 real, calls = getattr(place, name), 0
 
 def deadly(*args, **kwargs):
@@ -39,6 +42,9 @@ from sweeps.run import main
 main()
 """
 BOUNDARIES = [
+    ("optuna", "Study.add_trial", 1, "after"),  # the base model is told, nothing is queued
+    ("optuna", "Study.enqueue_trial", 4, "before"),  # some of what is tried first is queued
+    ("optuna", "Study.add_trial", 11, "before"),  # a trial is told, not all the models on its way
     ("sweeps.ledger", "claim", 3, "before"),  # asked, not claimed
     ("kmr.core.engine", "apply_move", 2, "after"),  # a rule has been applied
     ("kmr.core.engine", "measure", 8, "after"),  # costs have been read, fine-tuning comes next

@@ -16,7 +16,8 @@ from sweeps.errors import SweepError
 from sweeps.gain import expected_gain
 from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Problem, as_given
-from sweeps.propose import MOST_REASKS, MOST_TURNED_DOWN, PROPOSAL, Proposer
+from sweeps.propose import MOST_TURNED_DOWN, PROPOSAL, Proposer
+from sweeps.screened import MOST_REASKS
 from sweeps.screening import Screening
 from sweeps.space import is_searched
 from sweeps.surrogate import Encoder, Surrogate, _loss
@@ -117,7 +118,7 @@ def test_a_problem_that_nothing_solves_ends():
 
 def test_what_nothing_near_or_extreme_meets_is_given_up_early(monkeypatch):
     clock = itertools.count()  # a candidate a second
-    monkeypatch.setattr("sweeps.propose.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("sweeps.screened.time.monotonic", lambda: float(next(clock)))
     looked_at = []
 
     def cost(params):
