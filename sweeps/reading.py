@@ -6,8 +6,6 @@ from pathlib import Path
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from analysis.table import StudyTable
@@ -19,7 +17,7 @@ from sweeps.layers import with_layers
 from sweeps.profiles import with_profiles
 from sweeps.publish import State, final_front, read_state
 from sweeps.records import records
-from sweeps.storage import JOURNAL, open_storage
+from sweeps.storage import JOURNAL, journal_to_read, open_storage
 
 CONFIG = "config.yaml"
 
@@ -72,7 +70,7 @@ def open_run(folder: str | Path) -> Opened:
     url, name = _where(folder)
     if url is None and not (folder / JOURNAL).is_file():
         raise SweepError(f"{folder} is no run folder, it has no {JOURNAL}: name one such as runs/<study>")
-    storage = _journal(folder) if url is None else open_storage(url, folder)
+    storage = journal_to_read(folder) if url is None else open_storage(url, folder)
     names = [summary.study_name for summary in storage.get_all_studies()]
     if name not in names:
         if len(names) != 1 or url is not None:
@@ -94,13 +92,3 @@ def _where(folder: Path) -> tuple[str | None, str]:
     if not isinstance(config, DictConfig):
         raise SweepError(f"{folder / CONFIG} is no config: restore it, or run the sweep's command again")
     return config.get("storage"), str(config.get("name") or folder.name)
-
-
-def _journal(folder: Path) -> BaseStorage:
-    """Open the journal as it is; a last line that is only half written is passed over, for it may be being written."""
-    try:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    except (ValueError, KeyError, OSError) as error:
-        raise SweepError(
-            f"{folder / JOURNAL} cannot be read ({type(error).__name__}): run the sweep's command, which mends it"
-        ) from error

@@ -9,7 +9,7 @@ from sweeps.experiment import Experiment
 from sweeps.proposals import problem_of
 from sweeps.records import OUTCOME, OWNER, records
 from sweeps.space import distributions, to_params, to_sequence
-from sweeps.storage import JOURNAL, open_storage
+from sweeps.storage import JOURNAL, journal_to_read, open_storage
 from sweeps.study import BASE, IDENTITY, differences
 from sweeps.telling import constraints
 
@@ -85,7 +85,8 @@ def _open(asked: str, name: str, place: Path, storage: str | None) -> optuna.Stu
         known = sorted(path.parent.name for path in place.parent.glob(f"*/{JOURNAL}")) if place.parent.is_dir() else []
         raise SweepError(f"reuse={asked}: there is no study in {place}{unknown(name, known) if known else ''}")
     try:
-        old = optuna.load_study(study_name=name, storage=open_storage(storage, place))
+        kept = journal_to_read(place) if storage is None else open_storage(storage, place)
+        old = optuna.load_study(study_name=name, storage=kept)
     except KeyError as error:
         raise SweepError(f"reuse={asked}: the storage holds no study of that name") from error
     if IDENTITY not in old.user_attrs or BASE not in old.user_attrs:

@@ -40,6 +40,20 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise SweepError(f"storage {_masked(url)} cannot be reached: {reason}") from error
 
 
+def journal_to_read(folder: Path) -> BaseStorage:
+    """Open a journal as it is; a last line that is only half written is passed over, for it may be being written.
+
+    Raises:
+        SweepError: it is damaged.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    except (ValueError, KeyError, OSError) as error:
+        raise SweepError(
+            f"{folder / JOURNAL} cannot be read ({type(error).__name__}): run the sweep's command, which mends it"
+        ) from error
+
+
 class _JournalStorage(JournalStorage):
     """A journal that looks again only at the trials that may have changed: one is asked ten times for each trial."""
 
