@@ -44,7 +44,6 @@ main()
 BOUNDARIES = [
     ("optuna", "Study.add_trial", 1, "after"),  # the base model is told, nothing is queued
     ("optuna", "Study.enqueue_trial", 4, "before"),  # some of what is tried first is queued
-    ("optuna", "Study.add_trial", 11, "before"),  # a trial is told, not all the models on its way
     ("sweeps.ledger", "claim", 3, "before"),  # asked, not claimed
     ("kmr.core.engine", "apply_move", 2, "after"),  # a rule has been applied
     ("kmr.core.engine", "measure", 8, "after"),  # costs have been read, fine-tuning comes next
