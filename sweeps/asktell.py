@@ -6,6 +6,8 @@ Many may be under way at once.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -25,6 +27,7 @@ from sweeps.screening import Screening
 from sweeps.searched import Searched, SearchResult, of_record, result_of
 from sweeps.space import Space, is_searched
 from sweeps.stopping import Stop
+from sweeps.storage import open_storage
 from sweeps.tables import Readings
 from sweeps.watching import Watcher
 
@@ -61,17 +64,22 @@ class Search:
         storage: str | BaseStorage | None = None,
         name: str = "search",
         stop: Stop | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.problem = Problem(dict(space), dict(objectives), dict(constraints or {}), canonical, static_costs)
         self.budget = budget
         _check(self.problem, budget)
+        if stop is not None and not isinstance(stop, Stop):
+            raise SweepError(f"stop must be a sweeps.Stop, not {stop!r}")
+        if isinstance(storage, str):
+            storage = open_storage(storage, Path())
         try:
             self.study = optuna.create_study(
                 study_name=name, storage=storage, directions=list(objectives.values()), load_if_exists=True
             )
         except ValueError as error:
             raise SweepError(f"study {name} has other objectives: choose another name ({error})") from error
-        _identify(self.study, self.problem)
+        _identify(self.study, self.problem, identity or {})
         found = self.study.get_trials(deepcopy=False)
         seed = seed_after(seed, len(found))
         self.study.sampler = pick_sampler(self.problem.space, budget, seed).sampler if sampler is None else sampler
@@ -174,9 +182,10 @@ def _checked(start: Sequence[Params] | None, space: Space) -> list[dict[str, Val
     return None if start is None else [dict(vector) for vector in start]
 
 
-def _identify(study: optuna.Study, problem: Problem) -> None:
+def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]) -> None:
     """Keep with the study what must not change, and refuse to continue another."""
     mine = {
+        **identity,
         "format": _FORMAT,
         "space": {name: repr(domain) for name, domain in problem.space.items()},
         "objectives": dict(problem.objectives),
@@ -187,5 +196,5 @@ def _identify(study: optuna.Study, problem: Problem) -> None:
     if known is None:
         study.set_user_attr(_PROBLEM, mine)
     elif known != mine:
-        changed = ", ".join(key for key in mine if known.get(key) != mine[key])
+        changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
         raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")

@@ -1,6 +1,8 @@
 """KMR on a model as what `sweeps.search` evaluates: no config, no files, a knob vector in and readings out."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from kmr.cache import PrefixCache, Store, describe
-from kmr.core import Direction, Instantiation, Reading, Run, Step, measure_base, run_sequence
+from kmr.cache import PrefixCache, Store, describe, fingerprint
+from kmr.core import Direction, Instantiation, KMRError, Reading, Run, Step, measure_base, run_sequence
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError
 from sweeps.problem import Params, Problem
@@ -67,7 +69,7 @@ class Compression:
         return {
             "space": self.space, "evaluate": self, "objectives": self.objectives,
             "static_costs": static_costs, "canonical": self.statics.key,
-            "screening": Screening(shortlist=8) if screening_pays(searched) else None,
+            "screening": Screening(shortlist=8) if screening_pays(searched) else None, "identity": self.identity,
         }  # fmt: skip
 
     def __call__(self, params: Params, share: float = 1.0) -> dict[str, Reading]:
@@ -102,6 +104,16 @@ class Compression:
         """What is known of a vector before it is trained."""
         return Statics(self.model, self.instantiation, tuple(self.objectives), self.store)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a study to be continued; null for what has no name another process could find."""
+        instantiation = self.instantiation
+        parts = {
+            "rules": instantiation.rules, "meters": (*instantiation.costs, *instantiation.qualities),
+            "finetune": self.finetune,
+        }  # fmt: skip
+        return {"model": fingerprint(self.model), **{name: _digest(value) for name, value in parts.items()}}
+
     def _recipe(self, share: float) -> "_Recipe":
         if share not in self._recipes:
             self._recipes[share] = self._make_recipe(share)
@@ -124,6 +136,14 @@ class Compression:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes for itself."""
         return {name: value for name, value in self.__dict__.items() if name != "statics"} | {"_recipes": {}}
+
+
+def _digest(value: object) -> str | None:
+    try:
+        described = describe(value, without=("progress",))
+    except KMRError:
+        return None
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

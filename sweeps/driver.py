@@ -10,6 +10,7 @@ from itertools import islice
 
 from optuna.exceptions import UpdateFinishedTrialError
 
+from analysis.wording import plural
 from sweeps.digest import cause
 from sweeps.errors import SweepError
 from sweeps.interrupt import Interrupts
@@ -61,6 +62,8 @@ def drive(
                 if ledger.finished + ledger.under_way + others >= trials:
                     if others and not ledger.under_way and reclaim(ledger.study, alone=False):
                         continue  # one of them has died, and its trial waits again
+                    if others and not ledger.under_way and ledger.finished < trials:
+                        why = f"other processes are at {plural(others, 'trial')} of it"
                     break
                 why = stopping.reason
                 task = ledger.ask() if why is None else None

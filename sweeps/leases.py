@@ -32,6 +32,8 @@ _ONCE = threading.Lock()
 MOST_ATTEMPTS = 3
 """How often a trial is tried whose process dies."""
 _ATTEMPTS = "kmr:attempts"
+AGAIN_OF = "kmr:again_of"
+"""The user attribute of a trial that was queued for another one that did not get to its end: the number of that."""
 LEASE = 2 * 3600
 """Seconds after which a trial of another host is taken for dead, unless its process has renewed the lease."""
 _RENEW_EVERY = 600
@@ -50,6 +52,7 @@ def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) ->
         "host": platform.node(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),
+        "claimed": time.time(),
         "expires": time.time() + LEASE,
     }
     trial.set_user_attr(OWNER, owner)
@@ -139,7 +142,7 @@ def put_back(
     # the queue before the trial is closed, so that to die between the two loses nothing.
     vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
     if again and vector and not _waits(study, vector):
-        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts})
+        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts, AGAIN_OF: trial.number})
     study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
     tell(study, trial.number, state=TrialState.FAIL)
     return again

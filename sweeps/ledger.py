@@ -19,10 +19,11 @@ from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured
 from sweeps.leases import claim, put_back
 from sweeps.observer import Observer
+from sweeps.others import Others
 from sweeps.points import Point
 from sweeps.problem import Problem
-from sweeps.propose import Proposer
-from sweeps.records import OWNER, Record, is_asked, record_of, records
+from sweeps.propose import PROPOSAL, Proposer, tell
+from sweeps.records import OWNER, Record, record_of, records
 from sweeps.telling import abandon, finish
 
 MOST_SERVED = 100
@@ -91,9 +92,7 @@ class Ledger:
         """Whether the last `ask` found nothing that is left to try."""
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
         self._told: set[int] = set()
-        self._next = 0
-        self._open: list[int] = []
-        """Trials of the study that had not ended when it was last looked at; those from `_next` on are new."""
+        self._others = Others(study, problem)
         self._under_way: dict[int, Task] = {}
         self._served_in_a_row = 0
         self._held: list[int] = []
@@ -125,7 +124,7 @@ class Ledger:
         except BaseException:
             self._put_back_drawn_since(started)
             raise
-        if task is None:
+        if task is None or self._is_one_too_many(task):
             return None
         number, key = task.number, task.key
         twin = any(other.key == key for other in self._under_way.values())
@@ -199,23 +198,25 @@ class Ledger:
         self._remember(self._record(task))
 
     def put_all_back(self, why: str) -> None:
-        """Close everything under way."""
+        """Close everything under way, then raise what went wrong with the first."""
+        problems = []
         for number in sorted(self._under_way):
-            self.put_back(self._under_way[number], why)
+            try:
+                self.put_back(self._under_way[number], why)
+            except Exception as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
 
     def take_in_others(self) -> int:
         """Learn what other drivers of the same study have finished since; return how many trials they are at."""
         if not self.shared:
             return 0
         mine = {task.trial.number for task in self._under_way.values()}
-        trials = self.study.get_trials(deepcopy=False)
-        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
-        self._next = len(trials)
-        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
-        for trial in looked_at:
-            if trial.state.is_finished() and trial.number not in self._told and is_asked(trial):
+        for trial in self._others.look(mine):
+            if trial.number not in self._told:
                 self._remember(record_of(trial))
-        return sum(trial.state == TrialState.RUNNING and trial.number not in mine for trial in looked_at)
+        return len(self._others.at_work)
 
     def _draw(self) -> Task | None:
         """Return the next trial, claimed; None where nothing is left, or another driver was faster."""
@@ -231,6 +232,19 @@ class Ledger:
         except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
             return None
         return Task(number, trial, proposal.static, key, started)
+
+    def _is_one_too_many(self, task: Task) -> bool:
+        """Drop a trial that another driver is at as well; tell whether it is one."""
+        if not self.shared:
+            return False
+        self.take_in_others()
+        why = self._others.why_too_many(task.trial.number, task.key)
+        if why is None:
+            return False
+        task.trial.set_user_attr(PROPOSAL, {**task.trial.user_attrs.get(PROPOSAL, {}), "screened": why})
+        with suppress(UpdateFinishedTrialError):
+            tell(self.study, task.trial, state=TrialState.FAIL)
+        return True
 
     def _put_back_drawn_since(self, started: datetime) -> None:
         """Close a trial whose draw broke off: nobody has claimed it yet."""

@@ -135,9 +135,17 @@ class Proposer:
 
 
 def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
-    """Tell a study of a trial, whatever its sampler then asks for."""
+    """Tell a study of a trial, whatever its sampler then asks for.
+
+    Raises:
+        UpdateFinishedTrialError: another driver has finished it.
+    """
     try:
         study.tell(trial, **how)
+    except ValueError as error:
+        if str(error).startswith("Cannot tell a "):
+            raise UpdateFinishedTrialError(str(error)) from error
+        raise
     except RuntimeError as error:
         # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
         if "Study.stop" not in str(error):

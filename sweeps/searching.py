@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def search(
             in place of `sweeps.sampling.pick_sampler`'s; `screening`, a `Screening`, None for none, or True to decide
             by the problem; `start`, the vectors tried first in place of `sweeps.sampling.anchors`; `seed`; `storage`,
             Optuna's or its URL, and `name`, which keep the study; `stop`, a `sweeps.stopping.Stop`: seconds, seconds of
-            training, or a front that has stopped growing.
+            training, or a front that has stopped growing; `identity`, by name and as JSON has it, what else must be
+            the same for a study to be continued, such as a digest of the weights and the recipe of the training.
 
     Returns:
         What was found; its `ended` says why it ended before the budget, where it did.
@@ -99,6 +101,11 @@ def search(
     halving = halving_of(fidelities)
     if not 1 <= workers <= 1024:
         raise SweepError(f"workers must be between 1 and 1024, not {workers}")
+    if unknown := [name for name in settings if name not in signature(Search).parameters]:
+        raise TypeError(f"search() takes no {', '.join(unknown)}: see its Args")
+    read = getattr(function, "objectives", None)
+    if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(constraints or {})) if n not in read]):
+        raise SweepError(f"there is no meter {', '.join(unread)}: {', '.join(read)} are read")
     run = Search(space, objectives, constraints, budget, static_costs=static_costs, **settings)
     run.watcher.on_trial = on_trial
     if executor is None:

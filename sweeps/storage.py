@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import time
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.errors import SweepError
 
 JOURNAL = "journal.log"
+_MOST_ATTEMPTS = 5
+_IS_BEING_MADE = re.compile(
+    "already exists|UNIQUE constraint|duplicate key|no such table|database is locked", re.IGNORECASE
+)
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -29,8 +34,16 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     import sqlalchemy.exc
 
     try:
-        arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        return RDBStorage(url, engine_kwargs=arguments)
+        for attempt in range(_MOST_ATTEMPTS):
+            try:
+                arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+                return RDBStorage(url, engine_kwargs=arguments)
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                # Two processes that open a new one at the same moment both make its tables.
+                if attempt == _MOST_ATTEMPTS - 1 or not _IS_BEING_MADE.search(str(error)):
+                    raise
+                time.sleep(0.5 * (attempt + 1))
+        raise AssertionError("the last attempt returns or raises")
     except ImportError as error:
         raise SweepError(
             f"storage {_masked(url)} needs a driver: {error}; try pip install kmr-sweeps[postgres]"

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import time
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -118,3 +119,19 @@ def test_what_leads_to_one_model_is_evaluated_once() -> None:
 def test_a_space_that_fits_no_knob_is_refused() -> None:
     with pytest.raises(SweepError, match="thrid"):
         tiny(space={"thrid": {"by": {"values": [0.0]}}})
+
+
+def test_a_study_of_another_training_is_refused_and_so_is_a_limit_on_no_meter() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    search(**trained().problem, budget=1, storage=storage)
+    search(**trained().problem, budget=2, storage=storage)
+    other = trained()
+    other.finetune = replace(other.finetune, steps=3)
+    with pytest.raises(SweepError, match="made with other finetune"):
+        search(**other.problem, budget=2, storage=storage)
+    with torch.no_grad():
+        other.model.weight.add_(1.0)
+    with pytest.raises(SweepError, match="made with other model, finetune"):
+        search(**Compression(other.model, other.instantiation, other.finetune).problem, budget=2, storage=storage)
+    with pytest.raises(SweepError, match="there is no meter byts: bytes, top1 are read"):
+        search(**other.problem, constraints={"byts": 10})

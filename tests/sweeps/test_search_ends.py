@@ -8,8 +8,10 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import sqlalchemy.exc
 import torch
 from functions import readings
+from optuna.exceptions import UpdateFinishedTrialError
 
 from kmr.core import Choice, IntRange, Reading
 from sweeps import Search, Stop, search
@@ -17,6 +19,7 @@ from sweeps.driver import MOST_EQUAL_FAILURES, drive
 from sweeps.errors import SweepError
 from sweeps.interrupt import Interrupts
 from sweeps.jobs import Ended
+from sweeps.leases import AGAIN_OF, put_back
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
@@ -321,3 +324,72 @@ def test_an_executor_that_tells_of_no_model_fails_the_trial():
 
     with pytest.raises(SweepError, match="it ended without telling of a model"):
         search(SPACE, readings, BOTH, budget=8, executor=Silent)
+
+
+def test_what_another_search_is_at_is_not_begun_again():
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": []}
+    one, two = Search(SPACE, BOTH, **settings), Search(SPACE, BOTH, **settings)
+    vector = {"width": 5, "bits": 4}
+    for _ in range(2):
+        one.study.enqueue_trial(vector)
+    task = one.ask()
+    assert dict(task.params) == vector
+    assert dict(two.ask().params) != vector
+    one.tell(task, readings(vector))
+    dropped = two.result.records[1]
+    assert (dropped.state, dropped.error) == ("pruned", "twin: trial 0 is at the same model")
+    assert one.result.accounting.trained == 1
+
+
+def test_what_two_drivers_queued_again_is_tried_once():
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": []}
+    run = Search(SPACE, BOTH, **settings)
+    lost = run.ask()
+    vector = dict(lost.params)
+    run.put_back(lost)
+    run.study.enqueue_trial(vector, user_attrs={AGAIN_OF: lost.trial.number})
+    task = run.ask()
+    assert dict(task.params) == vector
+    run.tell(task, readings(vector))
+    assert dict(run.ask().params) != vector
+    assert run.result.records[2].error == "twin: trial 0 was queued again twice"
+    with pytest.raises(UpdateFinishedTrialError):
+        put_back(run.study, lost.trial, "the run ended before it")
+
+
+def test_a_study_is_told_from_one_of_another_model():
+    storage = optuna.storages.InMemoryStorage()
+    search(SPACE, readings, BOTH, budget=2, storage=storage, identity={"weights": "a1"})
+    with pytest.raises(SweepError, match="made with other weights: choose another name, or go back"):
+        search(SPACE, readings, BOTH, budget=4, storage=storage, identity={"weights": "b2"})
+    with pytest.raises(SweepError, match="made with other weights"):
+        search(SPACE, readings, BOTH, budget=4, storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"storage": "sqlite:////nowhere/x.db"}, SweepError, "storage sqlite:.* cannot be reached"),
+        ({"storage": "/tmp/x.db"}, SweepError, "storage /tmp/x.db cannot be reached"),
+        ({"stop": {"seconds": 3}}, SweepError, "stop must be a sweeps.Stop, not"),
+        ({"trials": 3}, TypeError, r"search\(\) takes no trials"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(settings, error, message):
+    with pytest.raises(error, match=message):
+        search(SPACE, readings, BOTH, **settings)
+
+
+def test_tables_that_another_process_makes_at_the_same_moment_are_waited_for(monkeypatch, tmp_path):
+    made, real = [], optuna.storages.RDBStorage
+
+    def late(*given, **settings):
+        made.append(given)
+        if len(made) == 1:
+            raise sqlalchemy.exc.OperationalError("CREATE TABLE", {}, Exception("table studies already exists"))
+        return real(*given, **settings)
+
+    monkeypatch.setattr("sweeps.storage.RDBStorage", late)
+    monkeypatch.setattr("sweeps.storage.time.sleep", lambda seconds: None)
+    found = search(SPACE, readings, BOTH, budget=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert (found.accounting.trained, len(made)) == (2, 2)

@@ -1,8 +1,10 @@
 """How `search` runs: in several processes, at rising fidelities, to its limits, by an executor of the user's own."""
 
 import itertools
+import os
 import subprocess
 import sys
+import time
 from collections import Counter, deque
 
 import optuna
@@ -205,3 +207,37 @@ def test_an_executor_that_breaks_leaves_no_trial_running():
     assert len(run.result.records) == 4
     task = run.ask()
     assert run.tell(task, readings(task.params)).state == "complete"
+
+
+STARTS_AT_ONCE = """
+import sys, time
+from functions import readings
+from kmr.core import Choice, IntRange
+from sweeps import search
+
+space = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+found = search(
+    space, readings, {"bytes": "minimize", "accuracy": "maximize"}, None, 24, storage=sys.argv[1],
+    static_costs=lambda knobs: {"bytes": knobs["width"] * knobs["bits"] / 8},
+)
+print(found.accounting.trained, found.ended)
+"""
+
+
+def test_processes_that_begin_one_study_at_once_train_nothing_twice(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    command = [sys.executable, "-W", "ignore", "-c", STARTS_AT_ONCE, url, str(time.time() + 12)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    for process in started:
+        printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert printed.startswith("24 ") or "other processes are at" in printed
+    found = Search(SPACE, BOTH, storage=url).result
+    trained = vectors(found)
+    assert len(trained) == len(set(trained))
+    assert 24 <= found.accounting.trained <= 25, "the other may have begun its last at the same moment"
+    assert not found.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    assert len({record.readings["pid"] for record in found.records if record.state == "complete"}) == 2
