@@ -1,9 +1,9 @@
 """What a second worker process is worth: trials finished in the same time by one and by two, one torch thread each.
 
-Both sides are `python -m sweeps.run` on one experiment with the same seed. A first run trains the base model and
-finishes a few trials; the run that is measured resumes it, and its pace is taken from its first finished trial to its
-last, so that neither the start of Python nor that of the workers counts. Moves recalled from the cache are as they are
-for a user: the cache of each side is its own.
+Both sides are `python -m sweeps.run` on one experiment with the same list of vectors, three moves each and none
+recalled from a cache, so that both do the same work. A first run trains the base model and finishes a few trials; the
+run that is measured resumes it, and its pace is taken from its first finished trial to its last, so that neither the
+start of Python nor that of the workers counts.
 
 Bar: two workers finish at least 1.7 times the trials of one. Run it on two cores that do nothing else.
 
@@ -20,6 +20,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import optuna
 from rich.console import Console
 from rich.table import Table
@@ -28,17 +29,30 @@ from sweeps.records import records
 from sweeps.storage import open_storage
 
 BAR = 1.7
-WARM = 10
-"""Trials of the first run: the techniques alone, which take less than what follows."""
+WARM = 4
+"""Trials of the first run."""
+
+
+def vectors(count: int) -> list[dict[str, float]]:
+    """Return so many different vectors of the quickstart's space, every knob turned."""
+    ratios, keeps, bits = np.arange(1, 13) / 20, np.arange(6, 18) / 20, (8, 6, 5, 4)
+    every = [
+        {"structured.ratio": float(ratio), "lowrank.keep": float(keep), "quantize.bits": width}
+        for ratio in ratios for keep in keeps for width in bits
+    ]  # fmt: skip
+    return [every[i] for i in np.random.default_rng(0).permutation(len(every))[:count]]
 
 
 def pace(folder: Path, workers: int, trials: int) -> tuple[float, float]:
     """Return the trials finished in a second, and the mean seconds that one took."""
-    folder = folder / f"{workers}"  # a cache of its own
+    listed = folder / "vectors.json"
+    listed.write_text(json.dumps(vectors(WARM + trials)))
+    folder = folder / f"{workers}"
     for total in (WARM, WARM + trials):
         command = [
             sys.executable, "-m", "sweeps.run", "+exp=quickstart", f"output_dir={folder}", f"name=workers{workers}",
             f"workers={workers}", "threads=1", f"trials={total}", "tracking.enabled=false",
+            "cache.enabled=false", "noise.seconds=0", "anchors=0", f"first_trials={listed}",
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     home = folder / f"workers{workers}"
