@@ -70,10 +70,8 @@ NOTHING_RECALLED = Recalled()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a trial leaves: its points in order (the base model is point 0), and notes on how it went."""
+    """What a trial leaves: its points in order (the base model is point 0), notes, and the seconds of the engine."""
 
     points: list[Point]
     notes: list[str]
-    outcome: str
-    seconds: float
     overhead: float

@@ -54,7 +54,7 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
     if run.outcome is Outcome.FAILURE:
         notes.append("the policy did not reach its budget")
     parts = sum(sum(asdict(s.seconds).values()) for s in run.trace if s.move is not None)
-    return Evaluation(points, notes, run.outcome.value, seconds, max(0.0, seconds - parts))
+    return Evaluation(points, notes, max(0.0, seconds - parts))
 
 
 def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
