@@ -85,14 +85,6 @@ def test_bits_are_scanned_grouped_and_searched_too(tmp_path: Path) -> None:
     assert {name: first.fillna(32)[f"knob/{name}"] for name in seeds[0]} == nearest
 
 
-def test_more_groups_than_can_be_searched_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [*SMALL, f"output_dir={tmp_path}", "sensitivity.groups=21"]
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose("config", overrides=argv)
-    assert run(config, argv, Console(file=io.StringIO())) == 2
-    assert "sensitivity.groups must be between 1 and 20, not 21" in capsys.readouterr().err
-
-
 def test_a_group_has_the_bits_that_its_layers_bear() -> None:
     groups = [LayerGroup("g1", ("a",), {8.0: 0.0, 4.0: 0.0}), LayerGroup("g2", ("b",), {8.0: 0.0, 4.0: 0.4})]
     rule = WeightQuantization(name="quantize")
@@ -101,12 +93,22 @@ def test_a_group_has_the_bits_that_its_layers_bear() -> None:
     assert vectors(nothing, rule.knobs[0], rule, 1) == [{"quantize.bits@g1": 8}]
 
 
-def test_what_does_not_exist_is_refused_with_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [*SMALL, f"output_dir={tmp_path}", "sensitivity.rule=nothing"]
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sensitivity.rule=nothing", "structured, lowrank, quantize"),
+        ("sensitivity.groups=21", "sensitivity.groups must be between 1 and 20, not 21"),
+        ("sensitivity.groups=0", "sensitivity.groups must be between 1 and 20, not 0"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, message: str
+) -> None:
+    argv = [*SMALL, f"output_dir={tmp_path}", setting]
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=argv)
     assert run(config, argv, Console(file=io.StringIO())) == 2
-    assert "structured, lowrank, quantize" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_vectors_take_from_each_group_what_it_bears() -> None:
