@@ -15,7 +15,6 @@ from sweeps.digest import cause
 from sweeps.errors import SweepError
 from sweeps.interrupt import Interrupts
 from sweeps.jobs import Ended, Told
-from sweeps.leases import reclaim
 from sweeps.ledger import Ledger
 from sweeps.records import Record
 from sweeps.stopping import Stopping
@@ -55,12 +54,13 @@ def drive(
     try:
         while True:
             interrupts.check()
+            ledger.reclaim()
             while executor.free and (task := ledger.released()) is not None:
                 executor.submit(ledger.job(task))
             while executor.free and why is None:
                 others = ledger.take_in_others()
                 if ledger.finished + ledger.under_way + others >= trials:
-                    if others and not ledger.under_way and reclaim(ledger.study, alone=False):
+                    if others and not ledger.under_way and ledger.reclaim(every=0.0):
                         continue  # one of them has died, and its trial waits again
                     if others and not ledger.under_way and ledger.finished < trials:
                         why = f"other processes are at {plural(others, 'trial')} of it"

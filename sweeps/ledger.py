@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from kmr.core import Value
 from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured
-from sweeps.leases import claim, put_back
+from sweeps.leases import claim, put_back, reclaim
 from sweeps.observer import Observer
 from sweeps.others import Others
 from sweeps.points import Point
@@ -28,6 +28,8 @@ from sweeps.telling import abandon, finish
 
 MOST_SERVED = 100
 """Proposals in a row that may lead to models that are known before nothing is thought to be left."""
+RECLAIM_EVERY = 60.0
+"""Seconds after which a driver that is at work looks again for trials of others that have died."""
 
 
 @dataclass(eq=False)
@@ -93,6 +95,7 @@ class Ledger:
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
         self._told: set[int] = set()
         self._others = Others(study, problem)
+        self._reclaimed = time.monotonic()
         self._under_way: dict[int, Task] = {}
         self._served_in_a_row = 0
         self._held: list[int] = []
@@ -217,6 +220,13 @@ class Ledger:
             if trial.number not in self._told:
                 self._remember(record_of(trial))
         return len(self._others.at_work)
+
+    def reclaim(self, every: float = RECLAIM_EVERY) -> int:
+        """Queue the trials of other processes that have died again, at most so often (s); return how many."""
+        if not self.shared or time.monotonic() < self._reclaimed + every:
+            return 0
+        self._reclaimed = time.monotonic()
+        return reclaim(self.study, alone=False)
 
     def _draw(self) -> Task | None:
         """Return the next trial, claimed; None where nothing is left, or another driver was faster."""

@@ -13,7 +13,8 @@ from sweeps.driver import MOST_EQUAL_FAILURES
 from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured, Tell, Told
 from sweeps.leases import MOST_ATTEMPTS, claim, put_back, reclaim
-from sweeps.records import records
+from sweeps.records import OWNER, records
+from sweeps.space import distributions
 from sweeps.sweep import Sweep
 from sweeps.work import ModelWork
 from sweeps.workers import InProcess
@@ -174,6 +175,33 @@ def test_a_trial_that_is_being_drawn_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert reclaim(study, alone=False) == 0
     Later.after = timedelta(seconds=200)
     assert reclaim(study, alone=False) == 1
+
+
+def test_a_driver_at_work_takes_up_what_a_dead_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.ledger.Ledger.reclaim.__defaults__", (0.0,))
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    experiment = tiny_experiment(space=STEPS, storage=url, anchors=0)
+    study, other = study_of(experiment, url), study_of(experiment, url)
+    left = {"first.by": 0.625, "second.by": 0.375}
+    taken: list[dict[str, Any]] = []
+
+    class Watched(InProcess):
+        def submit(self, job: Job) -> None:
+            taken.append(dict(job.params))
+            super().submit(job)
+
+        def work(self, tell: Tell) -> None:
+            if len(taken) == 2:
+                other.enqueue_trial(left)
+                trial = other.ask(distributions(experiment.space))
+                claim(other, trial)
+                owner = other.get_trials()[trial.number].user_attrs[OWNER]
+                trial.set_user_attr(OWNER, {**owner, "born": "0"})
+            super().work(tell)
+
+    run(experiment, study, tmp_path, 6, Watched(ModelWork(experiment, tmp_path)))
+    assert taken.index(left) == 2, "the next one, not when nothing else is left"
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
 
 
 def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_path: Path) -> None:
