@@ -1,12 +1,15 @@
 """What a study has tried so far, kept up as it grows: to look at all trials for each proposal is quadratic in them."""
 
-from bisect import insort
+from bisect import bisect, insort
 from collections.abc import Hashable
 
+import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from analysis.front import as_costs
 from sweeps.problem import Problem
+from sweeps.shown import INTERMEDIATE_OF
 
 
 class History:
@@ -30,18 +33,21 @@ class History:
         """Complete trials that meet all limits, by number."""
         self.running: list[FrozenTrial] = []
         """Trials under way, by number."""
-        self.tried = 0
-        """Trials that ended or are under way, without those that were turned down."""
+        self._tried: list[int] = []
+        self._front, self._numbers = np.empty((0, len(problem.objectives))), np.empty(0, dtype=np.intp)
+
+    @property
+    def idle(self) -> int:
+        """Trials that were tried and have ended since the newest on the front: none added to it."""
+        return len(self._tried) - bisect(self._tried, self._numbers.max(initial=-1))
 
     def read(self, study: Study) -> None:
         """Take in what the study has become."""
         trials = study.get_trials(deepcopy=False)
-        self.tried -= len(self.running)
         looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
         self._next = len(trials)
         self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
         whole = [trial for trial in looked_at if trial.params.keys() == self._problem.space.keys()]
-        self.tried += sum(trial.state != TrialState.PRUNED for trial in whole)
         self.running = [trial for trial in whole if not trial.state.is_finished()]
         self._under_way = {self._key(trial) for trial in self.running}
         for trial in whole:
@@ -59,11 +65,23 @@ class History:
     def _end(self, trial: FrozenTrial) -> None:
         key = self._key(trial)
         self._ended.add(key)
+        if trial.state != TrialState.PRUNED and INTERMEDIATE_OF not in trial.user_attrs:
+            insort(self._tried, trial.number)
         if trial.state != TrialState.COMPLETE:
             return
         _insert(self.complete, trial)
         if all(value <= 0 for value in trial.constraints.values()):
             _insert(self.feasible, trial)
+            self._add_to_front(trial)
+
+    def _add_to_front(self, trial: FrozenTrial) -> None:
+        costs = as_costs(np.array([trial.values]), list(self._problem.objectives.values()))
+        equal = (self._front == costs).all(axis=1)
+        self._numbers[equal] = np.minimum(self._numbers[equal], trial.number)  # whichever was read first
+        if not (self._front <= costs).all(axis=1).any():
+            stay = ~(costs <= self._front).all(axis=1)
+            self._front = np.concatenate([self._front[stay], costs])
+            self._numbers = np.append(self._numbers[stay], trial.number)
 
     def _key(self, trial: FrozenTrial) -> Hashable:
         return self._problem.canonical(trial.params)

@@ -87,8 +87,8 @@ class Screened(optuna.samplers.BaseSampler):
         done = history.feasible
         drawn = self._draw(study, trial)
         if self._screen is not None and self._screening is not None and len(done) >= max(self._screening.startup, 2):
-            every = self._screening.explore
-            if not every or history.tried % every:
+            idle, every = history.idle + len(history.running), self._screening.explore
+            if not (every and idle and idle % every == 0):
                 chosen = self._screen.choose(
                     drawn,
                     [(t.params, np.array(t.values), self.costs(t.params)) for t in done],

@@ -40,7 +40,8 @@ class Screening:
         randoms: candidates drawn uniformly.
         climbs: times that the best four candidates are joined by their own mutations.
         startup: finished trials before the surrogate has a say.
-        explore: every so manyth proposal is the inner sampler's own; 0 never.
+        explore: after so many trials in a row without a place on the front, and again after as many more, a proposal is
+            the inner sampler's own: what the surrogate expects does not come true then; 0 never.
         shortlist: where static costs take long to read, how many candidates have them read: those that look best with
             costs that are guessed as well; None reads them all.
     """

@@ -6,6 +6,7 @@ from optuna.trial import TrialState, create_trial
 from kmr.core import FloatRange, Value
 from sweeps.history import History
 from sweeps.problem import Params, Problem
+from sweeps.shown import INTERMEDIATE_OF
 from sweeps.space import distributions
 
 SPACE = {"x": FloatRange(0.0, 1.0, neutral=0.0), "y": FloatRange(0.0, 1.0, neutral=0.0)}
@@ -15,7 +16,9 @@ def rounded(params: Params) -> tuple[tuple[str, Value], ...]:
     return tuple(sorted((name, round(float(value), 1)) for name, value in params.items()))
 
 
-def told(study: optuna.Study, x: float, broken: float = 0.0, state: TrialState = TrialState.COMPLETE) -> None:
+def told(
+    study: optuna.Study, x: float, broken: float = 0.0, state: TrialState = TrialState.COMPLETE, of: int | None = None
+) -> None:
     study.add_trial(
         create_trial(
             state=state,
@@ -23,6 +26,7 @@ def told(study: optuna.Study, x: float, broken: float = 0.0, state: TrialState =
             distributions=distributions(SPACE),
             values=[x, x] if state == TrialState.COMPLETE else None,
             constraints={"limit": broken},
+            user_attrs={} if of is None else {INTERMEDIATE_OF: of},
         )
     )
 
@@ -36,11 +40,11 @@ def test_reading_on_gives_what_reading_anew_gives() -> None:
     told(study, 0.1)
     history.read(study)
     assert [t.number for t in history.running] == [first.number]
-    assert history.tried == 2
+    assert history.idle == 0
     assert history.knows(rounded(first.params))
     assert not history.knows(rounded({"x": 0.9, "y": 0.5})), "it waits"
     told(study, 0.2, broken=1.0)
-    told(study, 0.14)
+    told(study, 0.14, of=0)
     told(study, 0.3, state=TrialState.PRUNED)
     second = study.ask(distributions(SPACE))
     assert second.params["x"] == 0.9
@@ -51,8 +55,32 @@ def test_reading_on_gives_what_reading_anew_gives() -> None:
         assert [t.number for t in history.complete] == [1, 2, 3, 4]
         assert [t.number for t in history.feasible] == [1, 2, 4], "the third breaks a limit"
         assert history.running == []
-        assert history.tried == 5, "all but the pruned one"
+        assert history.idle == 0, "the newest is on the front"
         assert all(history.knows(rounded({"x": x, "y": 0.5})) for x in (0.1, 0.2, 0.3, 0.9))
         assert history.knows(rounded(first.params)), "one that failed is not tried again"
         assert history.has_ended(rounded(first.params))
         assert not history.has_ended(rounded({"x": 0.7, "y": 0.5}))
+
+
+def test_idle_are_the_trials_since_the_newest_on_the_front() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    history = History(Problem(SPACE, {"a": "minimize", "b": "minimize"}, canonical=rounded))
+    expected = []
+    for x, more, idle in (
+        (0.5, {}, 0),
+        (0.6, {}, 1),
+        (0.55, {"of": 1}, 1),  # a model on the way counts only where it is on the front
+        (0.7, {"state": TrialState.FAIL}, 2),
+        (0.8, {"state": TrialState.PRUNED}, 2),
+        (0.1, {"broken": 1.0}, 3),
+        (0.5, {}, 4),
+        (0.4, {"of": 3}, 0),
+        (0.45, {}, 1),
+    ):
+        told(study, x, **more)
+        history.read(study)
+        expected.append((x, idle, history.idle))
+    assert [idle for _, idle, _ in expected] == [found for _, _, found in expected]
+    anew = History(Problem(SPACE, {"a": "minimize", "b": "minimize"}, canonical=rounded))
+    anew.read(study)
+    assert anew.idle == 1
