@@ -55,8 +55,7 @@ class Screened(optuna.samplers.BaseSampler):
         self._inner, self._problem, self._screening = inner, problem, screening
         self._rng = np.random.default_rng(seed)
         self._distributions = distributions(problem.space)
-        self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
-        self._screen = None if screening is None else Screen(problem.space, self._signs, screening, self._rng)
+        self._screen = None if screening is None else Screen(problem, screening, self._rng, self.costs)
         self.history = History(problem)
         """What has been tried."""
         self._shown = Shown()

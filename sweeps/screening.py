@@ -15,7 +15,8 @@ from analysis.front import non_dominated
 from kmr.core import Value
 from sweeps.gain import expected_gain
 from sweeps.neighbours import mutations, random_vector
-from sweeps.space import Space
+from sweeps.problem import Problem
+from sweeps.shortlist import Shortlist
 from sweeps.surrogate import Encoder, Surrogate
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -43,7 +44,7 @@ class Screening:
         explore: after so many trials in a row without a place on the front, and again after as many more, a proposal is
             the inner sampler's own: what the surrogate expects does not come true then; 0 never.
         shortlist: where static costs take long to read, how many candidates have them read: those that look best with
-            costs that are guessed as well; None reads them all.
+            costs that are guessed by those read so far; None reads them all.
     """
 
     mutants: int = 300
@@ -59,16 +60,23 @@ class Screen:
     """Ranks candidates of one study; keeps the surrogates between proposals, so that each starts from the last.
 
     Args:
-        space: the domain of each knob.
-        signs: for each objective 1 to minimise, −1 to maximise.
+        problem: what is searched.
         settings: how much thought.
         rng: for the pool.
+        costs: reads the static costs of a vector; those read once are at hand.
     """
 
-    def __init__(self, space: Space, signs: Mapping[str, int], settings: Screening, rng: np.random.Generator) -> None:
-        self._space, self._signs, self._settings, self._rng = space, signs, settings, rng
-        self._encoder = Encoder(space)
+    def __init__(
+        self, problem: Problem, settings: Screening, rng: np.random.Generator, costs: Callable[[Vector], Readings]
+    ) -> None:
+        self._space, self._settings, self._rng = problem.space, settings, rng
+        self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
+        self._array_of_signs = np.array(list(self._signs.values()), dtype=np.float64)
+        self._encoder = Encoder(problem.space)
         self._surrogates: dict[tuple[str, tuple[str, ...]], Surrogate] = {}
+        self._shortlist: Shortlist | None = None
+        if settings.shortlist is not None:
+            self._shortlist = Shortlist(problem, self._encoder, settings.shortlist, costs)
 
     def choose(
         self,
@@ -89,15 +97,16 @@ class Screen:
         if len(done) > _MOST:
             older, newer = done[: -_MOST // 2], done[-_MOST // 2 :]
             learned = [older[i] for i in np.linspace(0, len(older) - 1, _MOST // 2).astype(int).tolist()] + list(newer)
-        signs = np.array(list(self._signs.values()), dtype=np.float64)
+        signs = self._array_of_signs
         observed = np.array([values for _, values, _ in done]) * signs
         on_front = non_dominated(observed, ["minimize"] * len(signs))
         front = observed[on_front]
         members = [vector for (vector, _, _), is_on in zip(done, on_front, strict=True) if is_on]
         pool = self._pool(drawn, members)
-        if self._settings.shortlist is not None:
-            pool = self._shortlist(pool, learned, observed, front, signs)
-        candidates = fitting(pool)
+        if self._shortlist is None:
+            candidates = fitting(pool)
+        else:
+            candidates = self._listed(self._shortlist, pool, learned, observed, front, fitting)
         if not candidates:
             return None
         guess = self._guesser(learned, signs)
@@ -118,36 +127,35 @@ class Screen:
             return [(-g, t, *v) for g, t, v in zip(gains.tolist(), ties.tolist(), vectors, strict=True)]
 
         best = sorted(ranked(candidates), key=_score)[:4]
-        for _ in range(self._settings.climbs if self._settings.shortlist is None else 0):
+        for _ in range(self._settings.climbs if self._shortlist is None else 0):
             near = fitting([m for _, _, vector, _ in best for m in mutations(self._space, vector, self._rng)])
             if not near:
                 break
             best = sorted([*best, *ranked(near)], key=_score)[:4]
         return best[0][2]
 
-    def _shortlist(
-        self, pool: list[Vector], learned: Sequence[tuple[Vector, Array, Readings]], observed: Array, front: Array,
-        signs: Array,
-    ) -> list[Vector]:  # fmt: skip
-        """Return the vectors of a pool, and of what climbs from it, that look best with every objective guessed."""
-        guess = self._guesser([(vector, values, {}) for vector, values, _ in learned], signs)
+    def _listed(
+        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Readings]], observed: Array,
+        front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
+    ) -> list[tuple[Vector, Readings]]:  # fmt: skip
+        """Return what fits of a pool, and of what climbs from it, and looks best with every objective guessed."""
+        for vector, _, readings in done:
+            shortlist.take(vector, readings)
         far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
         reference = far + _MARGIN * np.maximum(far - front.min(axis=0), 1e-12)
-        seen = {tuple((name, vector[name]) for name in self._space) for vector, _, _ in learned}
-        best: list[tuple[float, Vector]] = []
-        for climb in range(self._settings.climbs + 1):
-            if climb:
-                pool = [m for _, vector in best[:4] for m in mutations(self._space, vector, self._rng)]
-            fresh = []
-            for vector in pool:
-                ordered = tuple((name, vector[name]) for name in self._space)
-                if ordered not in seen:
-                    seen.add(ordered)
-                    fresh.append(vector)
-            if fresh:
-                gains = expected_gain(guess([(vector, {}) for vector in fresh]), _WEIGHTS, front, reference)
-                best = sorted([*best, *zip((-gains).tolist(), fresh, strict=True)], key=lambda entry: entry[0])
-        return [vector for _, vector in best[: self._settings.shortlist]]
+        guess = self._guesser([(vector, values, {}) for vector, values, _ in done], self._array_of_signs)
+
+        def gains(vectors: Sequence[Vector]) -> Array:
+            points = guess([(vector, {}) for vector in vectors])
+            for column, name in enumerate(self._signs):
+                if name in shortlist.guess.objectives:
+                    points[:, :, column] = shortlist.guess(name, vectors)
+            return expected_gain(points, _WEIGHTS, front, reference)
+
+        def near(vectors: Sequence[Vector]) -> list[Vector]:
+            return [m for vector in vectors for m in mutations(self._space, vector, self._rng)]
+
+        return shortlist.pick(pool, gains, near, self._settings.climbs, fitting)
 
     def _pool(self, drawn: Vector, members: Sequence[Mapping[str, Value]]) -> list[Vector]:
         settings, rng = self._settings, self._rng

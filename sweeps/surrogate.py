@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import ndtr
 
 from kmr.core import Choice, Domain, Value
 from sweeps.space import Space
@@ -96,6 +97,12 @@ class Surrogate:
         cross = _matern(self._distances(inputs, self._inputs) @ np.exp(self._logs[:-1]))[0]
         explained = (solve_triangular(self._factor, cross.T, lower=True) ** 2).sum(axis=0)
         return cross @ self._alpha, np.sqrt(np.maximum(1.0 - explained, 1e-9) * self._amplitude)
+
+    def probability_below(self, inputs: Array, value: float) -> Array:
+        """Return the probability that the value at (m, k) inputs is at most the given one, (m,)."""
+        mean, std = self.predict(inputs)
+        warped = (np.arcsinh((value - self._best) / self._scale) - self._mean) / self._std
+        return np.asarray(ndtr((warped - mean) / std))
 
     def unwarp(self, warped: Array) -> Array:
         """Map the warped scale back to values."""
