@@ -109,9 +109,10 @@ class Search:
         try:
             with undisturbed():
                 while task is None:
+                    self.ledger.reclaim()
                     self.ledger.take_in_others()
                     task = self.ledger.released() or self.ledger.ask()
-                    if self.ledger.exhausted:
+                    if self.ledger.exhausted and not self.ledger.reclaim(every=0.0):
                         break
         except BaseException:
             if task is not None:

@@ -54,7 +54,8 @@ def drive(
     try:
         while True:
             interrupts.check()
-            ledger.reclaim()
+            if ledger.reclaim():
+                why = None  # what waits again is tried, also where nothing was left before
             while executor.free and (task := ledger.released()) is not None:
                 executor.submit(ledger.job(task))
             while executor.free and why is None:
@@ -69,7 +70,7 @@ def drive(
                 task = ledger.ask() if why is None else None
                 if task is not None:
                     executor.submit(ledger.job(task))
-                elif why is None and ledger.exhausted:
+                elif why is None and ledger.exhausted and not ledger.reclaim(every=0.0):
                     why = exhausted()
             if not ledger.under_way:
                 return why

@@ -8,8 +8,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.front import as_costs
+from sweeps.attributes import INTERMEDIATE_OF, OUTCOME
 from sweeps.problem import Problem
-from sweeps.shown import INTERMEDIATE_OF
 
 
 class History:
@@ -65,7 +65,7 @@ class History:
     def _end(self, trial: FrozenTrial) -> None:
         key = self._key(trial)
         self._ended.add(key)
-        if trial.state != TrialState.PRUNED and INTERMEDIATE_OF not in trial.user_attrs:
+        if _was_tried(trial):
             insort(self._tried, trial.number)
         if trial.state != TrialState.COMPLETE:
             return
@@ -85,6 +85,14 @@ class History:
 
     def _key(self, trial: FrozenTrial) -> Hashable:
         return self._problem.canonical(trial.params)
+
+
+def _was_tried(trial: FrozenTrial) -> bool:
+    """Tell whether a trial went its way: no model on the way of another, not turned down, not tried again later."""
+    outcome = trial.user_attrs.get(OUTCOME)
+    if outcome is None:
+        return trial.state == TrialState.COMPLETE and INTERMEDIATE_OF not in trial.user_attrs
+    return bool(outcome["state"] != "interrupted")
 
 
 def _insert(trials: list[FrozenTrial], trial: FrozenTrial) -> None:

@@ -16,10 +16,10 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.attributes import INTERMEDIATE_OF, OUTCOME, OWNER
 from sweeps.points import Point
 from sweeps.propose import tell
-from sweeps.records import OUTCOME, OWNER, now
-from sweeps.shown import INTERMEDIATE_OF
+from sweeps.records import now
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ AGAIN_OF = "kmr:again_of"
 LEASE = 2 * 3600
 """Seconds after which a trial of another host is taken for dead, unless its process has renewed the lease."""
 _RENEW_EVERY = 600
-_GRACE = 120
+GRACE = 120
 """Seconds in which a trial that names no owner may be one that is being drawn: a search for a new vector takes half."""
 
 
@@ -153,15 +153,16 @@ def _waits(study: optuna.Study, vector: Mapping[str, Any]) -> bool:
     return vector in (each.system_attrs.get("fixed_params") for each in waiting)
 
 
-def reclaim(study: optuna.Study, alone: bool) -> int:
+def reclaim(study: optuna.Study, alone: bool, grace: float = GRACE) -> int:
     """Fail the trials a dead run left running and queue their vectors again; return how many.
 
     Args:
         study: at its start.
         alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
+        grace: seconds in which a trial that names no owner is taken to be drawn at the moment.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    stale = [trial for trial in running if alone or not _may_be_alive(trial)]
+    stale = [trial for trial in running if alone or not _may_be_alive(trial, grace)]
     reclaimed = 0
     for trial in stale:
         try:
@@ -172,11 +173,11 @@ def reclaim(study: optuna.Study, alone: bool) -> int:
     return reclaimed
 
 
-def _may_be_alive(trial: FrozenTrial) -> bool:
+def _may_be_alive(trial: FrozenTrial, grace: float) -> bool:
     owner = trial.user_attrs.get(OWNER)
     if owner is None:
         age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else LEASE
-        return age < _GRACE
+        return age < grace
     if owner["host"] != platform.node():
         return time.time() < float(owner.get("expires", 0.0))
     # On this machine the process itself is asked, so that a clock that jumps ends no lease.

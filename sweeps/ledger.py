@@ -15,15 +15,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from kmr.core import Value
+from sweeps.attributes import OWNER
 from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured
-from sweeps.leases import claim, put_back, reclaim
+from sweeps.leases import GRACE, LEASE, claim, put_back, reclaim
 from sweeps.observer import Observer
 from sweeps.others import Others
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import PROPOSAL, Proposer, tell
-from sweeps.records import OWNER, Record, record_of, records
+from sweeps.records import Record, record_of, records
 from sweeps.telling import abandon, finish
 
 MOST_SERVED = 100
@@ -222,11 +223,14 @@ class Ledger:
         return len(self._others.at_work)
 
     def reclaim(self, every: float = RECLAIM_EVERY) -> int:
-        """Queue the trials of other processes that have died again, at most so often (s); return how many."""
+        """Queue the trials of other processes that have died again, at most so often (s); return how many.
+
+        While there is other work to do, a trial that nobody owns yet is given the time that reading costs can take.
+        """
         if not self.shared or time.monotonic() < self._reclaimed + every:
             return 0
         self._reclaimed = time.monotonic()
-        return reclaim(self.study, alone=False)
+        return reclaim(self.study, alone=False, grace=LEASE if every else GRACE)
 
     def _draw(self) -> Task | None:
         """Return the next trial, claimed; None where nothing is left, or another driver was faster."""

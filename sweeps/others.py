@@ -6,9 +6,10 @@ from collections.abc import Collection, Hashable, Iterator
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.attributes import OWNER
 from sweeps.leases import AGAIN_OF
 from sweeps.problem import Problem
-from sweeps.records import OWNER, is_asked
+from sweeps.records import is_asked
 
 
 class Others:

@@ -13,14 +13,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from kmr.core import Value
+from sweeps.attributes import INTERMEDIATE_OF, OUTCOME, OWNER
 from sweeps.points import NOTHING_RECALLED, Point, Recalled
 from sweeps.propose import PROPOSAL
-from sweeps.shown import INTERMEDIATE_OF
 
-OUTCOME = "kmr:outcome"
-"""The user attribute of what a trial came to."""
-OWNER = "kmr:owner"
-"""The user attribute of who runs a trial, and of its number."""
 _ID = "kmr:id"
 
 

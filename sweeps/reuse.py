@@ -4,10 +4,11 @@ from pathlib import Path
 
 import optuna
 
+from sweeps.attributes import OUTCOME, OWNER
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment import Experiment
 from sweeps.proposals import problem_of
-from sweeps.records import OUTCOME, OWNER, records
+from sweeps.records import records
 from sweeps.space import distributions, to_params, to_sequence
 from sweeps.storage import JOURNAL, journal_to_read, open_storage
 from sweeps.study import BASE, IDENTITY, differences

@@ -52,10 +52,11 @@ class Screened(optuna.samplers.BaseSampler):
     ) -> None:
         self._patience = patience
         self.inner = inner
-        self._inner, self._problem, self._screening = inner, problem, screening
+        self._inner, self._problem = inner, problem
         self._rng = np.random.default_rng(seed)
         self._distributions = distributions(problem.space)
-        self._screen = None if screening is None else Screen(problem, screening, self._rng, self.costs)
+        self._screen = None if screening is None else Screen(problem, screening, self._rng)
+        self._startup, self._explore = (max(screening.startup, 2), screening.explore) if screening else (0, 0)
         self.history = History(problem)
         """What has been tried."""
         self._shown = Shown()
@@ -85,18 +86,21 @@ class Screened(optuna.samplers.BaseSampler):
         history.read(study)
         done = history.feasible
         drawn = self._draw(study, trial)
-        if self._screen is not None and self._screening is not None and len(done) >= max(self._screening.startup, 2):
-            idle, every = history.idle + len(history.running), self._screening.explore
-            if not (every and idle and idle % every == 0):
-                chosen = self._screen.choose(
-                    drawn,
-                    [(t.params, np.array(t.values), self.costs(t.params)) for t in done],
-                    [(t.params, self.costs(t.params)) for t in history.running],
-                    self._fitting,
-                )
-                if chosen is not None:
-                    return chosen
+        if self._screen is not None and len(done) >= self._startup and not self._explores():
+            chosen = self._screen.choose(
+                drawn,
+                [(t.params, np.array(t.values), self.costs(t.params)) for t in done],
+                [(t.params, self.costs(t.params)) for t in history.running],
+                self._fitting,
+            )
+            if chosen is not None:
+                return chosen
         return self._unseen(drawn)
+
+    def _explores(self) -> bool:
+        """Tell whether the inner sampler's draw is taken; of several proposals made side by side, one is."""
+        idle, every = self.history.idle, self._explore
+        return bool(every) and idle >= every and (idle + len(self.history.running)) % every == 0
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -125,6 +129,8 @@ class Screened(optuna.samplers.BaseSampler):
                 self._static.clear()
             try:
                 self._static[key] = dict(self._problem.static_costs(params))
+                if self._screen is not None:
+                    self._screen.read(params, self._static[key])
             except Exception as error:  # a user's function: a vector it cannot take is one that cannot be used
                 self._broken[key] = f"{type(error).__name__}: {error}"
                 self._static[key] = {}

@@ -5,7 +5,7 @@ improved by hill climbing. Costs known beforehand are exact, what is not known i
 processes on knobs and costs), and the expected gain of hypervolume decides.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -63,12 +63,9 @@ class Screen:
         problem: what is searched.
         settings: how much thought.
         rng: for the pool.
-        costs: reads the static costs of a vector; those read once are at hand.
     """
 
-    def __init__(
-        self, problem: Problem, settings: Screening, rng: np.random.Generator, costs: Callable[[Vector], Readings]
-    ) -> None:
+    def __init__(self, problem: Problem, settings: Screening, rng: np.random.Generator) -> None:
         self._space, self._settings, self._rng = problem.space, settings, rng
         self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
         self._array_of_signs = np.array(list(self._signs.values()), dtype=np.float64)
@@ -76,7 +73,12 @@ class Screen:
         self._surrogates: dict[tuple[str, tuple[str, ...]], Surrogate] = {}
         self._shortlist: Shortlist | None = None
         if settings.shortlist is not None:
-            self._shortlist = Shortlist(problem, self._encoder, settings.shortlist, costs)
+            self._shortlist = Shortlist(problem, self._encoder, settings.shortlist)
+
+    def read(self, vector: Mapping[str, Value], costs: Readings) -> None:
+        """Take in the static costs of a vector, whatever became of it."""
+        if self._shortlist is not None:
+            self._shortlist.guess.read(vector, costs)
 
     def choose(
         self,
@@ -107,9 +109,12 @@ class Screen:
             candidates = fitting(pool)
         else:
             candidates = self._listed(self._shortlist, pool, learned, observed, front, fitting)
+        names = set.intersection(*(set(readings) for _, _, readings in learned))
+        candidates = [candidate for candidate in candidates if names <= candidate[1].keys()]
+        running = [each for each in running if names <= each[1].keys()]
         if not candidates:
             return None
-        guess = self._guesser(learned, signs)
+        guess = self._guesser(learned)
         exact = np.array([name in candidates[0][1] for name in self._signs])
         # Where no objective is known beforehand, any of them may be the one to give way at the far end of the front.
         far = front.max(axis=0) if exact.any() else np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
@@ -129,6 +134,7 @@ class Screen:
         best = sorted(ranked(candidates), key=_score)[:4]
         for _ in range(self._settings.climbs if self._shortlist is None else 0):
             near = fitting([m for _, _, vector, _ in best for m in mutations(self._space, vector, self._rng)])
+            near = [candidate for candidate in near if names <= candidate[1].keys()]
             if not near:
                 break
             best = sorted([*best, *ranked(near)], key=_score)[:4]
@@ -139,17 +145,17 @@ class Screen:
         front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
     ) -> list[tuple[Vector, Readings]]:  # fmt: skip
         """Return what fits of a pool, and of what climbs from it, and looks best with every objective guessed."""
-        for vector, _, readings in done:
-            shortlist.take(vector, readings)
+        for vector, _, _ in done:
+            shortlist.leave_out(vector)
         far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
         reference = far + _MARGIN * np.maximum(far - front.min(axis=0), 1e-12)
-        guess = self._guesser([(vector, values, {}) for vector, values, _ in done], self._array_of_signs)
+        shortlist.guess.fit()
+        of_costs = tuple(shortlist.guess.objectives)
+        guess = self._guesser([(vector, values, {}) for vector, values, _ in done], without=of_costs)
 
         def gains(vectors: Sequence[Vector]) -> Array:
-            points = guess([(vector, {}) for vector in vectors])
-            for column, name in enumerate(self._signs):
-                if name in shortlist.guess.objectives:
-                    points[:, :, column] = shortlist.guess(name, vectors)
+            costs = {name: shortlist.guess(name, vectors) for name in of_costs}
+            points = guess([(v, {name: costs[name][i] for name in of_costs}) for i, v in enumerate(vectors)])
             return expected_gain(points, _WEIGHTS, front, reference)
 
         def near(vectors: Sequence[Vector]) -> list[Vector]:
@@ -166,9 +172,15 @@ class Screen:
         return [drawn, *ones, *twos, *(random_vector(self._space, rng) for _ in range(settings.randoms))]
 
     def _guesser(
-        self, done: Sequence[tuple[Vector, Array, Readings]], signs: Array
+        self, done: Sequence[tuple[Vector, Array, Readings]], without: Collection[str] = ()
     ) -> Callable[[Sequence[tuple[Vector, Readings]]], Array]:
-        """Fit what is not known; return a function from n vectors to their (nodes, n, d) values, to minimise."""
+        """Fit what is not known; return a function from n vectors to their (nodes, n, d) values, to minimise.
+
+        Args:
+            done: vector, values and static costs to learn from.
+            without: objectives that are guessed elsewhere and come as readings, beside the costs that `done` has.
+        """
+        signs = self._array_of_signs
         costs = tuple(sorted(set.intersection(*(set(readings) for _, _, readings in done))))
         known = np.array([[readings[name] for name in costs] for _, _, readings in done])
         low, extent = (known.min(axis=0), np.ptp(known, axis=0)) if costs else (0.0, 1.0)
@@ -181,7 +193,7 @@ class Screen:
         learned = inputs([vector for vector, _, _ in done], [readings for _, _, readings in done])
         models = {}
         for column, name in enumerate(self._signs):
-            if name not in costs:
+            if name not in costs and name not in without:
                 model = self._surrogates.setdefault(
                     (name, costs), Surrogate([*self._encoder.nominal, *(False for _ in costs)])
                 )

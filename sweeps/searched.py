@@ -10,10 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from analysis.front import non_dominated
 from kmr.core import Value
+from sweeps.attributes import INTERMEDIATE_OF, OUTCOME
 from sweeps.problem import Problem
 from sweeps.propose import PROPOSAL
-from sweeps.records import OUTCOME, Record, record_of
-from sweeps.shown import INTERMEDIATE_OF
+from sweeps.records import Record, record_of
 
 State = Literal["complete", "failed", "halted", "served", "pruned", "interrupted"]
 

@@ -1,14 +1,17 @@
 """Which few of many candidates have their costs read, where that takes long: what is read of some tells of the others.
 
-A cost of a vector that has not been read is guessed from all that have been, whether trained or turned down, and so is
-whether a limit is broken; a candidate counts by its expected gain times the probability that it breaks none.
+A cost of a vector that has not been read is guessed from those that have been in this run, whether they fit or not, and
+so is whether a limit is broken; a candidate counts by its expected gain times the probability that it breaks none.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from kmr.core import Value
 from sweeps.problem import Problem
 from sweeps.surrogate import Encoder, Surrogate
 
@@ -17,8 +20,10 @@ Vector: TypeAlias = dict[str, Any]
 Readings: TypeAlias = Mapping[str, float]
 Key: TypeAlias = tuple[Any, ...]
 
-_MOST = 300
+_MOST = 120
 """Vectors the costs are learned from, the newest."""
+_MOST_OUT = 50_000
+"""Vectors that are known not to be worth a look, before they are forgotten."""
 _ROUNDS = 4
 """How often a shortlist of which nothing fits gives way to the next, by what was learned from it."""
 
@@ -33,40 +38,32 @@ class CostGuess:
 
     def __init__(self, problem: Problem, encoder: Encoder) -> None:
         self._problem, self._encoder = problem, encoder
-        self._read: dict[Key, tuple[Vector, Readings]] = {}
+        self._read: deque[tuple[Vector, Readings]] = deque(maxlen=_MOST)
         self._models: dict[str, Surrogate] = {}
         self._limits: dict[str, Surrogate] = {}
-
-    def read(self, vector: Vector, readings: Readings) -> None:
-        """Take in the costs of a vector, where there are any."""
-        if readings:
-            self._read[self._key(vector)] = (vector, readings)
 
     @property
     def objectives(self) -> Collection[str]:
         """Those that can be guessed."""
         return self._models.keys()
 
+    def read(self, vector: Mapping[str, Value], readings: Readings) -> None:
+        """Take in the costs of a vector, those that are numbers."""
+        finite = {name: value for name, value in readings.items() if math.isfinite(value)}
+        self._read.append((dict(vector), finite))
+
     def fit(self) -> None:
         """Learn from what has been read."""
-        rows = list(self._read.values())[-_MOST:]
-        if len(rows) < 2:
-            return
-        encoded = self._encoder([vector for vector, _ in rows])
-        names = set.intersection(*(set(readings) for _, readings in rows))
-        for name, way in self._problem.objectives.items():
-            if name in names:
-                sign = -1 if way == "maximize" else 1
-                self._fit(self._models, name, encoded, [sign * readings[name] for _, readings in rows])
-        broken = [self._problem.violations(readings) for _, readings in rows]
+        for name in self._problem.objectives:
+            self._fit(self._models, name, [(v, self._sign(name) * r[name]) for v, r in self._read if name in r])
         for name in self._problem.limits:
-            if name in names:
-                self._fit(self._limits, name, encoded, [one[name] for one in broken])
+            broken = [(v, self._problem.violations(r)[name]) for v, r in self._read if name in r]
+            self._fit(self._limits, name, broken)
 
     def __call__(self, name: str, vectors: Sequence[Vector]) -> Array:
-        """Return (n,) guesses of an objective, to minimise."""
+        """Return (n,) guesses of an objective."""
         model = self._models[name]
-        return model.unwarp(model.predict(self._encoder(vectors))[0])
+        return self._sign(name) * model.unwarp(model.predict(self._encoder(vectors))[0])
 
     def feasible(self, vectors: Sequence[Vector]) -> Array:
         """Return (n,) probabilities that no limit is broken."""
@@ -76,12 +73,13 @@ class CostGuess:
             likely *= model.probability_below(encoded, 0.0)
         return likely
 
-    def _fit(self, models: dict[str, Surrogate], name: str, encoded: Array, values: Sequence[float]) -> None:
-        model = models.setdefault(name, Surrogate(self._encoder.nominal.tolist()))
-        model.fit(encoded, np.array(values, dtype=np.float64))
+    def _fit(self, models: dict[str, Surrogate], name: str, rows: Sequence[tuple[Vector, float]]) -> None:
+        if len(rows) > 1:
+            model = models.setdefault(name, Surrogate(self._encoder.nominal.tolist()))
+            model.fit(self._encoder([vector for vector, _ in rows]), np.array([value for _, value in rows]))
 
-    def _key(self, vector: Vector) -> Key:
-        return tuple(vector[name] for name in self._problem.space)
+    def _sign(self, name: str) -> int:
+        return -1 if self._problem.objectives[name] == "maximize" else 1
 
 
 class Shortlist:
@@ -91,13 +89,12 @@ class Shortlist:
         problem: what is searched.
         encoder: of its vectors.
         size: how many have their costs read at once.
-        costs: reads those of a vector; what has been read once is at hand.
     """
 
-    def __init__(self, problem: Problem, encoder: Encoder, size: int, costs: Callable[[Vector], Readings]) -> None:
-        self._problem, self._size, self._costs = problem, size, costs
+    def __init__(self, problem: Problem, encoder: Encoder, size: int) -> None:
+        self._problem, self._size = problem, size
         self.guess = CostGuess(problem, encoder)
-        """Of the costs that have not been read."""
+        """Of the costs that have not been read; whoever reads some tells it."""
         self._out: set[Key] = set()
 
     def pick(
@@ -112,14 +109,13 @@ class Shortlist:
 
         Args:
             pool: candidates.
-            gains: (n,) expected, by what is guessed now.
+            gains: (n,) expected, by what is guessed now; `guess` has been fitted.
             near: vectors near those given.
             climbs: times that the best four are joined by what is near them.
             fitting: as in `sweeps.screening.Screen.choose`.
         """
         found: dict[Key, Vector] = {}
         scores: dict[Key, float] = {}
-        self.guess.fit()
         for climb in range(climbs + 1):
             if climb:
                 pool = near([found[key] for key in self._best(scores)[:4]])
@@ -130,19 +126,20 @@ class Shortlist:
             short = [found.pop(key) for key in self._best(scores)[: self._size]]
             candidates = fitting(short)
             fit = {self._key(vector) for vector, _ in candidates}
-            self._out |= {self._key(vector) for vector in short} - fit
             for vector in short:
-                self.guess.read(vector, self._costs(vector))
+                if self._key(vector) not in fit:
+                    self.leave_out(vector)
             if candidates or not found:
                 return candidates
             self.guess.fit()
             scores = self._scored(found, gains)
         return []
 
-    def take(self, vector: Vector, readings: Readings) -> None:
-        """Take in the costs of a vector that has been trained; it is not picked again."""
+    def leave_out(self, vector: Mapping[str, Value]) -> None:
+        """Never pick a vector, one that has been trained."""
+        if len(self._out) >= _MOST_OUT:
+            self._out.clear()
         self._out.add(self._key(vector))
-        self.guess.read(vector, readings)
 
     def _scored(self, vectors: Mapping[Key, Vector], gains: Callable[[Sequence[Vector]], Array]) -> dict[Key, float]:
         if not vectors:
@@ -153,5 +150,5 @@ class Shortlist:
     def _best(self, scores: Mapping[Key, float]) -> list[Key]:
         return sorted(scores, key=lambda key: -scores[key])
 
-    def _key(self, vector: Vector) -> Key:
+    def _key(self, vector: Mapping[str, Value]) -> Key:
         return tuple(vector[name] for name in self._problem.space)

@@ -10,8 +10,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-INTERMEDIATE_OF = "kmr:intermediate_of"
-"""The user attribute of a trial that is a model on the way of another one: the number of that one."""
+from sweeps.attributes import INTERMEDIATE_OF
+
 ENOUGH = 250
 """Trials that are shown whatever they are: a draw from so few takes some milliseconds."""
 

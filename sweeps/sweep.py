@@ -11,6 +11,7 @@ import optuna
 
 from kmr import artifact
 from kmr.core import KMRError
+from sweeps.attributes import INTERMEDIATE_OF
 from sweeps.driver import GAVE_NOTHING, drive
 from sweeps.experiment import Experiment
 from sweeps.first_trials import first_trials
@@ -25,7 +26,6 @@ from sweeps.progress import SweepProgress
 from sweeps.proposals import Asker
 from sweeps.records import Record
 from sweeps.results import identifier
-from sweeps.shown import INTERMEDIATE_OF
 from sweeps.space import distributions, to_params
 from sweeps.stopping import Stopping
 from sweeps.telling import constraints

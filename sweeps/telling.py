@@ -6,11 +6,12 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
+from sweeps.attributes import OUTCOME
 from sweeps.jobs import Ended
 from sweeps.points import Point
 from sweeps.problem import Problem
 from sweeps.propose import tell
-from sweeps.records import OUTCOME, now
+from sweeps.records import now
 
 
 def finish(

@@ -9,11 +9,12 @@ import optuna
 import pytest
 from tiny import Half, run, study_of, tiny_experiment
 
+from sweeps.attributes import OWNER
 from sweeps.driver import MOST_EQUAL_FAILURES
 from sweeps.errors import SweepError
 from sweeps.jobs import Ended, Job, Measured, Tell, Told
 from sweeps.leases import MOST_ATTEMPTS, claim, put_back, reclaim
-from sweeps.records import OWNER, records
+from sweeps.records import records
 from sweeps.space import distributions
 from sweeps.sweep import Sweep
 from sweeps.work import ModelWork

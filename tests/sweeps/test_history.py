@@ -4,9 +4,9 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from kmr.core import FloatRange, Value
+from sweeps.attributes import INTERMEDIATE_OF, OUTCOME
 from sweeps.history import History
 from sweeps.problem import Params, Problem
-from sweeps.shown import INTERMEDIATE_OF
 from sweeps.space import distributions
 
 SPACE = {"x": FloatRange(0.0, 1.0, neutral=0.0), "y": FloatRange(0.0, 1.0, neutral=0.0)}
@@ -17,8 +17,14 @@ def rounded(params: Params) -> tuple[tuple[str, Value], ...]:
 
 
 def told(
-    study: optuna.Study, x: float, broken: float = 0.0, state: TrialState = TrialState.COMPLETE, of: int | None = None
+    study: optuna.Study,
+    x: float,
+    broken: float = 0.0,
+    state: TrialState = TrialState.COMPLETE,
+    of: int | None = None,
+    outcome: str | None = None,
 ) -> None:
+    more = {INTERMEDIATE_OF: of, OUTCOME: outcome and {"state": outcome}}
     study.add_trial(
         create_trial(
             state=state,
@@ -26,7 +32,7 @@ def told(
             distributions=distributions(SPACE),
             values=[x, x] if state == TrialState.COMPLETE else None,
             constraints={"limit": broken},
-            user_attrs={} if of is None else {INTERMEDIATE_OF: of},
+            user_attrs={name: value for name, value in more.items() if value is not None},
         )
     )
 
@@ -70,10 +76,13 @@ def test_idle_are_the_trials_since_the_newest_on_the_front() -> None:
         (0.5, {}, 0),
         (0.6, {}, 1),
         (0.55, {"of": 1}, 1),  # a model on the way counts only where it is on the front
-        (0.7, {"state": TrialState.FAIL}, 2),
+        (0.7, {"state": TrialState.FAIL, "outcome": "failed"}, 2),
+        (0.7, {"state": TrialState.FAIL, "outcome": "interrupted"}, 2),  # it is tried again
+        (0.7, {"state": TrialState.FAIL}, 2),  # turned down, as the next one
         (0.8, {"state": TrialState.PRUNED}, 2),
-        (0.1, {"broken": 1.0}, 3),
-        (0.5, {}, 4),
+        (0.8, {"state": TrialState.PRUNED, "outcome": "pruned"}, 3),  # halving stopped it
+        (0.1, {"broken": 1.0}, 4),
+        (0.5, {}, 5),
         (0.4, {"of": 3}, 0),
         (0.45, {}, 1),
     ):

@@ -18,7 +18,7 @@ from sweeps.neighbours import mutations, random_vector
 from sweeps.problem import Problem, as_given
 from sweeps.propose import MOST_TURNED_DOWN, PROPOSAL, Proposer
 from sweeps.screened import MOST_REASKS
-from sweeps.screening import Screening
+from sweeps.screening import Screen, Screening
 from sweeps.space import is_searched
 from sweeps.surrogate import Encoder, Surrogate, _loss
 
@@ -336,3 +336,29 @@ def test_a_genetic_algorithm_breeds_from_vectors_that_were_queued_too():
         train(study, Problem(SPACE, DIRECTIONS), ask.ask())
     generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.trials]
     assert generations == [0] * 6 + [1] * 2
+
+
+@pytest.mark.parametrize(("others", "explored"), [(0, [3, 6]), (3, [3, 6]), (2, [4, 7])])
+def test_an_exploring_draw_comes_after_trials_that_added_nothing_and_no_earlier(monkeypatch, others, explored):
+    """`others` are under way beside it: of proposals made side by side one explores."""
+    problem = Problem(
+        {"x": IntRange(0, 200, 0), "y": IntRange(0, 200, 0)}, DIRECTIONS, static_costs=lambda v: {"size": float(v["x"])}
+    )
+    study, ask = proposer(problem, TPESampler(seed=1), Screening(startup=2, explore=3))
+    asked = []
+    choose = Screen.choose
+    monkeypatch.setattr(Screen, "choose", lambda self, *a: asked.append(True) or choose(self, *a))
+    for _ in range(others):
+        ask.ask()
+
+    def step(value):
+        asked.clear()
+        trial = ask.ask().trial
+        study.tell(trial, value)
+        return not asked
+
+    for better in range(3):
+        step([100.0 - better, 0.5 + better / 10])
+    assert True not in [step([90.0 - better, 0.8 + better / 100]) for better in range(9)], "the front grows"
+    found = [idle for idle in range(9) if step([150.0, 0.0])]
+    assert found == explored

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import create_trial
 
 from kmr.core import IntRange
-from sweeps.records import OUTCOME, OWNER, records
+from sweeps.attributes import OUTCOME, OWNER
+from sweeps.records import records
 from sweeps.reuse import take_over
 from sweeps.space import distributions
 from sweeps.storage import open_storage

@@ -3,6 +3,9 @@
 import itertools
 import signal
 import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -12,14 +15,17 @@ import sqlalchemy.exc
 import torch
 from functions import readings
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
-from kmr.core import Choice, IntRange, Reading
+from kmr.core import Choice, Direction, IntRange, Reading
 from sweeps import Search, Stop, search
+from sweeps.attributes import OWNER
 from sweeps.driver import MOST_EQUAL_FAILURES, drive
 from sweeps.errors import SweepError
 from sweeps.interrupt import Interrupts
 from sweeps.jobs import Ended
-from sweeps.leases import AGAIN_OF, put_back
+from sweeps.leases import AGAIN_OF, claim, put_back
+from sweeps.space import distributions
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
@@ -393,3 +399,46 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_waited_for(mon
     monkeypatch.setattr("sweeps.storage.time.sleep", lambda seconds: None)
     found = search(SPACE, readings, BOTH, budget=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert (found.accounting.trained, len(made)) == (2, 2)
+
+
+SMALL = {"a": IntRange(0, 1, neutral=0), "b": IntRange(0, 2, neutral=0)}
+BY_BOTH: dict[str, Direction] = {"x": "minimize", "y": "maximize"}
+
+
+def die_at_one_left(url: str, tried: list[dict[str, Any]]) -> dict[str, int]:
+    """Let another driver take a vector that has not been tried, and die at it; return the vector."""
+    left = next({"a": a, "b": b} for a in (0, 1) for b in (0, 1, 2) if {"a": a, "b": b} not in tried)
+    other = optuna.load_study(study_name="search", storage=url)
+    other.enqueue_trial(left)
+    trial = other.ask(distributions(SMALL))
+    claim(other, trial)
+    owner = other.get_trials()[trial.number].user_attrs[OWNER]
+    trial.set_user_attr(OWNER, {**owner, "born": "0"})
+    return left
+
+
+def test_where_nothing_else_is_left_what_a_dead_driver_was_at_is_tried(tmp_path: Path) -> None:
+    url, tried = f"sqlite:///{tmp_path / 'study.db'}", list[dict[str, Any]]()
+
+    def evaluate(params: Mapping[str, Any]) -> dict[str, float]:
+        tried.append(dict(params))
+        if len(tried) == 2:
+            die_at_one_left(url, tried)
+        return {"x": float(params["a"]), "y": float(params["b"])}
+
+    found = search(SMALL, evaluate, BY_BOTH, budget=100, storage=url, start=[], screening=None)
+    assert len(tried) == sum(record.state == "complete" for record in found.records) == 6
+    states = [trial.state for trial in optuna.load_study(study_name="search", storage=url).get_trials()]
+    assert TrialState.RUNNING not in states
+
+
+def test_ask_takes_up_what_a_dead_driver_was_at(tmp_path: Path) -> None:
+    url, tried = f"sqlite:///{tmp_path / 'study.db'}", list[dict[str, Any]]()
+    asked = Search(SMALL, BY_BOTH, None, 100, storage=url, start=[], screening=None)
+    left: dict[str, int] = {}
+    while (task := asked.ask()) is not None:
+        tried.append(dict(task.params))
+        left = left or die_at_one_left(url, tried)
+        asked.tell(task, {"x": 0.0, "y": float(len(tried))})
+    assert tried[-1] == left
+    assert len(tried) == 6

@@ -9,7 +9,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.shown import ENOUGH, INTERMEDIATE_OF, Shown
+from sweeps.attributes import INTERMEDIATE_OF
+from sweeps.shown import ENOUGH, Shown
 
 SPACE: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1)}
 
