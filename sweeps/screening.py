@@ -52,7 +52,7 @@ class Screening:
     randoms: int = 150
     climbs: int = 2
     startup: int = 10
-    explore: int = 3
+    explore: int = 2
     shortlist: int | None = None
 
 
