@@ -1,14 +1,14 @@
 """Reads the results table of a sweep: fronts, hypervolume, plots, exports and the report. Reads tables, not code."""
 
-from analysis.attainment import attainment
 from analysis.comparison import grouped_by_config, pairwise, standings
 from analysis.contribution import contributions
-from analysis.export import Exported, export, export_front, export_images
+from analysis.exporting.export import Exported, export, export_front, export_images
+from analysis.exporting.latex import latex_table
 from analysis.front import CloseNeighbours, close_neighbours, front_frame, front_of, non_dominated, within_noise
-from analysis.hypervolume import history, hypervolume, normalised
 from analysis.importance import importance, importance_for_front
-from analysis.indicators import coverage, epsilon, igd_plus, r2
-from analysis.latex import latex_table
+from analysis.pareto.attainment import attainment
+from analysis.pareto.hypervolume import history, hypervolume, normalised
+from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.plots import (
     fronts,
     hypervolume_history,
@@ -19,8 +19,8 @@ from analysis.plots import (
 )
 from analysis.plots.comparison import attainment_surfaces, hypervolume_intervals
 from analysis.ranking import ranks
-from analysis.recommend import Answer, recommend
 from analysis.report import Report, write_comparison
+from analysis.selection.standing_answers import Answer, recommend
 from analysis.table import StudyTable, TableError, from_frame, load, save
 
 __all__ = [

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.front import Floats, as_costs, front_frame, non_dominated
-from analysis.hypervolume import box, hypervolume
-from analysis.indicators import coverage, epsilon, igd_plus, r2
+from analysis.pareto.hypervolume import box, hypervolume
+from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.table import StudyTable, TableError
 
 Groups = Mapping[str, Sequence[StudyTable]]

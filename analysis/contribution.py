@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.front import Mask, front_of
-from analysis.hypervolume import box, hypervolume
+from analysis.pareto.hypervolume import box, hypervolume
 from analysis.table import StudyTable
 
 

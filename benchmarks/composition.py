@@ -22,9 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.export import export_images
+from analysis.exporting.export import export_images
 from analysis.front import front_frame
-from analysis.hypervolume import normalised
+from analysis.pareto.hypervolume import normalised
 from analysis.plots import fronts
 from analysis.table import StudyTable, load
 

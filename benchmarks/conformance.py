@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import kmr
 from benchmarks.architectures import LANGUAGE, NAMES, Case, make
 from benchmarks.architectures.convolutional import bottleneck_resnet
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Move, NotApplicable, RuleWarning, TransformationSequence
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.pruning.proof import outputs_of

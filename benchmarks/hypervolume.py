@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.front import non_dominated
-from analysis.hypervolume import hypervolume
+from analysis.pareto.hypervolume import hypervolume
 from analysis.ranking import ranks
 
 BAR_SECONDS = 1.0

@@ -30,9 +30,9 @@ from benchmarks.transformers_row import measure_transformers
 from kmr.core import KMRError
 from kmr.data import Split
 from kmr.meters import Timing, time_sessions
+from kmr.meters.runtime_check import Check, check
 from kmr.meters.timing import instructions
 from kmr.runtimes import Eager, OnnxRuntime, Session
-from kmr.runtimes.check import Check, check
 from sweeps.examples import cifar
 
 POINTS, SPEEDUP, SIZE = 0.3, 2.0, 0.28

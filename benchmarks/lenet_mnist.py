@@ -39,7 +39,7 @@ from rich.table import Table
 from torch import nn
 
 import kmr
-from kmr.artifact import Builder, read
+from kmr.artifact.folder import Builder, read
 from kmr.core import Instantiation, Move, isolated_rng
 from kmr.data import Data, Split, as_data
 from kmr.finetune import FineTune

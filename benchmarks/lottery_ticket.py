@@ -32,7 +32,7 @@ from kmr.finetune import FineTune
 from kmr.instantiations.pruning import LotteryTicket, Random, UnstructuredPruning
 from kmr.instantiations.pruning.lottery import draw_again
 from kmr.meters import Accuracy
-from kmr.weights import weight_layers
+from kmr.representation.weights import weight_layers
 from sweeps.examples.digits import digits
 
 SEEDS = range(5)

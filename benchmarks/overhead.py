@@ -43,21 +43,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Rule, Value
 from kmr.data import as_data
 from kmr.finetune import FineTune
-from sweeps.config import Config
-from sweeps.experiment import Experiment
-from sweeps.interrupt import Interrupts
-from sweeps.progress import SweepProgress
-from sweeps.records import study_id
+from sweeps.experiment.config import Config
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.model_work import ModelWork
+from sweeps.experiment.open_study import open_study, run_folder
+from sweeps.experiment.sweep import Sweep
+from sweeps.search.execution.executors import InProcess
+from sweeps.search.execution.interrupts import Interrupts
+from sweeps.search.study.record import study_id
 from sweeps.space import distributions, search_space
-from sweeps.study import open_study, run_folder
-from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker
-from sweeps.work import ModelWork
-from sweeps.workers import InProcess
+from sweeps.terminal.progress import SweepProgress
+from sweeps.views.mlflow.tracker import Tracker
 
 BAR_MS = 50.0
 WORK = 0.1

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import report
-from analysis.render_images import find_browser
+from analysis.exporting.render_images import find_browser
 from analysis.table import StudyTable, load, save
 from analysis.wording import quantity, sequence
 

@@ -38,23 +38,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from analysis.hypervolume import normalised
+from analysis.pareto.hypervolume import normalised
 from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Instantiation, Move, Step, TransformationSequence
-from sweeps.config import Config
-from sweeps.experiment import Experiment, build_experiment
-from sweeps.fidelity import Fidelities
-from sweeps.front import corners
-from sweeps.halving import Settings
-from sweeps.interrupt import Interrupts
+from sweeps.experiment.config import Config
+from sweeps.experiment.evaluation import evaluate
+from sweeps.experiment.experiment import Experiment, build_experiment
+from sweeps.experiment.experiment_proposer import Asker
+from sweeps.experiment.fidelity import Fidelities
+from sweeps.experiment.front import corners
+from sweeps.experiment.open_study import make_sampler
+from sweeps.experiment.sweep import Sweep
 from sweeps.jobs import Ended, Job, Measured, Tell
-from sweeps.points import Point
-from sweeps.progress import SweepProgress
-from sweeps.proposals import Asker
+from sweeps.search.execution.halving import Settings
+from sweeps.search.execution.interrupts import Interrupts
+from sweeps.search.study.point import Point
 from sweeps.space import distributions, to_sequence
-from sweeps.study import make_sampler
-from sweeps.sweep import Sweep
-from sweeps.trial import evaluate
+from sweeps.terminal.progress import SweepProgress
 
 BAR = 5.0
 SHARES = (0.95, 0.99)

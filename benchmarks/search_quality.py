@@ -43,7 +43,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from analysis.front import non_dominated
-from analysis.hypervolume import hypervolume
+from analysis.pareto.hypervolume import hypervolume
 from kmr.core import Choice, Direction
 from sweeps import search
 from sweeps.space import Space, distributions

@@ -42,7 +42,7 @@ from kmr.finetune import FineTune
 from kmr.instantiations.pruning import SNIP, Random, Taylor, UnstructuredPruning, Wanda
 from kmr.meters.prediction import predict
 from kmr.recovery import recalibrate, reconstruct
-from kmr.weights import strip_all, weight_layers
+from kmr.representation.weights import strip_all, weight_layers
 from sweeps.examples import cifar, digits
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)

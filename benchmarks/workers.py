@@ -25,8 +25,8 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.records import records
-from sweeps.storage import open_storage
+from sweeps.search.study.record import records
+from sweeps.search.study.storage import open_storage
 
 BAR = 1.7
 WARM = 4

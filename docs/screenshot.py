@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.render_images import find_browser
+from analysis.exporting.render_images import find_browser
 
 
 def main() -> int:

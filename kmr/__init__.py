@@ -1,7 +1,7 @@
 """KMR: knobs, meters and rules for model efficiency, and the budgeted loop over them."""
 
 from kmr import core
-from kmr.artifact import load, save
+from kmr.artifact.folder import load, save
 from kmr.core import *  # noqa: F403
 
 __all__ = [*core.__all__, "load", "save"]

@@ -6,21 +6,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.asktell import Search
-    from sweeps.compression import Compression
-    from sweeps.searched import SearchResult
-    from sweeps.searching import search
-    from sweeps.stopping import Stop
+    from sweeps.experiment.compression import Compression
+    from sweeps.search.ask_tell import Search
+    from sweeps.search.execution.stopping import Stop
+    from sweeps.search.function import search
+    from sweeps.search.result import SearchResult
 
 __all__ = ["Compression", "Search", "SearchResult", "Stop", "search"]
 
 
 _HOMES = {
-    "Compression": "sweeps.compression",
-    "Search": "sweeps.asktell",
-    "SearchResult": "sweeps.searched",
-    "Stop": "sweeps.stopping",
-    "search": "sweeps.searching",
+    "Compression": "sweeps.experiment.compression",
+    "Search": "sweeps.search.ask_tell",
+    "SearchResult": "sweeps.search.result",
+    "Stop": "sweeps.search.execution.stopping",
+    "search": "sweeps.search.function",
 }
 
 

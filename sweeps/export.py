@@ -16,18 +16,18 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
-from kmr import artifact
+from kmr.artifact import folder as artifact
 from kmr.core import KMRError
 from kmr.data import Data, Inputs, as_data
+from kmr.meters.runtime_check import TOLERANCE, Check, check
 from kmr.runtimes import Eager, OnnxRuntime, Session
-from kmr.runtimes.check import TOLERANCE, Check, check
 from kmr.runtimes.onnx_graph import annotate
 from kmr.runtimes.onnxruntime import PRECISIONS, OnnxSession
 from kmr.runtimes.program import described_inputs
 from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
-from sweeps.build import part
 from sweeps.errors import SweepError
-from sweeps.front import FOLDER, artifact_path
+from sweeps.experiment.front import FOLDER, artifact_path
+from sweeps.experiment.instantiate import part
 
 FORMATS = ("onnx", "pt2", "packed")
 _CONFIG = "config.yaml"

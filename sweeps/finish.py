@@ -14,17 +14,17 @@ from rich.text import Text
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
 from analysis.wording import plural
-from kmr import artifact
+from kmr.artifact import folder as artifact
 from kmr.core import Reading, Readings
-from sweeps.card import StudyCard, without_passwords
-from sweeps.experiment import Experiment
-from sweeps.front import artifact_path
-from sweeps.layers import keep_layers
-from sweeps.noise import measure_noise
-from sweeps.profiles import keep_profiles
-from sweeps.publish import Published, State, keep_created, keep_test, keep_unsaved, kept_test, publish, read_state
-from sweeps.sweep import Sweep
-from sweeps.tracking import Tracker
+from sweeps.experiment.assessment.degradation import keep_profiles
+from sweeps.experiment.assessment.layers import keep_layers
+from sweeps.experiment.assessment.noise import measure_noise
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.front import artifact_path
+from sweeps.experiment.sweep import Sweep
+from sweeps.views.card import StudyCard, without_passwords
+from sweeps.views.mlflow.tracker import Tracker
+from sweeps.views.publish import Published, State, keep_created, keep_test, keep_unsaved, kept_test, publish, read_state
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What passes between the driver and whoever does the trials: a job goes out, models measured and its end come back.
 
-A `Work` does one job after the other where it is; an `Executor` (`sweeps.workers`) has it done, here or elsewhere.
+A `Work` does one job after the other where it is; an `Executor` (`sweeps.search.execution.executors`) has it done, here
+or elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from kmr.core import Value
-from sweeps.points import NOTHING_RECALLED, Point, Recalled
+from sweeps.search.study.point import NOTHING_RECALLED, Point, Recalled
 
 
 @dataclass(frozen=True)

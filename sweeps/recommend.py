@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.choice import Choice, Pick, choose
+from analysis.selection.choose import Choice, Pick, choose
 from analysis.table import StudyTable, TableError
 from analysis.wording import meter_name
 from sweeps.errors import SweepError
-from sweeps.reading import Opened, open_run
+from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:

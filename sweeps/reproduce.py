@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kmr import artifact
+from kmr.artifact import folder as artifact
 from kmr.core import KMRError, measure, run_sequence
-from sweeps.card import StudyCard
-from sweeps.entry import wide_console
 from sweeps.errors import SweepError
-from sweeps.experiment import build_experiment
-from sweeps.points import Point
-from sweeps.reading import open_run
+from sweeps.experiment.experiment import build_experiment
+from sweeps.search.study.point import Point
+from sweeps.terminal.hydra_entry import wide_console
+from sweeps.views.card import StudyCard
+from sweeps.views.run_folder import open_run
 
 _TIMED = ("s", "ms", "us", "J", "mJ")
 """Units of what no two measurements read alike."""

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from analysis.wording import plural
-from sweeps.config import Config, threads_of
-from sweeps.entry import enter, guarded
 from sweeps.errors import SweepError
+from sweeps.experiment.config import Config, threads_of
+from sweeps.terminal.hydra_entry import enter, guarded
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
     """Run a composed config; return the exit code.
 
     Args:
-        raw: the config, checked against `sweeps.config.Config`.
+        raw: the config, checked against `sweeps.experiment.config.Config`.
         argv: the overrides it was composed from, for the commands that are printed.
         console: where to print.
     """
@@ -37,23 +37,25 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     import optuna
     import torch
 
-    from sweeps.card import StudyCard
-    from sweeps.digest import digest
-    from sweeps.experiment import build_experiment
-    from sweeps.fidelity import fidelities_of
+    from sweeps.experiment.experiment import build_experiment
+    from sweeps.experiment.fidelity import fidelities_of
+    from sweeps.experiment.model_work import ModelWork
+    from sweeps.experiment.open_study import open_study, run_folder, with_base
+    from sweeps.experiment.sweep import Sweep
+    from sweeps.experiment.take_over import take_over
     from sweeps.finish import commands, print_front, test_point, write_results
-    from sweeps.interrupt import Interrupts, Stopped
-    from sweeps.leases import reclaim
-    from sweeps.progress import SweepProgress, watch
-    from sweeps.records import recalled, turned_down
-    from sweeps.reuse import take_over
-    from sweeps.study import open_study, run_folder, with_base
-    from sweeps.sweep import Sweep
-    from sweeps.work import ModelWork
-    from sweeps.workers import Executor, InProcess, LocalProcesses
+    from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
+    from sweeps.search.execution.interrupts import Interrupts, Stopped
+    from sweeps.search.study.failures import digest
+    from sweeps.search.study.lease import reclaim
+    from sweeps.search.study.record import recalled, turned_down
+    from sweeps.terminal.progress import SweepProgress, watch
+    from sweeps.views.card import StudyCard
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("sweeps.sampling").setLevel(logging.WARNING)  # the greeting says what was chosen
+    logging.getLogger("sweeps.search.proposals.choose_sampler").setLevel(
+        logging.WARNING
+    )  # the greeting says what was chosen
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(threads_of(config))
     started = time.monotonic()
@@ -140,8 +142,8 @@ def _forget_if_empty(folder: Path) -> None:
 
 
 def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Console) -> Any:
-    from sweeps.publish import open_tracker
-    from sweeps.records import records
+    from sweeps.search.study.record import records
+    from sweeps.views.publish import open_tracker
 
     if not config.tracking.enabled:
         return None

@@ -20,9 +20,9 @@ from analysis.atomic import write_bytes
 from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
 from kmr.core import Choice, IntRange, Knob, Quality, Rule
 from kmr.instantiations.pruning import StructuredPruning
-from sweeps.config import Config
-from sweeps.entry import enter, guarded
 from sweeps.errors import SweepError
+from sweeps.experiment.config import Config
+from sweeps.terminal.hydra_entry import enter, guarded
 
 MOST_GROUPS = 20
 """Each group is a knob, and to search over many more takes thousands of trials."""
@@ -41,13 +41,13 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
 def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> int:
     import torch
 
-    from analysis.export import export_images
+    from analysis.exporting.export import export_images
     from analysis.plots.sensitivity import sensitivity
     from analysis.report.sensitivity import Scan, write_sensitivity
-    from sweeps.experiment import build_experiment
-    from sweeps.progress import counted
-    from sweeps.scan import probes, scan, values_of
-    from sweeps.study import run_folder
+    from sweeps.experiment.experiment import build_experiment
+    from sweeps.experiment.layer_scan import probes, scan, values_of
+    from sweeps.experiment.open_study import run_folder
+    from sweeps.terminal.progress import counted
 
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     experiment = build_experiment(config, plain)

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from analysis.recommend import recommend
+from analysis.selection.standing_answers import recommend
 from analysis.wording import plural
-from sweeps.entry import wide_console
 from sweeps.errors import SweepError
 from sweeps.finish import front_table
-from sweeps.mlflow_runs import Place
-from sweeps.reading import Opened, open_run
-from sweeps.records import recalled
-from sweeps.sketch import sketch
+from sweeps.search.study.record import recalled
+from sweeps.terminal.braille_plot import sketch
+from sweeps.terminal.hydra_entry import wide_console
+from sweeps.views.mlflow.runs import Place
+from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:

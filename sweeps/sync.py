@@ -12,11 +12,11 @@ from rich.console import Console
 from analysis.wording import plural
 from kmr.core import KMRError
 from kmr.data import as_data
-from sweeps.build import part
-from sweeps.card import StudyCard
 from sweeps.errors import SweepError
-from sweeps.publish import open_tracker, publish
-from sweeps.reading import open_run
+from sweeps.experiment.instantiate import part
+from sweeps.views.card import StudyCard
+from sweeps.views.publish import open_tracker, publish
+from sweeps.views.run_folder import open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:

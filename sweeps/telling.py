@@ -6,12 +6,12 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
-from sweeps.attributes import OUTCOME
 from sweeps.jobs import Ended
-from sweeps.points import Point
-from sweeps.problem import Problem
-from sweeps.propose import tell
-from sweeps.records import now
+from sweeps.search.problem import Problem
+from sweeps.search.proposals.proposer import tell
+from sweeps.search.study.attributes import OUTCOME
+from sweeps.search.study.point import Point
+from sweeps.search.study.record import now
 
 
 def finish(

@@ -11,7 +11,7 @@ from contracts import MODELS, RULES, meter, output, rule, same, state, turned
 from torch import nn
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Meter, Move, NotApplicable, Reading, measure
 
 FAMILIES = ("adapters", "depth", "distil", "exits", "joint", "lowrank", "prune", "quantize", "recover", "share_blocks")

@@ -8,10 +8,10 @@ import torch
 from contracts import METERS, MODELS, RULES, cnn, meter, rule, same, state, turned
 from torch import nn
 
-from kmr.activations import ActivationQuantizer
 from kmr.core import Cost, KMRError, NotApplicable, Quality, measure
 from kmr.meters import Energy, Latency, SampleTime
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.activations import ActivationQuantizer
+from kmr.representation.weights import read_weight, weight_layers
 
 WATCHED = ("weight_bytes", "parameters", "trainable_parameters", "macs")
 """The costs that a rule raises only where it says so."""

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.attainment import attainment
 from analysis.comparison import FEWEST_RUNS, Groups, check, complete_values, corners, standings
-from analysis.hypervolume import box, history
+from analysis.pareto.attainment import attainment
+from analysis.pareto.hypervolume import box, history
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades
 from analysis.wording import meter_name, plural
 

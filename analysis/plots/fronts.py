@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.front import Floats, as_costs, front_frame
-from analysis.hypervolume import box, hypervolume
+from analysis.pareto.hypervolume import box, hypervolume
 from analysis.plots.hover import hover
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades
 from analysis.table import StudyTable

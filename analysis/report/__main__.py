@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.recommend import Answer, recommend
 from analysis.report.comparison import write_comparison
 from analysis.report.document import Report, write
+from analysis.selection.standing_answers import Answer, recommend
 from analysis.table import TableError, load
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis.atomic import write_bytes
-from analysis.export import export
+from analysis.exporting.export import export
 from analysis.plots import hypervolume_history, knob_importance, parallel, pareto, technique_contribution
 from analysis.plots.profiles import degradation_profiles, has_profiles
 from analysis.report.page import page

@@ -14,8 +14,8 @@ import numpy as np
 from analysis.accounting import Spent, Tally, counts, failures, headline, models, time_spent, warnings
 from analysis.contribution import Contribution, contributions
 from analysis.front import close_neighbours, front_frame
-from analysis.recommend import Answer, recommend
 from analysis.report.members import Member, Members, faithful_members, members
+from analysis.selection.standing_answers import Answer, recommend
 from analysis.table import StudyTable, number
 from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity
 

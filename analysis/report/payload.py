@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.contribution import parts
 from analysis.front import Floats
 from analysis.plots.groups import grouped
-from analysis.recommend import tolerance
+from analysis.selection.standing_answers import tolerance
 from analysis.table import StudyTable
 from analysis.wording import axis_label, is_bytes, is_plain, meter_name
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kmr.artifact.attributes import UNDESCRIBED, encode
 from kmr.cache.keys import exact_json
 from kmr.core import KMRError
 from kmr.data import Data, Split
-from kmr.packing_attributes import UNDESCRIBED, encode
 
 _OWN = frozenset(nn.Module().__dict__)
 

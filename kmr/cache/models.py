@@ -1,7 +1,8 @@
 """A model as the content of a cache entry, and back: the same to the last bit, now and in all that is done to it later.
 
-The architecture is `kmr.structure`'s difference from the base, the weights, grids and masks are `kmr.packing`'s. Beside
-those are kept which modules are in training mode, in which order parameters were registered and how tensors lie in
+The architecture is `kmr.artifact.structure`'s difference from the base, the weights, grids and masks are
+`kmr.artifact.packing`'s. Beside those are kept which modules are in training mode, in which order parameters were
+registered and how tensors lie in
 memory: a norm over all gradients or a matrix product rounds differently where these differ, and fine-tuning a recalled
 model would drift from fine-tuning the one it was made from. Whether a model comes back is tried when it is stored.
 """
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmr import packing, structure
+from kmr.artifact import packing, structure
+from kmr.artifact.memory_layout import apply_layout, describe_layout, tensors_of
+from kmr.artifact.slots import slots
 from kmr.cache.entry import Content
 from kmr.cache.keys import exact_json
 from kmr.core import KMRError
-from kmr.layout import apply_layout, describe_layout, tensors_of
-from kmr.packing_state import slots
 
 
 class NotStorable(KMRError):

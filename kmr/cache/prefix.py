@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from kmr import packing, structure
+from kmr.artifact import packing, structure
 from kmr.cache.identity import describe, fingerprint
 from kmr.cache.keys import key_of
 from kmr.cache.models import NotStorable, from_content, to_content

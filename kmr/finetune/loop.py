@@ -1,7 +1,7 @@
 """The training loop: masks and grids hold, the same seed gives the same model, and what diverges ends.
 
 What a rule fixed stays fixed: masks and grids are parametrizations, the optimizer moves only the latent weights under
-them, and the loop settles those at its end (`kmr.weights.settle`).
+them, and the loop settles those at its end (`kmr.representation.weights.settle`).
 """
 
 import math
@@ -22,7 +22,7 @@ from kmr.finetune.guides import Batch, Guide
 from kmr.finetune.losses import Loss
 from kmr.finetune.schedules import CURVES, Schedule, advance, make_scheduler, needs_validation
 from kmr.finetune.selection import Selection
-from kmr.weights import settle
+from kmr.representation.weights import settle
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Told (steps done, steps in all, loss) after every step."""

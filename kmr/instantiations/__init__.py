@@ -2,8 +2,8 @@
 
 A compression method falls into three parts here. What it decides is a pure function on tensors (which weights to keep,
 which channels to remove, where levels lie, which factors). What holds the decision through training is a representation
-from `kmr.weights` (a mask, a grid) or the architecture itself (a smaller layer, two layers for one). Which layers it
-reaches, and what it reports having left alone, is the rule, a thin class over `layers.LayerRule`.
+from `kmr.representation.weights` (a mask, a grid) or the architecture itself (a smaller layer, two layers for one).
+Which layers it reaches, and what it reports having left alone, is the rule, a thin class over `layers.LayerRule`.
 
 - `pruning`: masks (`UnstructuredPruning`, `PatternPruning`), channels by dependency groups (`StructuredPruning`), both
   in steps (`Gradual`), masks found by training (`LotteryTicket`).

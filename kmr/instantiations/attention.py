@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.activations import QuantizedLayer
-from kmr.weights import read_weight, write_weight
+from kmr.representation.activations import QuantizedLayer
+from kmr.representation.weights import read_weight, write_weight
 
 
 class SplitAttention(nn.Module):

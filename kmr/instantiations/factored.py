@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor, nn
 
-from kmr.activations import QuantizedLayer, quantize_activations
 from kmr.instantiations.quantization import channel_dim, fit_like
-from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.activations import QuantizedLayer, quantize_activations
+from kmr.representation.weights import WeightLayer, WeightState, read_weight, write_weight
 
 Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 

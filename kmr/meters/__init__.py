@@ -1,12 +1,11 @@
 """Meters: what a compressed model costs and how good it still is.
 
-Costs are those of things that exist: `WeightBytes` is the size of the file that `kmr.packing` writes, `ArtifactBytes`
-that of the file a runtime loads, `Latency` the time of a run in it. `MACs` is counted on the dense model that runs, so
-that sparsity the runtime cannot use is never shown as a gain; the theoretical counts are meters of their own,
-`EffectiveMACs` without zero weights and `ExpectedMACs`, the mean over samples, without
-what gates close and early exits spare. Qualities read
-predictions on a data split, those of the model or (`Deployed`) those of the file that a runtime loaded; meters given
-the same split and runtime share one export and one pass over it.
+Costs are those of things that exist: `WeightBytes` is the size of the file that `kmr.artifact.packing` writes,
+`ArtifactBytes` that of the file a runtime loads, `Latency` the time of a run in it. `MACs` is counted on the dense
+model that runs, so that sparsity the runtime cannot use is never shown as a gain; the theoretical counts are meters of
+their own, `EffectiveMACs` without zero weights and `ExpectedMACs`, the mean over samples, without what gates close and
+early exits spare. Qualities read predictions on a data split, those of the model or (`Deployed`) those of the file that
+a runtime loaded; meters given the same split and runtime share one export and one pass over it.
 """
 
 from kmr.meters.bops import BOPs

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from kmr.activations import QuantizedLayer
 from kmr.core import Cost, Reading
 from kmr.data import Inputs
 from kmr.meters.macs import count_macs
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.activations import QuantizedLayer
+from kmr.representation.weights import read_weight, weight_layers
 
 FLOAT_BITS = 32
 

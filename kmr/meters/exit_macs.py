@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from kmr.data import Inputs, Split
-from kmr.exits import EarlyExits
 from kmr.meters.macs import count_macs
+from kmr.representation.early_exits import EarlyExits
 
 
 def exit_macs(model: EarlyExits, example_inputs: Inputs, data: Split) -> Tensor:

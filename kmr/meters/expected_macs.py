@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, Split
-from kmr.exits import EarlyExits
-from kmr.gating import GatedLayer
 from kmr.meters.exit_macs import exit_macs
 from kmr.meters.macs import LayerMACs, count_macs
 from kmr.meters.prediction import Predictions
+from kmr.representation.early_exits import EarlyExits
+from kmr.representation.gating import GatedLayer
 
 
 @dataclass(frozen=True, kw_only=True)

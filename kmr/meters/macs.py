@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, forward, map_tensors
-from kmr.exits import EarlyExits
-from kmr.weights import strip_all
+from kmr.representation.early_exits import EarlyExits
+from kmr.representation.weights import strip_all
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

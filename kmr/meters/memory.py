@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from kmr.core import Cost, Reading
 from kmr.data import Inputs, forward
 from kmr.meters.deployment import batch_of
-from kmr.weights import strip_all
+from kmr.representation.weights import strip_all
 
 
 @final

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
+from kmr.artifact.packing import file_bytes, pack
+from kmr.artifact.slots import slots, unique
 from kmr.core import Cost, Reading
-from kmr.packing import file_bytes, pack
-from kmr.packing_state import slots, unique
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.weights import read_weight, weight_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class NonzeroParameters(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightBytes(Cost):
-    """The size of the safetensors file that `kmr.packing` writes for the model, to the byte.
+    """The size of the safetensors file that `kmr.artifact.packing` writes for the model, to the byte.
 
     It counts everything needed to get the weights back exactly: bit-packed codes or raw values, which entries of a
     sparse weight are kept, scales and zero points, all other parameters, the persistent buffers (running statistics of
     normalisation, say), and the header with its names, shapes and manifest. Tied tensors count once. The JSON that
-    describes a changed architecture (`kmr.artifact`) does not count.
+    describes a changed architecture (`kmr.artifact.folder`) does not count.
     """
 
     static: ClassVar[bool] = True

@@ -5,7 +5,6 @@ from typing import final
 
 from torch import nn
 
-from kmr.allocation import allocate
 from kmr.core import (
     Budget,
     Domain,
@@ -19,6 +18,7 @@ from kmr.core import (
     Readings,
     apply_move,
 )
+from kmr.knapsack import allocate
 from kmr.policies.ladder import ladders
 
 
@@ -28,7 +28,7 @@ class Allocated(Policy):
 
     At its first call every rung of every knob is tried on the model alone, without fine-tuning; losses and savings are
     taken to add up, as those of layers' bits nearly do, and the best choice within the budget is solved for
-    (`kmr.allocation`). Where the real cost comes out above it, the budget is tightened by the excess and solved again.
+    (`kmr.knapsack`). Where the real cost comes out above it, the budget is tightened by the excess and solved again.
     With one knob for each layer this is mixed precision by sensitivity (Dong et al. 2019) or layer-wise pruning ratios.
 
     Args:

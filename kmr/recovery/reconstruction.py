@@ -24,7 +24,7 @@ from kmr.recovery.matching import channels_by_outputs, rows_by_values
 from kmr.recovery.passes import BatchNorm, Made, tracking
 from kmr.recovery.patches import Product, as_matrix, count_places, groups_of, inputs_at, is_product, outputs_at
 from kmr.recovery.statistics import inputs_of, moments, normalisations, set_statistics
-from kmr.weights import WeightState, read_weight, tied_layers, weight_layers, write_weight
+from kmr.representation.weights import WeightState, read_weight, tied_layers, weight_layers, write_weight
 
 _MOST_STORED = 2**28
 """Numbers of the original's outputs to keep at most (1 GiB in single precision): more layers see fewer places."""

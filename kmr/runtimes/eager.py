@@ -8,10 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from kmr.activations import without_quantizers
 from kmr.data import Inputs, Split, forward, map_tensors
+from kmr.representation.activations import without_quantizers
+from kmr.representation.weights import strip_all
 from kmr.runtimes.runtime import Runtime, Session
-from kmr.weights import strip_all
 
 
 class EagerSession(Session):

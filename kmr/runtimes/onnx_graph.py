@@ -20,9 +20,9 @@ from torch import nn
 from kmr.cache.identity import fingerprint
 from kmr.core import KMRError
 from kmr.data import Inputs
+from kmr.representation.weights import strip_all
 from kmr.runtimes.program import Signature, to_program
 from kmr.runtimes.runtime import missing
-from kmr.weights import strip_all
 
 OUTPUT = "output"
 BATCH = "batch"

@@ -1,8 +1,8 @@
 """A model whose weights and activations are on 8-bit grids, as the ONNX graph of exactly these grids.
 
-Each `input_quantizer` and `output_quantizer` of a layer (`kmr.activations`) becomes a QuantizeLinear and a
-DequantizeLinear with its scale and zero point, each weight on a grid its codes and a DequantizeLinear: what fine-tuning
-trained is what the integer kernels compute with, and nothing is calibrated again.
+Each `input_quantizer` and `output_quantizer` of a layer (`kmr.representation.activations`) becomes a QuantizeLinear and
+a DequantizeLinear with its scale and zero point, each weight on a grid its codes and a DequantizeLinear: what
+fine-tuning trained is what the integer kernels compute with, and nothing is calibrated again.
 """
 
 import copy
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kmr.data import Inputs
+from kmr.representation.weights import Grid, read_weight, weight_layers
 from kmr.runtimes.onnx_graph import to_onnx
 from kmr.runtimes.program import Signature
-from kmr.weights import Grid, read_weight, weight_layers
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs, Split
+from kmr.representation.weights import read_weight, weight_layers
 from kmr.runtimes import onnx_graph, onnx_int8, onnx_qdq
 from kmr.runtimes.program import Signature
 from kmr.runtimes.runtime import Runtime, Session
-from kmr.weights import read_weight, weight_layers
 
 if TYPE_CHECKING:
     import numpy as np

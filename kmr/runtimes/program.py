@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs, forward
-from kmr.exits import EarlyExits
-from kmr.weights import strip_all
+from kmr.representation.early_exits import EarlyExits
+from kmr.representation.weights import strip_all
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from analysis import report
+from analysis.exporting.render_images import find_browser
 from analysis.front import front_frame
-from analysis.render_images import find_browser
 from analysis.table import StudyTable, load, save
 
 sync_api = pytest.importorskip(

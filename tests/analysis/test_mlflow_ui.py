@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from analysis import report
-from analysis.render_images import find_browser
+from analysis.exporting.render_images import find_browser
 from analysis.table import save
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 
 from analysis.front import front_frame
-from analysis.hypervolume import normalised
+from analysis.pareto.hypervolume import normalised
 from analysis.plots import (
     fronts,
     hypervolume_history,

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis import report
-from analysis.recommend import recommend
 from analysis.report.__main__ import main
+from analysis.selection.standing_answers import recommend
 from analysis.table import StudyTable, TableError, save
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

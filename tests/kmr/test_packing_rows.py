@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kmr.packing import file_bytes, pack, read, unpack, write
-from kmr.packing_codecs import pack_rows, row_widths, unpack_bits, unpack_rows
-from kmr.packing_weights import decode_weight, encode_weight
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.artifact.bit_codecs import pack_rows, row_widths, unpack_bits, unpack_rows
+from kmr.artifact.packing import file_bytes, pack, read, unpack, write
+from kmr.artifact.weight_encoding import decode_weight, encode_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 
 def state(keep: Tensor) -> WeightState:

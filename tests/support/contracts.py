@@ -16,8 +16,8 @@ from kmr.data import Split, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
 from kmr.policies.ladder import rungs
-from sweeps.build import part
 from sweeps.errors import SweepError
+from sweeps.experiment.instantiate import part
 
 CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))

@@ -11,19 +11,19 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Rule
 from kmr.data import as_data
 from kmr.finetune import FineTune
-from sweeps.config import Config
-from sweeps.experiment import Experiment
-from sweeps.interrupt import Interrupts
-from sweeps.progress import SweepProgress
+from sweeps.experiment.config import Config
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.model_work import ModelWork
+from sweeps.experiment.open_study import make_sampler
+from sweeps.experiment.sweep import Sweep
+from sweeps.search.execution.executors import Executor, InProcess
+from sweeps.search.execution.interrupts import Interrupts
 from sweeps.space import search_space
-from sweeps.study import make_sampler
-from sweeps.sweep import Sweep
-from sweeps.work import ModelWork
-from sweeps.workers import Executor, InProcess
+from sweeps.terminal.progress import SweepProgress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an empty database once."""
-    from sweeps.mlflow_runs import connect
+    from sweeps.views.mlflow.runs import connect
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from torch import nn
 import conf
 from kmr.data import Split
 from kmr.instantiations.pruning import StructuredPruning
-from sweeps.build import part
+from sweeps.experiment.instantiate import part
 
 CRITERIA = sorted(path.stem for path in (Path(conf.__file__).parent / "criterion").glob("*.yaml"))
 

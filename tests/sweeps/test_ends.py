@@ -9,16 +9,16 @@ import optuna
 import pytest
 from tiny import Half, run, study_of, tiny_experiment
 
-from sweeps.attributes import OWNER
-from sweeps.driver import MOST_EQUAL_FAILURES
 from sweeps.errors import SweepError
+from sweeps.experiment.model_work import ModelWork
+from sweeps.experiment.sweep import Sweep
 from sweeps.jobs import Ended, Job, Measured, Tell, Told
-from sweeps.leases import MOST_ATTEMPTS, claim, put_back, reclaim
-from sweeps.records import records
+from sweeps.search.execution.driver import MOST_EQUAL_FAILURES
+from sweeps.search.execution.executors import InProcess
+from sweeps.search.study.attributes import OWNER
+from sweeps.search.study.lease import MOST_ATTEMPTS, claim, put_back, reclaim
+from sweeps.search.study.record import records
 from sweeps.space import distributions
-from sweeps.sweep import Sweep
-from sweeps.work import ModelWork
-from sweeps.workers import InProcess
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
 STEPS = {"first": {"by": EIGHTHS}, "second": {"by": EIGHTHS}}
@@ -172,14 +172,14 @@ def test_a_trial_that_is_being_drawn_is_left_alone(monkeypatch: pytest.MonkeyPat
         def now(cls, tz: Any = None) -> datetime:
             return born + cls.after
 
-    monkeypatch.setattr("sweeps.leases.datetime", Later)
+    monkeypatch.setattr("sweeps.search.study.lease.datetime", Later)
     assert reclaim(study, alone=False) == 0
     Later.after = timedelta(seconds=200)
     assert reclaim(study, alone=False) == 1
 
 
 def test_a_driver_at_work_takes_up_what_a_dead_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.ledger.Ledger.reclaim.__defaults__", (0.0,))
+    monkeypatch.setattr("sweeps.search.execution.ledger.Ledger.reclaim.__defaults__", (0.0,))
     url = f"sqlite:///{tmp_path / 'study.db'}"
     experiment = tiny_experiment(space=STEPS, storage=url, anchors=0)
     study, other = study_of(experiment, url), study_of(experiment, url)

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Move, Reading
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.runtimes.program import describe_inputs

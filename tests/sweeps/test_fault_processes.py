@@ -25,8 +25,8 @@ from rich.console import Console
 from small import SMALL, measured, sweep, table
 
 from kmr.cache import Store
-from sweeps.records import Record, records
-from sweeps.storage import open_storage
+from sweeps.search.study.record import Record, records
+from sweeps.search.study.storage import open_storage
 from sweeps.sync import main as sync
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -294,7 +294,7 @@ HALT_IN_THE_THIRD = str(6 * STEPS + 2)
 @pytest.mark.parametrize(
     ("module", "name", "when"),
     [
-        ("sweeps.ledger", "Ledger.put_all_back", "before"),  # nothing is said of the trial under way
+        ("sweeps.search.execution.ledger", "Ledger.put_all_back", "before"),  # nothing is said of the trial under way
         ("optuna", "Study.enqueue_trial", "before"),
         ("optuna", "Study.enqueue_trial", "after"),  # it waits in the queue again, and is not closed
         ("optuna", "Study.tell", "before"),  # the last moment before it is closed

@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 from small import SMALL, measured, sweep
 
-from sweeps.records import records
-from sweeps.storage import open_storage
+from sweeps.search.study.record import records
+from sweeps.search.study.storage import open_storage
 
 TRIALS = 9
 """All the anchors and no more, so that what is tried does not depend on when it is killed."""
@@ -44,14 +44,14 @@ main()
 BOUNDARIES = [
     ("optuna", "Study.add_trial", 1, "after"),  # the base model is told, nothing is queued
     ("optuna", "Study.enqueue_trial", 4, "before"),  # some of what is tried first is queued
-    ("sweeps.ledger", "claim", 3, "before"),  # asked, not claimed
+    ("sweeps.search.execution.ledger", "claim", 3, "before"),  # asked, not claimed
     ("kmr.core.engine", "apply_move", 2, "after"),  # a rule has been applied
     ("kmr.core.engine", "measure", 8, "after"),  # costs have been read, fine-tuning comes next
-    ("sweeps.work", "save_artifact", 2, "before"),
-    ("sweeps.work", "save_artifact", 2, "after"),  # staged, not on the front
-    ("sweeps.ledger", "finish", 2, "before"),  # measured, not told
-    ("sweeps.ledger", "finish", 2, "after"),  # told, nothing else
-    ("sweeps.sweep", "drop_artifacts", 3, "after"),
+    ("sweeps.experiment.model_work", "save_artifact", 2, "before"),
+    ("sweeps.experiment.model_work", "save_artifact", 2, "after"),  # staged, not on the front
+    ("sweeps.search.execution.ledger", "finish", 2, "before"),  # measured, not told
+    ("sweeps.search.execution.ledger", "finish", 2, "after"),  # told, nothing else
+    ("sweeps.experiment.sweep", "drop_artifacts", 3, "after"),
     ("sweeps.finish", "keep_layers", 1, "before"),  # all trials done, no report
     ("sweeps.finish", "publish", 1, "before"),
 ]

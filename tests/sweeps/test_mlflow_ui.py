@@ -15,9 +15,9 @@ import pytest
 from chromium import BROWSER, Page, visit
 from rich.console import Console
 
-from sweeps.mlflow_runs import Place
-from sweeps.reading import open_run
 from sweeps.sync import main
+from sweeps.views.mlflow.runs import Place
+from sweeps.views.run_folder import open_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,7 +98,7 @@ def test_the_study_its_trials_its_report_and_its_figures_are_there(served, tmp_p
 
 
 def _parent(uri: str) -> tuple[str, str]:
-    from sweeps.mlflow_runs import connect
+    from sweeps.views.mlflow.runs import connect
 
     client = connect(uri)
     experiment = client.get_experiment_by_name("small").experiment_id

@@ -6,8 +6,8 @@ import json
 from rich.console import Console
 
 import kmr
-from sweeps.reading import open_run
 from sweeps.recommend import main
+from sweeps.views.run_folder import open_run
 
 
 def told(*arguments: str) -> tuple[int, str]:

@@ -5,9 +5,9 @@ import io
 from rich.console import Console
 
 import kmr
-from kmr import artifact
-from sweeps.reading import open_run
+from kmr.artifact import folder as artifact
 from sweeps.reproduce import main
+from sweeps.views.run_folder import open_run
 
 
 def told(*arguments: str) -> tuple[int, str]:
@@ -26,13 +26,13 @@ def test_a_front_member_made_again_is_the_same_model(ran, tmp_path) -> None:
 
 
 def test_a_reading_that_differs_is_exit_code_1(copied, monkeypatch) -> None:
-    from sweeps.points import Point
+    from sweeps.search.study.point import Point
 
     opened = open_run(copied)
     point = next(name for name in opened.front.members if name != "base")
     readings = {**opened.state.points[point].readings, "weight_bytes": [1.0, None]}
     changed = {point: Point(1, opened.state.points[point].sequence, readings)}
-    monkeypatch.setattr("sweeps.publish.State.points", changed)
+    monkeypatch.setattr("sweeps.views.publish.State.points", changed)
     code, text = told(str(copied), point)
     assert code == 1
     assert "differs" in text

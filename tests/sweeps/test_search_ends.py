@@ -19,12 +19,12 @@ from optuna.trial import TrialState
 
 from kmr.core import Choice, Direction, IntRange, Reading
 from sweeps import Search, Stop, search
-from sweeps.attributes import OWNER
-from sweeps.driver import MOST_EQUAL_FAILURES, drive
 from sweeps.errors import SweepError
-from sweeps.interrupt import Interrupts
 from sweeps.jobs import Ended
-from sweeps.leases import AGAIN_OF, claim, put_back
+from sweeps.search.execution.driver import MOST_EQUAL_FAILURES, drive
+from sweeps.search.execution.interrupts import Interrupts
+from sweeps.search.study.attributes import OWNER
+from sweeps.search.study.lease import AGAIN_OF, claim, put_back
 from sweeps.space import distributions
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -395,8 +395,8 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_waited_for(mon
             raise sqlalchemy.exc.OperationalError("CREATE TABLE", {}, Exception("table studies already exists"))
         return real(*given, **settings)
 
-    monkeypatch.setattr("sweeps.storage.RDBStorage", late)
-    monkeypatch.setattr("sweeps.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sweeps.search.study.storage.RDBStorage", late)
+    monkeypatch.setattr("sweeps.search.study.storage.time.sleep", lambda seconds: None)
     found = search(SPACE, readings, BOTH, budget=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert (found.accounting.trained, len(made)) == (2, 2)
 

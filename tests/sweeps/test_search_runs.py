@@ -13,10 +13,10 @@ from functions import KilledOnce, Logged, readings
 
 from kmr.core import Choice, IntRange, Reading
 from sweeps import Search, Stop, search
-from sweeps.driver import drive
 from sweeps.errors import SweepError
-from sweeps.halving import Settings
-from sweeps.interrupt import Interrupts
+from sweeps.search.execution.driver import drive
+from sweeps.search.execution.halving import Settings
+from sweeps.search.execution.interrupts import Interrupts
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from sweeps.reading import open_run
 from sweeps.show import main
+from sweeps.views.run_folder import open_run
 
 
 def told(*arguments: str) -> tuple[int, str]:

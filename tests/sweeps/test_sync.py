@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from analysis.table import load
-from sweeps.reading import open_run
 from sweeps.sync import main, set_aside_if_moved
+from sweeps.views.run_folder import open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -76,7 +76,7 @@ def test_without_mlflow_only_the_tables_are_written(copied) -> None:
 
 
 def test_a_server_that_is_away_is_exit_code_2_after_the_tables_are_written(copied, monkeypatch, capsys) -> None:
-    from sweeps.mlflow_runs import StudyRuns
+    from sweeps.views.mlflow.runs import StudyRuns
 
     def down(*args: object) -> None:
         raise ConnectionError("the server is away")

@@ -6,6 +6,6 @@ Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student o
 
 from kmr.instantiations.architecture.blocks import Block, Skip, change, find_blocks, influence
 from kmr.instantiations.architecture.depth import DropBlocks
-from kmr.instantiations.architecture.exits import EarlyExit
+from kmr.instantiations.architecture.early_exit import EarlyExit
 
 __all__ = ["Block", "DropBlocks", "EarlyExit", "Skip", "change", "find_blocks", "influence"]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kmr.data import Inputs
 from kmr.instantiations.pruning.proof import outputs_of
-from kmr.weights import strip_all
+from kmr.representation.weights import strip_all
 
 Undo: TypeAlias = Callable[[], None]
 

@@ -11,7 +11,7 @@ from torch import nn
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.architecture.blocks import WAYS, Block, change, find_blocks, influence
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.proof import brief, outputs_of
 
 _IMPORTANCE = {"influence": influence, "change": change}

@@ -7,11 +7,11 @@ rule: it makes the student and trains it so. The mathematics is in `losses`; wha
 split (`teachers`).
 """
 
-from kmr.instantiations.distillation.exits import SelfDistillation
+from kmr.instantiations.distillation.distil import Distillation
 from kmr.instantiations.distillation.hints import AttentionTransfer, Hints
 from kmr.instantiations.distillation.mutual import Mutual
 from kmr.instantiations.distillation.response import Response
-from kmr.instantiations.distillation.rule import Distillation
+from kmr.instantiations.distillation.self_distillation import SelfDistillation
 from kmr.instantiations.distillation.teachers import pretrained
 
 __all__ = ["AttentionTransfer", "Distillation", "Hints", "Mutual", "Response", "SelfDistillation", "pretrained"]

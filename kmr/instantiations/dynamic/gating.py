@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Trait, Value
 from kmr.data import Inputs, Split, forward
-from kmr.gating import ChannelGate, GatedLayer, channel_sizes
 from kmr.instantiations.factored import replace_module
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.meters.expected_macs import ExpectedMACs
 from kmr.recovery.least_squares import refit
 from kmr.recovery.patches import is_product
+from kmr.representation.gating import ChannelGate, GatedLayer, channel_sizes
 
 Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -19,7 +19,15 @@ from kmr.instantiations.pruning.surgery import Cut, cut, hold
 from kmr.instantiations.quantization import channel_dim, fit_grid
 from kmr.meters.bops import BOPs, layer_bits
 from kmr.meters.macs import count_macs
-from kmr.weights import Codebook, WeightLayer, WeightState, read_weight, strip, weight_layers, write_weight
+from kmr.representation.weights import (
+    Codebook,
+    WeightLayer,
+    WeightState,
+    read_weight,
+    strip,
+    weight_layers,
+    write_weight,
+)
 
 
 @final

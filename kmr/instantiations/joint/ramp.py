@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from kmr.instantiations.pruning.budgets import magnitude_keep
 from kmr.instantiations.quantization import channel_dim, fit_grid
-from kmr.weights import Grid, Mask, WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.weights import Grid, Mask, WeightLayer, WeightState, read_weight, write_weight
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kmr.instantiations.joint.widths import LearnedWidth
 from kmr.instantiations.quantization import channel_dim
 from kmr.meters.bops import FLOAT_BITS, layer_bits
 from kmr.meters.macs import count_macs
-from kmr.weights import Mask, WeightLayer, WeightState, read_weight, strip, write_weight
+from kmr.representation.weights import Mask, WeightLayer, WeightState, read_weight, strip, write_weight
 
 _MEMORY = 0.9
 """Share of the running means that stays with each step."""

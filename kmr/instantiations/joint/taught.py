@@ -12,7 +12,7 @@ from kmr.data import Split
 from kmr.finetune import FineTune, Guide
 from kmr.instantiations.distillation import Response
 from kmr.instantiations.distillation.teachers import Teacher
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 
 
 @dataclass(frozen=True, kw_only=True)

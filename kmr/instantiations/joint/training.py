@@ -9,7 +9,7 @@ from kmr.core import Choice, Domain, KMRError, Knob, Trait, Value
 from kmr.instantiations.attention import split_attention
 from kmr.instantiations.joint.ramp import Ramp
 from kmr.instantiations.joint.taught import TaughtTraining
-from kmr.weights import settle
+from kmr.representation.weights import settle
 
 _NEUTRAL = "0/32"
 

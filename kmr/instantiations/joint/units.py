@@ -16,7 +16,7 @@ from kmr.instantiations.pruning.proof import PER_CHANNEL, CutFailed
 from kmr.instantiations.pruning.rows import is_transposed_linear
 from kmr.instantiations.pruning.search import widest_cut
 from kmr.instantiations.pruning.surgery import Cut, cut
-from kmr.weights import strip_all, tied_layers
+from kmr.representation.weights import strip_all, tied_layers
 
 
 class UnitMask(nn.Module):

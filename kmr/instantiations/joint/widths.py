@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kmr.instantiations.quantization import fit_grid
 from kmr.instantiations.quantization.quantizers import SHRINKS
-from kmr.rounding import fake_quantize
-from kmr.weights import Grid
+from kmr.representation.rounding import fake_quantize
+from kmr.representation.weights import Grid
 
 
 def width_of(step: Tensor, bound: Tensor) -> Tensor:

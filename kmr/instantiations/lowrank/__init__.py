@@ -6,9 +6,9 @@ the rest.
 """
 
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum, truncated_factors
+from kmr.instantiations.lowrank.low_rank import LowRank
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.ranks import energy_rank, kept_rank, rank_between, share_rank
-from kmr.instantiations.lowrank.svd import LowRank
 from kmr.instantiations.lowrank.variational import variational_rank
 
 __all__ = [

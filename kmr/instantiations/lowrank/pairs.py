@@ -6,10 +6,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kmr.activations import ActivationQuantizer, QuantizedLayer, quantize_activations
 from kmr.instantiations.factored import Factorable, is_factorable
 from kmr.instantiations.quantization import channel_dim, fit_like
-from kmr.weights import WEIGHT_LAYERS, WeightState, read_weight, write_weight
+from kmr.representation.activations import ActivationQuantizer, QuantizedLayer, quantize_activations
+from kmr.representation.weights import WEIGHT_LAYERS, WeightState, read_weight, write_weight
 
 
 @dataclass(frozen=True, eq=False)

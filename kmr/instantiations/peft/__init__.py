@@ -15,9 +15,9 @@ from kmr.instantiations.peft.adapters import (
     largest_rank,
 )
 from kmr.instantiations.peft.bottleneck import Adapted, BottleneckAdapter
+from kmr.instantiations.peft.bottleneck_adapters import BottleneckAdapters
 from kmr.instantiations.peft.instantiation import adapter_tuning
 from kmr.instantiations.peft.recipe import LowRankAdaptation
-from kmr.instantiations.peft.rule import BottleneckAdapters
 
 __all__ = [
     "Adapted",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kmr.weights import WeightLayer, strip, tied_layers, weight_layers
+from kmr.representation.weights import WeightLayer, strip, tied_layers, weight_layers
 
 
 class Adapter(nn.Module):

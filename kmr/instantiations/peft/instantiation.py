@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kmr.core import Instantiation, Quality
-from kmr.instantiations.peft.rule import BottleneckAdapters
+from kmr.instantiations.peft.bottleneck_adapters import BottleneckAdapters
 from kmr.meters.optimizer import OptimizerBytes
 from kmr.meters.size import TrainableParameters
 

@@ -8,7 +8,7 @@ from torch import nn
 from kmr.core import KMRError, NotApplicable
 from kmr.finetune import FineTune
 from kmr.instantiations.peft.adapters import adaptable, adapter_parameters, attach, detach, largest_rank
-from kmr.weights import settle
+from kmr.representation.weights import settle
 
 
 @final

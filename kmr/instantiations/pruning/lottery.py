@@ -10,11 +10,11 @@ from torch import nn
 from kmr.core import Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.core.engine import FineTune
 from kmr.data import Split
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.saliency import Magnitude, Saliency
 from kmr.instantiations.pruning.schedules import sparsity_steps
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning
-from kmr.weights import WeightState, read_weight, strip, write_weight
+from kmr.representation.weights import WeightState, read_weight, strip, write_weight
 
 
 @final

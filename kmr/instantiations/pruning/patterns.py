@@ -8,10 +8,10 @@ from torch import nn
 
 from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Split
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.budgets import pattern_keep
 from kmr.instantiations.pruning.saliency import Magnitude, Saliency, saliency_of
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 _PATTERNS = {"4:8": (4, 8), "2:4": (2, 4), "1:4": (1, 4)}
 

@@ -19,7 +19,7 @@ from kmr.cache import derived
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
-from kmr.weights import strip_all
+from kmr.representation.weights import strip_all
 
 Batch: TypeAlias = tuple[Inputs, Tensor]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]

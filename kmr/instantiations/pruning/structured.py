@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from kmr.core import Choice, Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.channels import blocks_to_remove, channels_to_remove, channels_to_round
 from kmr.instantiations.pruning.criteria import L2, Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Graph
 from kmr.instantiations.pruning.proof import CutFailed
 from kmr.instantiations.pruning.search import widest_cut
 from kmr.instantiations.pruning.surgery import Cut, cut, hold
-from kmr.weights import strip, weight_layers
+from kmr.representation.weights import strip, weight_layers
 
 _SCOPES = ("layer", "isomorphic", "global")
 _EXTRA = "extra"

@@ -14,7 +14,7 @@ from kmr.data import Inputs
 from kmr.instantiations.pruning.graph import Graph
 from kmr.instantiations.pruning.proof import CutFailed, check_cut
 from kmr.instantiations.quantization.quantizers import fit_like
-from kmr.weights import Codebook, Grid, WeightState, weight_layers, write_weight
+from kmr.representation.weights import Codebook, Grid, WeightState, weight_layers, write_weight
 
 _EXACT_IN_FLOAT32 = 2**24
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, Trait, Value
 from kmr.data import Split
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.budgets import erdos_renyi_kernel, lamp, magnitude_keep, output_keep
 from kmr.instantiations.pruning.saliency import Magnitude, Saliency, saliency_of
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 _SCOPES = ("global", "layer", "output", "erk", "lamp")
 

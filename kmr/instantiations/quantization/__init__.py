@@ -2,9 +2,10 @@
 
 A method is a choice of levels, which is a pure function of the weight (`quantizers`) or of what calibration saw of an
 activation (`ranges`); of a rounding (to nearest, or `rounding`'s that minds the layer's outputs); and of the layers it
-is put on (a rule). Holding weights on levels through training is `kmr.weights.Grid` and `Codebook`, activations
-`kmr.activations`, the same for every method: training a quantized model is quantization-aware training. What makes
-rounding easier first (`folding`, `equalization`) leaves what the model computes as it is.
+is put on (a rule). Holding weights on levels through training is `kmr.representation.weights.Grid` and `Codebook`,
+activations `kmr.representation.activations`, the same for every method: training a quantized model is
+quantization-aware training. What makes rounding easier first (`folding`, `equalization`) leaves what the model computes
+as it is.
 """
 
 from kmr.instantiations.quantization.clustering import WeightClustering

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward, map_tensors
 from kmr.instantiations.quantization.ranges import BINS, Seen
-from kmr.weights import WEIGHT_LAYERS
+from kmr.representation.weights import WEIGHT_LAYERS
 
 
 def calibration_batches(data: Split | None, samples: int, rule: str) -> list[Inputs]:

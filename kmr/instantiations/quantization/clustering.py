@@ -5,12 +5,12 @@ from typing import ClassVar, final
 
 from torch import nn
 
+from kmr.artifact.packing import file_bytes, pack
 from kmr.core import Choice, Domain, Knob, NotApplicable, Trait, Value
 from kmr.instantiations.attention import split_attention
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.quantization.quantizers import fit_codebook
-from kmr.packing import file_bytes, pack
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 
 @final

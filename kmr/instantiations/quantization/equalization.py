@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kmr.data import Inputs
 from kmr.instantiations.quantization.calibration import uses
-from kmr.weights import read_weight, tied_layers
+from kmr.representation.weights import read_weight, tied_layers
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

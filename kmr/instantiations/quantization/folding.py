@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kmr.data import Inputs
 from kmr.instantiations.quantization.calibration import uses
-from kmr.weights import WeightState, read_weight, tied_layers, write_weight
+from kmr.representation.weights import WeightState, read_weight, tied_layers, write_weight
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _LAYERS = (

@@ -1,4 +1,4 @@
-"""Uniform quantizers: which `scale` and `zero_point` a weight gets. Rounding itself is `kmr.rounding`.
+"""Uniform quantizers: which `scale` and `zero_point` a weight gets. Rounding itself is `kmr.representation.rounding`.
 
 All compute in double precision and return tensors of the weight's dtype that broadcast against it: one value for the
 whole tensor, one for each index along `dim`, or (`fit_grid`) one for each group of entries in a row.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.rounding import from_codes, nearest_level, to_codes
-from kmr.weights import Codebook, Grid, WeightState
+from kmr.representation.rounding import from_codes, nearest_level, to_codes
+from kmr.representation.weights import Codebook, Grid, WeightState
 
 Quantizer: TypeAlias = Callable[[Tensor, int, int | None], tuple[Tensor, Tensor]]
 """Of (weight, bits, dim or None for one grid over the tensor), the (scale, zero_point)."""
@@ -74,7 +74,8 @@ def fit_grid(
         bits: bits of a code.
         scheme: `affine`, `symmetric`, `midrise` or `kmr`.
         dim: one grid for each index along this dimension; None for one grid.
-        group: instead, one grid for every so many entries of a row, as `kmr.weights.Grid` counts them; 0 for none.
+        group: instead, one grid for every so many entries of a row, as `kmr.representation.weights.Grid` counts them; 0
+        for none.
         clip: spread levels over the whole `range`, or over the share of it with the least squared error (`mse`).
         power_of_two: scales are powers of two, rounded up, so that nothing is clamped that was not.
         learned: the scale is trained with the weight.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kmr.data import Inputs, forward
 from kmr.instantiations.quantization.calibration import evaluating, one_batch
-from kmr.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -1,7 +1,7 @@
 """How much each layer's bits matter, and bits for each layer at a budget (mixed precision).
 
 What a model loses when one layer alone is rounded is measured on a few samples; these losses are taken to add up, and
-`kmr.allocation` shares out the bytes or bit operations. The result is a knob vector of a rule with one knob for each
+`kmr.knapsack` shares out the bytes or bit operations. The result is a knob vector of a rule with one knob for each
 layer: a first trial to enqueue in a study, or a sequence of moves.
 """
 
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.allocation import Allocation, allocate
+from kmr.artifact.packing import file_bytes, pack
 from kmr.core import KMRError, Move, TransformationSequence
 from kmr.data import Inputs, Split, forward
 from kmr.instantiations.attention import split_attention
 from kmr.instantiations.quantization.calibration import calibration_batches, evaluating
 from kmr.instantiations.quantization.weights import WeightQuantization
+from kmr.knapsack import Allocation, allocate
 from kmr.meters.macs import count_macs
-from kmr.packing import file_bytes, pack
-from kmr.weights import read_weight, tied_layers, weight_layers
+from kmr.representation.weights import read_weight, tied_layers, weight_layers
 
 Bits = dict[str, int]
 

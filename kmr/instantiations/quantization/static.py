@@ -8,18 +8,18 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from kmr.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
 from kmr.cache import derived
 from kmr.core import Choice, Domain, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split
 from kmr.instantiations.attention import leave_fast_path, split_attention
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.quantization.calibration import calibration_batches, observe, uses
 from kmr.instantiations.quantization.equalization import equalize
 from kmr.instantiations.quantization.folding import fold_norms
 from kmr.instantiations.quantization.quantizers import affine_grid, channel_dim, fit_grid
 from kmr.instantiations.quantization.ranges import RANGES, Seen
-from kmr.weights import WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
+from kmr.representation.weights import WeightLayer, WeightState, read_weight, write_weight
 
 _SIDES = ("into", "out")
 

@@ -8,11 +8,11 @@ from torch import nn
 from kmr.core import Choice, Domain, KMRError, Knob, Trait, Value
 from kmr.data import Split
 from kmr.instantiations.attention import split_attention
-from kmr.instantiations.layers import LayerRule
+from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.quantization.calibration import calibration_batches
 from kmr.instantiations.quantization.quantizers import QUANTIZERS, channel_dim, fit_grid
 from kmr.instantiations.quantization.rounding import correct_biases, output_means, round_by_layer
-from kmr.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
 
 
 @final
@@ -28,7 +28,7 @@ class WeightQuantization(LayerRule):
         scheme: `affine` (levels over the range, 0 among them), `symmetric` (evenly around 0, which is one),
             `midrise` (evenly around 0, which is none) or `kmr` (the paper's Δ). 1 bit is sign(w)·mean|w| in all.
         granularity: one grid for each output `channel`, or one for the `tensor`.
-        group: one grid for every so many entries of each row instead (`kmr.weights.Grid`); 0 for none.
+        group: one grid for every so many entries of each row instead (`kmr.representation.weights.Grid`); 0 for none.
         clip: levels over the whole `range` of the weights, or over the share of it with the least squared error, `mse`.
         power_of_two: scales are powers of two.
         rounding: each weight to the `nearest` level, or one after the other so that the layer's outputs on calibration

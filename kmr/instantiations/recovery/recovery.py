@@ -8,7 +8,7 @@ from torch import nn
 
 from kmr.core import Choice, KMRError, Knob, NotApplicable, Rule, Value
 from kmr.data import Inputs, Split
-from kmr.instantiations.layers import report
+from kmr.instantiations.layer_rule import report
 from kmr.recovery.reconstruction import reconstruct
 from kmr.recovery.statistics import normalisations, recalibrate
 from kmr.recovery.synthesis import synthetic_inputs

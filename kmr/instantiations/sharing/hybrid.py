@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kmr.core import Cost, Instantiation, Quality
 from kmr.instantiations.quantization import WeightClustering
-from kmr.instantiations.sharing.rule import WeightSharing
+from kmr.instantiations.sharing.weight_sharing import WeightSharing
 from kmr.instantiations.tensor import TensorDecomposition
 
 

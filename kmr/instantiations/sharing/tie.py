@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kmr.activations import ActivationQuantizer, DynamicQuantizer, QuantizedLayer, quantize_activations
 from kmr.instantiations.factored import Factorable, matrix_pair, replace_module
 from kmr.instantiations.lowrank import truncated_factors
 from kmr.instantiations.quantization import channel_dim, fit_like
 from kmr.instantiations.sharing.fit import Scale, shared_weight
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer, QuantizedLayer, quantize_activations
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 
 class ChannelAffine(nn.Module):

@@ -4,9 +4,9 @@ A method is which tensor a weight is read as and what layers in a row compute it
 they get (`ranks`); the decompositions themselves are TensorLy's (`decompositions`; `pip install kmr-sweeps[tensor]`).
 """
 
+from kmr.instantiations.tensor.decomposition import TensorDecomposition
 from kmr.instantiations.tensor.decompositions import canonical, tensor_train, tucker
 from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
-from kmr.instantiations.tensor.rule import TensorDecomposition
 from kmr.instantiations.tensor.trains import TensorTrainLinear
 
 __all__ = [

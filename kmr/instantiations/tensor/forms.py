@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kmr.instantiations.factored import Factorable, chained, convolution_class, matrix_pair
 from kmr.instantiations.lowrank import truncated_factors
 from kmr.instantiations.tensor.decompositions import canonical, mode_spectrum, tensor_train, tucker, unfolded_spectra
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 @dataclass(frozen=True, eq=False)

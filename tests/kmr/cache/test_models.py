@@ -12,7 +12,7 @@ from kmr.cache import NotStorable, from_content, to_content
 from kmr.core import KMRError, Rule
 from kmr.data import Split
 from kmr.finetune import FineTune
-from kmr.weights import Grid, WeightState, strip, weight_layers, write_weight
+from kmr.representation.weights import Grid, WeightState, strip, weight_layers, write_weight
 
 State = Callable[[nn.Module], list[Any]]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kmr.core import KMRError, NonFiniteReading
 from kmr.data import Split
 from kmr.finetune import Batch, FineTune, Guidance, Guide, mean_squared_error
-from kmr.weights import Grid, WeightState, read_weight, write_weight
+from kmr.representation.weights import Grid, WeightState, read_weight, write_weight
 
 
 def line(n: int = 64) -> Split:

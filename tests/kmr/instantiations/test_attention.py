@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from kmr.activations import quantized_layers
 from kmr.instantiations.attention import SplitAttention, split_attention
 from kmr.instantiations.quantization import DynamicQuantization, WeightQuantization
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.activations import quantized_layers
+from kmr.representation.weights import read_weight, weight_layers
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

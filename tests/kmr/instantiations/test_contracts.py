@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from kmr.artifact.slots import slots, unique
 from kmr.core import NotApplicable, Rule, RuleWarning
 from kmr.data import Split, forward, map_tensors
 from kmr.finetune import FineTune
@@ -26,8 +27,7 @@ from kmr.instantiations.quantization import (
     WeightQuantization,
 )
 from kmr.instantiations.tensor import TensorDecomposition
-from kmr.packing_state import slots, unique
-from kmr.weights import Codebook, read_weight, weight_layers
+from kmr.representation.weights import Codebook, read_weight, weight_layers
 
 RULES: dict[str, tuple[Callable[[Any], Rule], float]] = {
     "prune": (lambda _: UnstructuredPruning(), 0.6),

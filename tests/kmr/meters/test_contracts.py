@@ -16,7 +16,7 @@ from torch import nn
 import kmr.meters
 from kmr.core import Cost, Meter, NotHere, Quality, isolated_rng, measure
 from kmr.data import Split
-from kmr.weights import Grid, WeightState, strip_all, write_weight
+from kmr.representation.weights import Grid, WeightState, strip_all, write_weight
 
 torch.set_num_threads(1)
 

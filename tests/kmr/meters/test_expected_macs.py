@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from kmr.data import Split
-from kmr.gating import ChannelGate, GatedLayer
 from kmr.meters import Accuracy, ExpectedMACs, MACs
+from kmr.representation.gating import ChannelGate, GatedLayer
 
 X = torch.ones(4, 2, 5, 5)
 X[0] = 3.0

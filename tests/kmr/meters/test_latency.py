@@ -8,7 +8,7 @@ from torch import nn
 from kmr.core import KMRError
 from kmr.meters import Latency, time_model
 from kmr.meters.latency import quantile, quantile_stderr
-from kmr.weights import WeightState, write_weight
+from kmr.representation.weights import WeightState, write_weight
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from kmr.core import KMRError
 from kmr.meters import EffectiveMACs, MACs
 from kmr.meters.macs import count_macs
-from kmr.weights import Grid, WeightState, write_weight
+from kmr.representation.weights import Grid, WeightState, write_weight
 
 torch.set_num_threads(1)
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from kmr.artifact.packing import pack, write
 from kmr.core import KMRError, measure
 from kmr.meters import NonzeroParameters, Parameters, WeightBytes
-from kmr.packing import pack, write
-from kmr.weights import Grid, WeightState, write_weight
+from kmr.representation.weights import Grid, WeightState, write_weight
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.recovery import recalibrate, reconstruct
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.weights import read_weight, weight_layers
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,9 +11,9 @@ import onnx
 from onnx import numpy_helper
 
 from kmr.instantiations.quantization import fit_grid
+from kmr.representation.weights import WeightState, write_weight
 from kmr.runtimes import Eager, OnnxRuntime
 from kmr.runtimes.onnx_qdq import on_grids
-from kmr.weights import WeightState, write_weight
 
 
 class Rounds(nn.Module):

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from kmr.core import KMRError
 from kmr.instantiations.quantization import WeightQuantization
+from kmr.meters.runtime_check import check
 from kmr.runtimes import Eager, OnnxRuntime
-from kmr.runtimes.check import check
 from kmr.runtimes.onnx_graph import annotate, annotations, folded, slim, to_onnx
 
 

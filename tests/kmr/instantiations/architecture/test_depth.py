@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import kmr
 from benchmarks.architectures import make
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import KMRError, Move, NotApplicable, RuleWarning
 from kmr.data import Split, forward
 from kmr.instantiations.architecture import Block, DropBlocks, Skip, change, find_blocks, influence

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, isolated_rng
 from kmr.data import Split, forward
-from kmr.exits import EarlyExits, Pooled
 from kmr.finetune import Batch, FineTune, mean_squared_error
 from kmr.instantiations.distillation import AttentionTransfer, Hints, Mutual, Response, SelfDistillation
 from kmr.instantiations.distillation.losses import hinton, softened
 from kmr.instantiations.distillation.teachers import Lessons
+from kmr.representation.early_exits import EarlyExits, Pooled
 
 
 class Stages(nn.Module):

@@ -4,10 +4,10 @@ from torch import nn
 
 from kmr.core import KMRError, Move, NotApplicable, RuleWarning, TransformationSequence, run_sequence
 from kmr.data import Split
-from kmr.gating import GatedLayer
 from kmr.instantiations.dynamic import ChannelGating, dynamic_gating
 from kmr.instantiations.dynamic.gating import fitted_gate
 from kmr.meters import Accuracy
+from kmr.representation.gating import GatedLayer
 
 X = (
     torch.randn(64, 2, 6, 6, generator=torch.Generator().manual_seed(0))

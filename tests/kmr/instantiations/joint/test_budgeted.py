@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import KMRError, Move, NotApplicable, RuleWarning
 from kmr.data import Split
 from kmr.finetune import FineTune
@@ -22,7 +22,7 @@ from kmr.instantiations.pruning.proof import CutFailed
 from kmr.instantiations.quantization import StaticQuantization, WeightClustering, WeightQuantization
 from kmr.meters import BOPs, MACs, WeightBytes
 from kmr.meters.bops import layer_bits
-from kmr.weights import Grid, read_weight, weight_layers
+from kmr.representation.weights import Grid, read_weight, weight_layers
 
 IMAGES = torch.randn(64, 2, 6, 6, generator=torch.Generator().manual_seed(1))
 DATA = Split((IMAGES, (IMAGES[:, 0].mean((1, 2)) > 0).long()), 16)

@@ -14,7 +14,7 @@ from kmr.instantiations.joint import JointTraining, Ramp
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import WeightBytes
-from kmr.weights import read_weight, weight_layers
+from kmr.representation.weights import read_weight, weight_layers
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
 DATA = Split((INPUTS, (INPUTS[:, 0] > 0).long() + 2 * (INPUTS[:, 1] > 0).long()), 8)

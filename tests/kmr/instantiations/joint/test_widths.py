@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kmr.instantiations.joint.widths import LearnedWidth, levels_of, round_within, width_of
-from kmr.weights import Grid
+from kmr.representation.weights import Grid
 
 WEIGHT = torch.randn(6, 5, generator=torch.Generator().manual_seed(3))
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Move, NotApplicable
 from kmr.data import Split
 from kmr.instantiations.lowrank import LowRank
 from kmr.instantiations.lowrank.pairs import find_pairs
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import StaticQuantization, WeightQuantization
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def small() -> Any:

@@ -4,7 +4,7 @@ from torch import nn
 from kmr.instantiations.peft import Adapter, SerialAdapter, adapter_parameters, attach, detach, largest_rank
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.weights import read_weight, settle
+from kmr.representation.weights import read_weight, settle
 
 
 def test_parameters_and_the_largest_rank_by_hand() -> None:

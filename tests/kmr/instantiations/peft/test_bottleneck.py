@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import kmr
 from benchmarks.architectures import make
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Budget, Move, NotApplicable, Outcome, budgeted_kmr, measure
 from kmr.data import Split, forward
 from kmr.finetune import FineTune

@@ -16,7 +16,7 @@ from kmr.instantiations.peft import LowRankAdaptation
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
-from sweeps.build import part
+from sweeps.experiment.instantiate import part
 
 
 def small() -> nn.Sequential:

@@ -9,7 +9,7 @@ from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.pruning import Gradual, StructuredPruning, UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 DATA = Split((X, (X[:, 0] > 0).long()), 16)

@@ -8,7 +8,7 @@ from kmr.core import KMRError
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.pruning import LotteryTicket, UnstructuredPruning
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 DATA = Split((X, (X[:, 0] > 0).long()), 16)

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from kmr.artifact.packing import pack, unpack
 from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.data import Split
 from kmr.instantiations.pruning import PatternPruning, UnstructuredPruning, Wanda
-from kmr.packing import pack, unpack
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def keep_of(layer: nn.Module) -> torch.Tensor:

@@ -9,7 +9,7 @@ from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.data import Split
 from kmr.instantiations.pruning import SNIP, Magnitude, Random, Taylor, UnstructuredPruning, Wanda
 from kmr.instantiations.pruning.saliency import saliency_of
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 2

@@ -14,7 +14,7 @@ from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning
 from kmr.instantiations.pruning.criteria import L1, L2, Taylor
 from kmr.instantiations.pruning.surgery import sliced_like
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def prune(model: nn.Module, inputs: Any, ratio: float = 0.5, **settings: Any) -> tuple[nn.Module, list[str]]:

@@ -10,7 +10,7 @@ from kmr.core import KMRError, RuleWarning
 from kmr.instantiations.pruning import UnstructuredPruning, magnitude_keep
 from kmr.instantiations.pruning.budgets import erdos_renyi_kernel
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.weights import WeightState, read_weight, write_weight
+from kmr.representation.weights import WeightState, read_weight, write_weight
 
 
 def two_layers(first: list[list[float]], second: list[list[float]]) -> nn.Sequential:

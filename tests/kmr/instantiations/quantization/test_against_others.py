@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from kmr.activations import ActivationQuantizer, DynamicQuantizer
 from kmr.instantiations.quantization import affine_grid, fit_grid
-from kmr.weights import Grid
+from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer
+from kmr.representation.weights import Grid
 
 
 def weight(seed: int = 0) -> torch.Tensor:

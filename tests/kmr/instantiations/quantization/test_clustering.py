@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
+from kmr.artifact.packing import pack, unpack
 from kmr.core import NotApplicable, RuleWarning
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightClustering, fit_codebook
 from kmr.meters import WeightBytes
-from kmr.packing import pack, unpack
-from kmr.rounding import look_up
-from kmr.weights import Codebook, WeightState, read_weight, settle, write_weight
+from kmr.representation.rounding import look_up
+from kmr.representation.weights import Codebook, WeightState, read_weight, settle, write_weight
 
 
 def test_k_means_by_hand() -> None:

@@ -11,7 +11,7 @@ from kmr.instantiations.quantization import StaticQuantization, WeightQuantizati
 from kmr.instantiations.quantization.calibration import uses
 from kmr.instantiations.quantization.equalization import equalize, pairs_to_equalize
 from kmr.instantiations.quantization.folding import fold_norms, pairs_to_fold
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def normed(layer: Any, norm: Any) -> nn.Module:

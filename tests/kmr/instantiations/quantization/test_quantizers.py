@@ -18,7 +18,7 @@ from kmr.instantiations.quantization import (
     symmetric_grid,
 )
 from kmr.instantiations.quantization.quantizers import SHRINKS
-from kmr.weights import WeightState
+from kmr.representation.weights import WeightState
 
 
 def flat(grid: tuple[Tensor, Tensor]) -> tuple[list[float], list[float]]:

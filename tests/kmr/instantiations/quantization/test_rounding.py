@@ -9,7 +9,7 @@ from kmr.data import Split
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization, fit_grid
 from kmr.instantiations.quantization.rounding import _gram, gptq_round
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def error(weight: torch.Tensor, rounded: torch.Tensor, inputs: torch.Tensor) -> float:

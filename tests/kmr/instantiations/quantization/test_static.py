@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kmr
-from kmr.activations import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, quantized_layers
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.quantization import DynamicQuantization, StaticQuantization
-from kmr.weights import read_weight
+from kmr.representation.activations import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, quantized_layers
+from kmr.representation.weights import read_weight
 
 
 class Net(nn.Module):

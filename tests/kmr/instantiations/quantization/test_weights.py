@@ -7,7 +7,7 @@ from torch import nn
 from kmr.core import KMRError, RuleWarning
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization, fit_grid
-from kmr.weights import read_weight
+from kmr.representation.weights import read_weight
 
 
 def quantize(model: nn.Module, bits: int, **settings: str) -> tuple[nn.Module, list[str]]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import kmr
-from kmr.artifact import Builder
+from kmr.artifact.folder import Builder
 from kmr.core import Budget, Outcome, Policy, RuleWarning, budgeted_kmr, isolated_rng
 from kmr.data import Split
 from kmr.finetune import FineTune

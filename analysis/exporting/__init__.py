@@ -1,0 +1,1 @@
+"""Exports of a front: tables, LaTeX and images."""

@@ -1,0 +1,1 @@
+"""Pareto arithmetic on arrays: dominance, hypervolume, indicators, attainment and probability."""

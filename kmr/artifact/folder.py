@@ -1,0 +1,294 @@
+"""A compressed model as a folder that can be shipped: `model.safetensors` and `kmr.json`, no code and no pickle.
+
+The weights file is `kmr.artifact.packing`'s. The JSON names the function that builds the base architecture, says how
+the model's differs from it (`kmr.artifact.structure`), and keeps the moves that led to the model and what its meters
+read. A folder is written aside and renamed: a half-written artifact is never seen.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import shutil
+import types
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from kmr.artifact import packing, structure
+from kmr.artifact.memory_layout import apply_layout, describe_layout
+from kmr.artifact.slots import Slot, slots
+from kmr.core import KMRError, Move, Reading, TransformationSequence
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CARD = "kmr.json"
+TRUSTED = ("kmr", "sweeps", "torch.nn")
+"""The packages whose builders are run without being asked for by name."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Names the function or class that builds the base architecture, and its keyword arguments (JSON values)."""
+
+    target: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, trusted_modules: Sequence[str] | None = None) -> nn.Module:
+        """Import and call the target.
+
+        Args:
+            trusted_modules: packages or modules whose code may run beside `TRUSTED`; None trusts the target itself.
+
+        Raises:
+            KMRError: the target is not trusted, cannot be imported, or builds no module.
+        """
+        module_name, names = self._split()
+        if trusted_modules is not None:
+            self._check_trust(module_name, trusted_modules)
+        try:
+            found: Any = importlib.import_module(module_name)
+            for name in names:
+                found = getattr(found, name)
+        except (ImportError, AttributeError) as error:
+            raise KMRError(f"the builder {self.target} cannot be imported: {error}") from None
+        if not callable(found):
+            raise KMRError(f"the builder {self.target} is a {type(found).__name__}, which cannot be called")
+        if trusted_modules is not None:
+            if not isinstance(found, types.FunctionType | type):
+                raise KMRError(f"the builder {self.target} is neither a function nor a class")
+            # A trusted module also holds what it imports from others.
+            self._check_trust(found.__module__, trusted_modules)
+        try:
+            model = found(**self.kwargs)
+        except TypeError as error:
+            raise KMRError(f"the builder {self.target} does not take {dict(self.kwargs)}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise KMRError(f"the builder {self.target} built a {type(model).__name__}, not a module")
+        return model
+
+    def _split(self) -> tuple[str, list[str]]:
+        module_name, colon, names = self.target.partition(":")
+        if not colon:
+            module_name, _, names = self.target.rpartition(".")
+        if not module_name or not names:
+            raise KMRError(f"a builder is named package.module:function, not {self.target!r}")
+        return module_name, names.split(".")
+
+    def _check_trust(self, module_name: str, trusted_modules: Sequence[str]) -> None:
+        for trusted in (*TRUSTED, *trusted_modules):
+            if module_name == trusted or module_name.startswith(f"{trusted}."):
+                return
+        raise KMRError(
+            f"the builder {self.target} would run code of {module_name}: if you trust it, pass "
+            f"trusted_modules=[{module_name.partition('.')[0]!r}], or pass the base model itself as base"
+        )
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an artifact says of itself: how its base is built, the moves, the readings, and what was added to them."""
+
+    builder: Builder
+    sequence: TransformationSequence
+    readings: Mapping[str, Reading]
+    extra: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sha256: str
+    weights_bytes: int
+
+
+def save(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    base: nn.Module | None = None,
+    builder: Builder,
+    sequence: Iterable[Move] = (),
+    readings: Mapping[str, Reading] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model as an artifact; neither it nor the base is changed.
+
+    Args:
+        folder: where; an artifact already there is replaced, any other folder that is not empty is not.
+        model: the compressed model.
+        base: the model it came from, of which the architecture counts; built by the builder when None.
+        builder: what builds the base where the artifact is loaded.
+        sequence: the moves from the base to the model.
+        readings: what its meters read.
+        extra: anything else to keep, JSON values.
+
+    Raises:
+        KMRError: the model cannot be stored exactly, or something given is not JSON.
+    """
+    folder = Path(folder)
+    base = builder.build() if base is None else base
+    description = structure.describe(base, model)
+    rebuilt = structure.rebuild(base, description)
+    packed = packing.pack(model, also=_not_of_the_base(model, rebuilt))
+    packing.unpack(packed, rebuilt)
+    card = {
+        "format": FORMAT,
+        "builder": {"target": builder.target, "kwargs": dict(builder.kwargs)},
+        "classes": _classes(base),
+        "structure": description,
+        "layout": describe_layout(model, rebuilt),
+        "sequence": [{"knob": move.knob, "value": move.value} for move in sequence],
+        "readings": {name: {"value": r.value, "stderr": r.stderr} for name, r in (readings or {}).items()},
+        "extra": dict(extra or {}),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    aside.mkdir(parents=True)
+    try:
+        packing.write(packed, aside / WEIGHTS)
+        card["weights"] = {"sha256": _digest(aside / WEIGHTS), "bytes": (aside / WEIGHTS).stat().st_size}
+        (aside / CARD).write_text(_json(card), encoding="utf-8")
+        _rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    base: nn.Module | Callable[[], nn.Module] | None = None,
+    trusted_modules: Sequence[str] = (),
+) -> nn.Module:
+    """Rebuild the model of an artifact, in evaluation mode, on the CPU; its grids and masks hold as before.
+
+    Args:
+        folder: the artifact.
+        base: a model of the base architecture, which is not changed, or what builds one; by default the builder that
+            the artifact names is imported and run.
+        trusted_modules: packages whose builders may run, beside those of `TRUSTED`.
+
+    Raises:
+        KMRError: something is missing, damaged, of another version, not trusted, or does not fit the base.
+    """
+    folder = Path(folder)
+    card, described = _card(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise KMRError(f"the artifact {folder} has no {WEIGHTS}")
+    if (found := _digest(weights)) != card.sha256:
+        raise KMRError(f"{weights} is not the file that {CARD} describes: its sha256 is {found[:12]}…")
+    packed = packing.read(weights)
+    if base is None:
+        base = card.builder.build(trusted_modules)
+    elif not isinstance(base, nn.Module):
+        base = base()
+    if not isinstance(base, nn.Module):
+        raise KMRError(f"the base is a {type(base).__name__}, not a module")
+    try:
+        if described["classes"] != _classes(base):
+            raise KMRError("it consists of other modules")
+        model = packing.unpack(packed, structure.rebuild(base, described["structure"]).cpu())
+        apply_layout(model, described["layout"])
+    except (KMRError, KeyError, AttributeError, RuntimeError) as error:
+        raise KMRError(f"the base architecture no longer fits the artifact {folder}: {error}") from None
+    return model.eval()
+
+
+def digest(folder: str | os.PathLike[str]) -> str:
+    """Return the sha256 of an artifact's weights as they are on disk; `read(folder).sha256` says what it should be."""
+    return _digest(Path(folder) / WEIGHTS)
+
+
+def read(folder: str | os.PathLike[str]) -> Card:
+    """Read what an artifact says of itself, without building anything.
+
+    Raises:
+        KMRError: there is no artifact, or its JSON is damaged or of another version.
+    """
+    return _card(Path(folder))[0]
+
+
+def _card(folder: Path) -> tuple[Card, dict[str, Any]]:
+    """Return the card of an artifact, and all of its JSON."""
+    if not folder.is_dir():
+        raise KMRError(f"there is no artifact at {folder}: no such folder")
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KMRError(f"{folder} is no artifact: it has no {CARD}") from None
+    except ValueError as error:
+        raise KMRError(f"{folder / CARD} is damaged: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        version = card.get("format") if isinstance(card, dict) else None
+        raise KMRError(f"the artifact {folder} has format {version!r}; this version reads {FORMAT}")
+    try:
+        described = Card(
+            builder=Builder(card["builder"]["target"], card["builder"]["kwargs"]),
+            sequence=TransformationSequence(tuple(Move(move["knob"], move["value"]) for move in card["sequence"])),
+            readings={name: Reading(r["value"], r["stderr"]) for name, r in card["readings"].items()},
+            extra=card["extra"],
+            versions=card["versions"],
+            sha256=card["weights"]["sha256"],
+            weights_bytes=card["weights"]["bytes"],
+        )
+        if not isinstance(card["structure"], dict) or not isinstance(card["classes"], str):
+            raise TypeError("its structure is described in another way")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise KMRError(f"{folder / CARD} is damaged: {type(error).__name__} {error}") from None
+    return described, card
+
+
+def _classes(base: nn.Module) -> str:
+    """Digest which modules a base consists of: another class under the same name would compute something else."""
+    listed = []
+    for path, module in base.named_modules(remove_duplicate=False):
+        if "parametrizations" not in path.split("."):
+            # The class of a parametrized module is one of its own; the layer's is behind it.
+            kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+            listed.append(f"{path}:{kind.__name__}")
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
+
+
+def _not_of_the_base(model: nn.Module, rebuilt: nn.Module) -> list[str]:
+    """Name the buffers outside the model's state that the rebuilt architecture does not have as they are."""
+    theirs = {slot.name: slot.tensor for slot in _unsaved(rebuilt)}
+    return [slot.name for slot in _unsaved(model) if not torch.equal(slot.tensor.cpu(), theirs[slot.name].cpu())]
+
+
+def _unsaved(model: nn.Module) -> list[Slot]:
+    return [slot for slot in slots(model) if not slot.persistent]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(card: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(card, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise KMRError(f"an artifact keeps JSON values only: {error}") from None
+
+
+def _rename(aside: Path, folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    if not (folder / CARD).is_file():
+        raise KMRError(f"{folder} exists and is no artifact: choose another folder or empty it")
+    old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    folder.rename(old)
+    try:
+        aside.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

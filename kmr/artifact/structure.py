@@ -1,0 +1,330 @@
+"""A changed architecture as JSON: how a model's modules differ from those of the base model it came from.
+
+Compression changes widths, drops blocks and puts other layers in their place; the code of the user's own classes stays
+the base model's. So only differences are described: plain attributes, shapes, types and ties of parameters and buffers,
+children, and modules of another class. A new module is rebuilt without running its constructor, from its class (of
+`torch.nn` or `kmr` alone, or that of a module of the base, which is then copied) and what it holds. Nothing is pickled.
+
+Values are not part of it (`kmr.artifact.packing` keeps those), nor are parametrizations: both sides are seen stripped.
+"""
+
+import copy
+import importlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from kmr.artifact.attributes import UNDESCRIBED, decode, encode, same
+from kmr.core import KMRError
+from kmr.representation.weights import strip_all
+
+FORMAT = 1
+
+_OWN = frozenset(nn.Module().__dict__)
+"""What every module carries: its containers and hooks."""
+
+_HOOKS = tuple(name for name in _OWN if name.endswith("_hooks"))
+
+_DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})
+"""What recurrent layers make of their parameters."""
+
+Change: TypeAlias = dict[str, Any]
+
+
+def describe(base: nn.Module, model: nn.Module) -> dict[str, Any]:
+    """Describe a model's architecture as a JSON-able difference from that of the base model; neither is changed.
+
+    Raises:
+        KMRError: a difference cannot be described: a class outside `torch.nn` and `kmr` that the base does not have, an
+            attribute that is no plain value, a hook.
+    """
+    base, model = (strip_all(copy.deepcopy(module)) for module in (base, model))
+    differ = _Differ(base)
+    differ.visit("", model, base, 0)
+    description: dict[str, Any] = {"format": FORMAT, "changes": differ.changes}
+    if (ties := _ties(model)) or _ties(base):
+        description["ties"] = ties
+    return description
+
+
+def rebuild(base: nn.Module, description: dict[str, Any]) -> nn.Module:
+    """Return a model of the described architecture, without parametrizations; its values are those of the base or 0.
+
+    The base is not changed.
+
+    Raises:
+        KMRError: the description does not fit the base, or names a class outside `torch.nn` and `kmr`.
+    """
+    if description.get("format") != FORMAT:
+        raise KMRError(f"structure format {description.get('format')!r} is unknown; this version reads {FORMAT}")
+    model = strip_all(copy.deepcopy(base))
+    try:
+        changes: list[Change] = description["changes"]
+        sources = {c["like"]: copy.deepcopy(model.get_submodule(c["like"])) for c in changes if "like" in c}
+        for change in changes:
+            model = _apply(model, change, sources)
+        if "ties" in description:
+            _tie(model, description["ties"])
+    except KMRError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise KMRError(f"the described architecture does not fit the base model: {error}") from None
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+    return model
+
+
+@dataclass
+class _Differ:
+    """Walks a model beside its base and writes down what differs."""
+
+    base: nn.Module
+    changes: list[Change] = field(default_factory=list)
+    seen: dict[int, tuple[str, object]] = field(default_factory=dict)
+    taken: set[object] = field(default_factory=set)
+    scopes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def visit(self, path: str, module: nn.Module, counterpart: nn.Module | None, scope: int) -> None:
+        """Describe the module at a path, where the rebuilt tree will hold its counterpart; then its children.
+
+        A scope tells apart the base's own modules and those of each copy made of a part of it.
+        """
+        token: object = (scope, id(counterpart)) if counterpart is not None else object()
+        if id(module) in self.seen:
+            first, first_token = self.seen[id(module)]
+            if token != first_token:
+                self.changes.append({"path": path, "same": first})
+            return
+        change: Change = {"path": path}
+        if counterpart is None or not _same_class(counterpart, module) or _unexplained(module, counterpart):
+            change.update(self._origin(path, module))
+        elif token in self.taken:
+            # The base uses one module in several places where this model has several.
+            change["like"] = _path_of(self.base, counterpart)
+        if "like" in change:
+            counterpart, scope = self.base.get_submodule(change["like"]), next(self.scopes)
+        elif "class" in change:
+            counterpart = None
+        token = object() if counterpart is None else (scope, id(counterpart))
+        self.seen[id(module)] = (path, token)
+        self.taken.add(token)
+        change.update(_difference(module, counterpart))
+        if len(change) > 1:
+            self.changes.append(change)
+        children = {} if counterpart is None else counterpart._modules
+        for name, child in module._modules.items():
+            if child is not None:
+                self.visit(f"{path}.{name}" if path else name, child, children.get(name), scope)
+
+    def _origin(self, path: str, module: nn.Module) -> Change:
+        kind = type(module)
+        unexplained = _unexplained(module, None)
+        if _buildable(kind) and unexplained is None:
+            return {"class": f"{kind.__module__}:{kind.__qualname__}"}
+        for candidate_path, candidate in self.base.named_modules():
+            if _same_class(candidate, module):
+                unexplained = _unexplained(module, candidate)
+                if unexplained is None:
+                    return {"like": candidate_path}
+        where = f"the module {path or 'at the root'} ({kind.__module__}.{kind.__qualname__})"
+        if not _buildable(kind) and not any(_same_class(other, module) for other in self.base.modules()):
+            raise KMRError(
+                f"{where} has a class that the base model has nowhere: only its own classes and those of torch.nn and "
+                "kmr can be rebuilt"
+            )
+        raise KMRError(
+            f"{where} has {unexplained}, which cannot be described: only plain values, registered parameters and "
+            "buffers, and what the base model has as well can"
+        )
+
+
+def _difference(module: nn.Module, counterpart: nn.Module | None) -> Change:
+    change: Change = {}
+    theirs = {} if counterpart is None else _plain(counterpart)
+    # By their text: 1, 1.0 and True are equal but not the same.
+    if attributes := {k: v for k, v in _plain(module).items() if repr(theirs.get(k, UNDESCRIBED)) != repr(v)}:
+        change["attributes"] = attributes
+    others_keys = () if counterpart is None else _attributes(counterpart)
+    if gone := [key for key in others_keys if key not in _attributes(module)]:
+        change["without"] = gone
+    for kind, describe_tensors in (("parameters", _parameters), ("buffers", _buffers)):
+        mine = describe_tensors(module)
+        others = {} if counterpart is None else describe_tensors(counterpart)
+        if changed := {key: value for key, value in mine.items() if key not in others or others[key] != value}:
+            change[kind] = changed
+        if removed := [key for key in others if key not in mine]:
+            change[f"without_{kind}"] = removed
+    others_children = [] if counterpart is None else _children(counterpart)
+    if (children := _children(module)) != others_children:
+        change["children"] = children
+    return change
+
+
+def _children(module: nn.Module) -> list[list[Any]]:
+    """List the names of a module's children in order, each with whether there is a module (or None) behind it."""
+    return [[name, child is not None] for name, child in module._modules.items()]
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if key not in _OWN and key not in _DERIVED}
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    encoded = {key: encode(value) for key, value in _attributes(module).items()}
+    return {key: value for key, value in encoded.items() if value is not UNDESCRIBED}
+
+
+def _unexplained(module: nn.Module, counterpart: nn.Module | None) -> str | None:
+    """Name what a module has that neither JSON nor its counterpart can give back; None where there is no such thing."""
+    theirs: dict[str, Any] = {} if counterpart is None else vars(counterpart)
+    for key, value in _attributes(module).items():
+        if encode(value) is UNDESCRIBED and (key not in theirs or not same(theirs[key], value)):
+            return f"the attribute {key} ({type(value).__name__})"
+    for key in _HOOKS:
+        if len(getattr(module, key)) > len(theirs.get(key, ())):
+            return f"hooks ({key.strip('_')})"
+    return None
+
+
+def _parameters(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: None if p is None else [list(p.shape), str(p.dtype).removeprefix("torch."), p.requires_grad]
+        for name, p in module._parameters.items()
+    }
+
+
+def _buffers(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: None
+        if b is None
+        else [list(b.shape), str(b.dtype).removeprefix("torch."), name not in module._non_persistent_buffers_set]
+        for name, b in module._buffers.items()
+    }
+
+
+def _ties(model: nn.Module) -> list[list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return sorted(sorted(group) for group in names.values() if len(group) > 1)
+
+
+def _same_class(one: nn.Module, other: nn.Module) -> bool:
+    # Parametrized modules have a class each, of the same name.
+    return type(one) is type(other) or (
+        type(one).__qualname__ == type(other).__qualname__ and type(one).__module__ == type(other).__module__
+    )
+
+
+def _path_of(root: nn.Module, module: nn.Module) -> str:
+    return next(str(path) for path, found in root.named_modules() if found is module)
+
+
+def _buildable(kind: type) -> bool:
+    if not (kind.__module__.startswith(("torch.nn.", "kmr.")) and issubclass(kind, nn.Module)):
+        return False
+    try:
+        return _class(f"{kind.__module__}:{kind.__qualname__}") is kind
+    except KMRError:
+        return False
+
+
+def _class(name: str) -> type[nn.Module]:
+    module_name, _, qualified = name.partition(":")
+    if not module_name.startswith(("torch.nn.", "kmr.")):
+        raise KMRError(f"the class {name} is outside torch.nn and kmr and is not built")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        raise KMRError(f"there is no class {name}") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise KMRError(f"{name} is no module class")
+    if not found.__module__.startswith(("torch.nn.", "kmr.")):
+        raise KMRError(f"the class {name} is outside torch.nn and kmr and is not built")
+    return found
+
+
+def _apply(model: nn.Module, change: Change, sources: dict[str, nn.Module]) -> nn.Module:
+    path = str(change["path"])
+    if "same" in change:
+        return _put(model, path, model.get_submodule(change["same"]))
+    if "class" in change:
+        kind = _class(change["class"])
+        module = kind.__new__(kind)
+        nn.Module.__init__(module)
+        model = _put(model, path, module)
+    elif "like" in change:
+        model = _put(model, path, copy.deepcopy(sources[change["like"]]))
+    module = model.get_submodule(path)
+    for kind_of in ("without_parameters", "without_buffers", "without"):
+        for name in change.get(kind_of, ()):
+            delattr(module, name)
+    for name, described in change.get("parameters", {}).items():
+        _set_parameter(module, name, described)
+    for name, described in change.get("buffers", {}).items():
+        _set_buffer(module, name, described)
+    for name, value in change.get("attributes", {}).items():
+        if name in _OWN:
+            raise KMRError(f"{name} is no attribute a description may set")
+        vars(module)[name] = decode(value)
+    if "children" in change:
+        kept = dict(module._modules)
+        module._modules.clear()
+        for name, there in change["children"]:
+            module._modules[name] = kept.get(name) if there else None
+    return model
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    if not path:
+        return module
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = module
+    return model
+
+
+def _set_parameter(module: nn.Module, name: str, described: list[Any] | None) -> None:
+    if described is None:
+        module._parameters[name] = None
+        return
+    shape, dtype, requires_grad = described
+    zeros = torch.zeros(shape, dtype=_dtype(dtype))
+    setattr(module, name, nn.Parameter(zeros, requires_grad=requires_grad))
+
+
+def _set_buffer(module: nn.Module, name: str, described: list[Any] | None) -> None:
+    module._buffers.pop(name, None)
+    if described is None:
+        module._buffers[name] = None
+        return
+    shape, dtype, persistent = described
+    module.register_buffer(name, torch.zeros(shape, dtype=_dtype(dtype)), persistent=persistent)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _tie(model: nn.Module, groups: list[list[str]]) -> None:
+    group_of = {name: tuple(group) for group in groups for name in group}
+    owner: dict[int, tuple[str, ...]] = {}
+    shared: dict[tuple[str, ...], Tensor] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        group = group_of.get(name, (name,))
+        if group in shared:
+            chosen = shared[group]
+        elif owner.setdefault(id(parameter), group) != group:
+            chosen = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+        else:
+            chosen = parameter
+        shared[group] = chosen
+        path, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(path), attribute, chosen)

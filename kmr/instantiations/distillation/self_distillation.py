@@ -1,0 +1,71 @@
+"""Self-distillation (Zhang et al. 2019, "Be Your Own Teacher"): the deeper exits of a model teach the shallower."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kmr.core import KMRError
+from kmr.data import Split
+from kmr.finetune import Batch, Guidance, Guide, Loss
+from kmr.instantiations.distillation.features import tapped
+from kmr.instantiations.distillation.losses import hinton, softened
+from kmr.representation.early_exits import EarlyExits
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelfDistillation(Guide):
+    """Add the mean over exits of (1 − weight)·loss(exit) + weight·T²·KL(next deeper exit ‖ exit).
+
+    The last of them is taught by the model's own output. Teachers get no gradient from their pupils. A model without
+    exits is trained as it would be without this guide.
+
+    Args:
+        temperature: T.
+        weight: of the deeper exit against the labels, 0 to 1.
+        loss: of (an exit's logits, targets).
+        factor: of all this beside the loss of the output.
+    """
+
+    temperature: float = 3.0
+    weight: float = 0.5
+    loss: Loss = F.cross_entropy
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 <= self.weight <= 1 or self.factor < 0:
+            raise KMRError(
+                f"self-distillation needs temperature > 0, weight in [0, 1] and factor >= 0, not {self.temperature}, "
+                f"{self.weight} and {self.factor}"
+            )
+
+    @contextmanager
+    def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
+        """Return the guidance of one training."""
+        heads = [f"heads.{place}" for place in range(len(model.heads))] if isinstance(model, EarlyExits) else []
+        with tapped(model, heads) as seen:
+            yield _Exits(self, heads, seen)
+
+
+@dataclass(eq=False)
+class _Exits(Guidance):
+    settings: SelfDistillation
+    heads: list[str]
+    seen: Mapping[str, Tensor]
+
+    def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Return the loss and what the exits lose."""
+        how, deeper = self.settings, batch.outputs
+        targets = batch.targets.to(deeper.device)
+        exits = [self.seen[head] for head in self.heads]
+        for logits in reversed(exits):
+            taught = softened({"deeper": deeper.detach()}, how.temperature, 1)
+            distance = hinton(logits, taught, how.temperature, 1).mean()
+            own = (1 - how.weight) * how.loss(logits, targets) + how.weight * distance
+            loss = loss + how.factor * own / len(exits)
+            deeper = logits
+        return loss

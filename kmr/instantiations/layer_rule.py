@@ -1,0 +1,94 @@
+"""What rules over layers share: their knobs, which layers a knob governs, and what they report."""
+
+import warnings
+from abc import ABC
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from torch import nn
+
+from kmr.core import Domain, KMRError, Knob, NotApplicable, Rule, RuleWarning
+from kmr.representation.weights import WeightLayer, other_weights, tied_layers, weight_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRule(Rule, ABC):
+    """A rule over the layers of a model.
+
+    Args:
+        layers: shell-style patterns over module paths, one knob each; empty for one knob over the whole model. A
+            pattern that names a module governs everything inside it, and the name of a group all its patterns.
+        groups: patterns by the name that stands for them in `layers`: layers that are changed alike have one knob.
+        exclude: shell-style patterns over the module paths to leave alone.
+    """
+
+    layers: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    exclude: tuple[str, ...] = ()
+    setting: ClassVar[str]
+    domain: ClassVar[Domain]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
+        if empty := [name for name, patterns in self.groups.items() if not patterns]:
+            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern")
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.setting`, or `name.setting@pattern` for each pattern of `layers`."""
+        whole = f"{self.name}.{self.setting}"
+        return tuple(Knob(f"{whole}@{pattern}", self.domain) for pattern in self.layers) or (Knob(whole, self.domain),)
+
+    def governs(self, knob: Knob, path: str) -> bool:
+        """Tell whether the knob reaches the module at this path."""
+        inside = any(matches(path, pattern) for pattern in self._patterns(knob))
+        return inside and not any(matches(path, pattern) for pattern in self.exclude)
+
+    def reaches(self, knob: Knob, path: str) -> bool:
+        """Tell whether the knob governs the module at this path or names one inside it."""
+        return self.governs(knob, path) or any(pattern.startswith(f"{path}.") for pattern in self._patterns(knob))
+
+    def _patterns(self, knob: Knob) -> tuple[str, ...]:
+        return self.groups.get(knob.layers, (knob.layers,))
+
+    def weights_of(self, model: nn.Module, knob: Knob) -> dict[str, WeightLayer]:
+        """Return the layers the knob governs whose weight is theirs alone, by path; report the weights it cannot reach.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        found = {path: layer for path, layer in weight_layers(model) if self.governs(knob, path)}
+        tied = tied_layers(model) & found.keys()
+        self.report(tied, "left as they are: the weight is shared with another module")
+        others = (name for name in other_weights(model) if self.governs(knob, name.rpartition(".")[0]))
+        self.report(others, "left as they are: weights outside a linear, convolution or embedding layer")
+        if not found.keys() - tied:
+            raise NotApplicable(f"{knob.name}: no layer to change{' but ones with shared weights' if tied else ''}")
+        return {path: layer for path, layer in found.items() if path not in tied}
+
+    def report(self, paths: Iterable[str], why: str) -> None:
+        """Warn, in one line, that these layers were not treated as asked."""
+        report(self.name, paths, why)
+
+
+def report(rule: str, paths: Iterable[str], why: str) -> None:
+    """Warn, in one line, that a rule did not treat these layers as asked."""
+    named = list(dict.fromkeys(path or "the model itself" for path in sorted(paths)))
+    if named:
+        warnings.warn(RuleWarning(f"{rule}: {', '.join(named)}: {why}"), stacklevel=3)
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Tell whether a module's path, or the path of a module around it, fits a shell-style pattern."""
+    return any(fnmatchcase(part, pattern) for part in _with_parents(path))
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    yield path
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path

@@ -1,0 +1,222 @@
+"""Whole blocks shared across depth (Algorithm 9): residual blocks and transformer layers of one shape become alike."""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from kmr.artifact.structure import describe
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.data import Inputs
+from kmr.instantiations.architecture import find_blocks
+from kmr.instantiations.attention import leave_fast_path, split_attention
+from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
+from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.pruning.proof import brief
+from kmr.instantiations.quantization import channel_dim, fit_like
+from kmr.instantiations.sharing.fit import Scale, merges_together, shared_weight
+from kmr.instantiations.sharing.tie import kind_of, tie, wide_enough
+from kmr.representation.activations import QuantizedLayer, quantize_activations
+from kmr.representation.weights import WeightState, read_weight, weight_layers, write_weight
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BlockSharing(LayerRule):
+    """Let blocks of one shape share all their weights, as across the layers of ALBERT (Lan et al. 2020).
+
+    The value is the share of the mergers that are done, of all that lead to one set of weights for each kind of block:
+    those first that change the weights least, relative to their norms. Each shared layer is one layer, used in several
+    places and stored once, which further rules find. Biases, normalisations and their statistics stay each block's own,
+    and so do the factors and differences asked for.
+
+    Args:
+        example_inputs: a batch as `kmr.data.forward` takes it, to find the blocks with.
+        scale: what a block multiplies the outputs of each shared layer by, see `WeightSharing`.
+        rank: of the difference that each block adds to a shared weight (Bae et al. 2025); 0 for none.
+        whole: nothing stays a block's own: one block, with the mean of everything, is used in all places. Without
+            scale and rank.
+    """
+
+    name: str = "share_blocks"
+    example_inputs: Inputs = field(repr=False, compare=False)
+    scale: Scale = "channel"
+    rank: int = 0
+    whole: bool = False
+    setting: ClassVar[str] = "ratio"
+    domain: ClassVar[Domain] = FloatRange(0.0, 1.0, neutral=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale not in ("none", "layer", "channel"):
+            raise KMRError(f"the scale of {self.name} must be none, layer or channel, not {self.scale!r}")
+        if self.rank < 0:
+            raise KMRError(f"the rank of {self.name} must be at least 0, not {self.rank}")
+        if self.whole and (self.scale != "none" or self.rank):
+            raise KMRError(
+                f"whole blocks keep nothing of their own: {self.name} with whole=true needs scale=none and rank=0, "
+                f"not scale={self.scale} and rank={self.rank}"
+            )
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"masks", "activation grids"})
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        blocks = self._blocks(model, knob)
+        if not self.whole:
+            # A packed projection is no layer that could be shared.
+            model, left = split_attention(model, lambda path: any(path.startswith(f"{block}.") for block in blocks))
+            self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
+        layers = self._sharable(model, knob, blocks)
+        kinds: dict[Hashable, list[str]] = {}
+        for block in blocks:
+            if layers[block]:
+                kinds.setdefault(self._kind(model, block, layers[block]), []).append(block)
+        ranked = sorted(
+            (loss, number, places)
+            for number, alike in enumerate(kinds.values())
+            for loss, places in self._ranked([layers[block] for block in alike])
+        )
+        if not ranked:
+            raise NotApplicable(f"{knob.name}={value}: no two blocks of one kind would be smaller together")
+        named = list(kinds.values())
+        count = max(1, math.floor(float(value) * len(ranked) + 0.5))
+        sets: dict[int, list[set[int]]] = {}
+        for _, number, places in ranked[:count]:
+            sets[number] = [*(old for old in sets.get(number, []) if not old & set(places)), set(places)]
+        for number, merged in sets.items():
+            for members in merged:
+                alike = [named[number][place] for place in sorted(members)]
+                model = self._merged(model, alike, layers)
+        leave_fast_path(model)
+        return model
+
+    def _blocks(self, model: nn.Module, knob: Knob) -> list[str]:
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            found = find_blocks(model.eval(), self.example_inputs)
+        except Exception as error:  # a user's forward pass may raise anything
+            raise NotApplicable(f"{knob.name}: the model does not run: {brief(error)}") from error
+        finally:
+            for module, training in modes:
+                module.training = training
+        return [block.path for block in found if self.governs(knob, block.path)]
+
+    def _sharable(self, model: nn.Module, knob: Knob, blocks: Sequence[str]) -> dict[str, dict[str, Factorable]]:
+        """Return, of each block, the layers that can be shared, by their path in it."""
+        if not blocks:
+            raise NotApplicable(f"{knob.name}: the model has no residual blocks")
+        if self.whole:
+            return {block: _factorable(model.get_submodule(block)) for block in blocks}
+        found, read = self.weights_of(model, knob), attention_outputs(model)
+        own = {
+            path
+            for path, layer in found.items()
+            if not is_factorable(layer) or getattr(layer, "output_quantizer", None) is not None or path in read
+        }
+        inside = {path for path in own if any(path.startswith(f"{block}.") for block in blocks)}
+        self.report(inside, "stays each block's own: groups, outputs on a grid, code of its own, or read by attention")
+        # What is one layer in several blocks already stays that.
+        places = Counter(id(m) for b in blocks for m in model.get_submodule(b).modules())
+        return {
+            block: {
+                path.removeprefix(f"{block}."): cast(Factorable, layer)
+                for path, layer in found.items()
+                if path.startswith(f"{block}.") and path not in own and places[id(layer)] == 1
+            }
+            for block in blocks
+        }
+
+    def _kind(self, model: nn.Module, block: str, layers: Mapping[str, Factorable]) -> Hashable:
+        """Return what two blocks must have in common to share their weights."""
+        shared = tuple((path, kind_of(layer)) for path, layer in layers.items())
+        module = model.get_submodule(block)
+        if not self.whole:
+            return (type(module).__qualname__, shared)
+        try:
+            difference = str(describe(_first_like(model, module), module))
+        except KMRError:  # it holds what cannot be compared
+            return object()
+        tree = tuple((path, type(inner).__qualname__) for path, inner in module.named_modules())
+        shapes = tuple((name, tensor.shape) for name, tensor in module.state_dict().items())
+        # All the rest of two blocks must be the same as well, for one to stand for the other.
+        return (tree, shapes, shared, difference)
+
+    def _ranked(self, blocks: Sequence[Mapping[str, Factorable]]) -> list[tuple[float, tuple[int, ...]]]:
+        """Return the mergers of blocks of one kind, each with what it loses, in an order they can be done in."""
+        saved = 0
+        for layer in blocks[0].values():
+            rows, entries = len(layer.weight), layer.weight.numel()
+            own = (0 if self.scale == "none" else rows) + self.rank * (rows + entries // rows)
+            # What stays a place's own is stored in both of them.
+            saved += entries - 2 * own
+        if saved <= 0:
+            return []
+        weights = [[read_weight(block[path]).weight for block in blocks] for path in blocks[0]]
+        ranked: list[tuple[float, tuple[int, ...]]] = []
+        for merge in merges_together(weights, self.scale):
+            # A merger comes after those that it builds on, even if they lost more.
+            worst = max(merge.loss / saved, ranked[-1][0] if ranked else 0.0)
+            ranked.append((worst, (*merge.one, *merge.other)))
+        return ranked
+
+    def _merged(
+        self, model: nn.Module, blocks: Sequence[str], layers: Mapping[str, Mapping[str, Factorable]]
+    ) -> nn.Module:
+        if self.whole:
+            modules = [model.get_submodule(block) for block in blocks]
+            average(modules)
+            for module in modules[1:]:
+                model = replace_module(model, module, modules[0])
+            return model
+        for path in layers[blocks[0]]:
+            model = tie(model, [layers[block][path] for block in blocks], self.scale, self.rank)
+        return model
+
+
+@torch.no_grad()
+def average(blocks: Sequence[nn.Module]) -> None:
+    """Give the first of several modules of one architecture the mean of all, in place.
+
+    Weights on grids get a grid of the same kind, masks keep what any keeps, and variances count how far means lie
+    apart.
+    """
+    for path, layer in weight_layers(blocks[0]):
+        alike = [block.get_submodule(path) for block in blocks]
+        states = [read_weight(each) for each in alike]
+        weight, _ = shared_weight([state.weight for state in states], "none")
+        keeps = [state.keep for state in states if state.keep is not None]
+        keep = torch.stack(keeps).any(0) if len(keeps) == len(states) else None
+        grid = None if states[0].grid is None else fit_like(states[0], weight, channel_dim(layer))
+        write_weight(layer, WeightState(weight, grid, keep))
+        if isinstance(layer, QuantizedLayer):
+            quantize_activations(layer, inputs=wide_enough(alike), outputs=layer.output_quantizer)
+    held = {id(p) for _, layer in weight_layers(blocks[0]) for n, p in layer.named_parameters() if n != "bias"}
+    for name, parameter in blocks[0].named_parameters():
+        if id(parameter) not in held:
+            parameter.copy_(torch.stack([block.get_parameter(name) for block in blocks]).mean(0))
+    for path, module in blocks[0].named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            means, variances = (
+                torch.stack([cast(Tensor, getattr(block.get_submodule(path), name)) for block in blocks])
+                for name in ("running_mean", "running_var")
+            )
+            module.running_mean.copy_(means.mean(0))
+            cast(Tensor, module.running_var).copy_(variances.mean(0) + means.var(0, correction=0))
+
+
+def _factorable(block: nn.Module) -> dict[str, Factorable]:
+    return {path: cast(Factorable, layer) for path, layer in weight_layers(block)}
+
+
+def _first_like(model: nn.Module, module: nn.Module) -> nn.Module:
+    return next(other for other in model.modules() if type(other).__qualname__ == type(module).__qualname__)

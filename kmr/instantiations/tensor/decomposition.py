@@ -1,0 +1,156 @@
+"""Tensor decompositions of weights (Algorithm 9): a layer becomes several thinner ones in a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, cast, final
+
+import torch
+from torch import nn
+
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.instantiations.attention import leave_fast_path
+from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
+from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.lowrank.ranks import FROM_ZERO
+from kmr.instantiations.tensor.decompositions import require
+from kmr.instantiations.tensor.forms import CanonicalForm, Form, MatrixForm, TrainForm, TuckerForm
+from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
+from kmr.instantiations.tensor.trains import TrainMatrixForm
+from kmr.representation.activations import QuantizedLayer
+from kmr.representation.weights import read_weight
+
+METHODS = ("tucker", "cp", "tensor_train")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TensorDecomposition(LayerRule):
+    """Replace layers by their decompositions, wherever these hold fewer parameters.
+
+    The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that
+    they must keep; or how far ranks lie between those that stand out from noise in the weight, at 0, and the full
+    ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition also takes
+    no more multiply-accumulates than the layer, where its output has as many positions as its input has for its
+    strides; without padding there are fewer, which is not known beforehand. Linear layers and convolutions of
+    single points are matrices, of which Tucker and CP are the truncated singular value decomposition; a tensor
+    train sees a linear layer as a tensor of more modes.
+
+    Parts of a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
+
+    Args:
+        method: `tucker` (over the channels of a convolution), `cp` (a sum of outer products) or `tensor_train`.
+        by: what the value is a share of, `parameters`, `energy` or what `vbmf` leaves out; CP has ranks by parameters
+            alone.
+        iterations: at most this many of those that lower the error, for Tucker (0: higher-order singular value
+            decomposition, else orthogonal iteration) and CP (alternating least squares, at least 1).
+        modes: of a linear layer as a tensor train, 2 or more.
+
+    Raises:
+        NotHere: TensorLy is not installed.
+    """
+
+    name: str = "tensor"
+    method: Literal["tucker", "cp", "tensor_train"] = "tucker"
+    by: Literal["parameters", "energy", "vbmf"] = "parameters"
+    iterations: int = 20
+    modes: int = 2
+    setting: ClassVar[str] = "keep"
+    domain: ClassVar[Domain] = FloatRange(0.05, 1.0, neutral=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require()
+        if self.method not in METHODS:
+            raise KMRError(f"{self.name} decomposes by {', '.join(METHODS)}, not {self.method!r}")
+        if self.by not in ("parameters", "energy", "vbmf"):
+            raise KMRError(f"{self.name} chooses ranks by parameters, energy or vbmf, not {self.by!r}")
+        if self.method == "cp" and self.by != "parameters":
+            raise KMRError(f"{self.name}: {self.by} says nothing of the rank of cp: choose by=parameters")
+        if self.iterations < (1 if self.method == "cp" else 0) or self.modes < 2:
+            raise KMRError(
+                f"{self.name} needs iterations >= 0 (cp: >= 1) and modes >= 2, not {self.iterations} and {self.modes}"
+            )
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
+        return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
+
+    @property
+    def leaves(self) -> frozenset[Trait]:
+        return frozenset({"structure"})
+
+    @property
+    def precedes(self) -> frozenset[Trait]:
+        return frozenset({"masks", "activation grids"})
+
+    def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
+        layers = self.weights_of(model, knob)
+        factorable = {path: cast(Factorable, layer) for path, layer in layers.items() if is_factorable(layer)}
+        self.report(
+            layers.keys() - factorable,
+            "left as they are: neither a plain linear layer nor a convolution without groups",
+        )
+        left = attention_outputs(model) & factorable.keys()
+        self.report(left, "left as they are: the attention around them reads their weight")
+        dense, rounded, unmasked = [], [], []
+        for path, layer in factorable.items():
+            if path in left:
+                continue
+            form = self._form(layer)
+            if isinstance(form, TrainMatrixForm) and isinstance(layer, QuantizedLayer):
+                rounded.append(path)
+                continue
+            ranks = self._ranks(form, float(value))
+            if ranks is None:
+                dense.append(path)
+                continue
+            if read_weight(layer).keep is not None:
+                unmasked.append(path)
+            model = replace_module(model, layer, _built(form, ranks))
+        self.report(rounded, "left as they are: a tensor train has no place for the grids of their activations")
+        if len(dense) + len(rounded) + len(left) == len(factorable):
+            raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters decomposed")
+        self.report(dense, "left dense: decomposed, they would hold no fewer parameters or compute more")
+        self.report(unmasked, "the mask is gone: the parts of a masked weight are dense")
+        leave_fast_path(model)
+        return model
+
+    def _form(self, layer: Factorable) -> Form:
+        settings = {"iterations": self.iterations, "seed": self.seed}
+        if self.method == "tensor_train" and isinstance(layer, nn.Linear):
+            return TrainMatrixForm(layer, modes=self.modes)
+        if layer.weight[0, 0].numel() == 1:
+            return MatrixForm(layer)
+        match self.method:
+            case "tucker":
+                return TuckerForm(layer, **settings)
+            case "cp":
+                return CanonicalForm(layer, **settings)
+            case "tensor_train":
+                return TrainForm(layer)
+
+    def _ranks(self, form: Form, value: float) -> tuple[int, ...] | None:
+        """Return the ranks of a value, or None where the layer is better left dense."""
+        dense = form.weight.numel()
+
+        def share(ranks: Sequence[int]) -> float:
+            return max(form.parameters(ranks) / (value * dense), form.macs(ranks) / dense)
+
+        try:
+            if self.by == "parameters":
+                return fitting_ranks(form.spectra, share)
+            if self.by == "vbmf":
+                ranks = variational_ranks(form.spectra, form.shapes, value)
+            else:
+                ranks = energy_ranks(form.spectra, value)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise NotApplicable(f"a weight has no singular values: {error}") from error
+        return ranks if form.parameters(ranks) < dense and form.macs(ranks) <= dense else None
+
+
+def _built(form: Form, ranks: tuple[int, ...]) -> nn.Module:
+    try:
+        return form.build(ranks)
+    except (torch.linalg.LinAlgError, ArithmeticError) as error:  # type: ignore[attr-defined]
+        raise NotApplicable(f"a weight cannot be decomposed: {error}") from error

@@ -1,0 +1,1 @@
+"""Modules and parametrizations that live inside a compressed model."""

@@ -1,0 +1,263 @@
+"""How a compressed weight is represented: values on a grid, under a mask, through any optimizer step.
+
+A weight is `mask ⊙ grid(latent)`. The grid (evenly spaced levels, or any levels in a codebook) and the mask are
+parametrizations, so that an optimizer moves the latent values while every forward pass sees on-grid, masked ones: a
+plain gradient step cannot un-prune or un-quantize. Between fine-tunings the latent values are settled onto what the
+model computes with (`settle`), so that a model is described in full by its visible weights, grids and masks, and a
+saved and a live model go on alike. Settling also takes into a mask whatever has become 0 under it: what a model costs
+to store then follows from its masks and grids, and training can only lower it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kmr.representation.rounding import fake_quantize, from_codes, look_up, nearest_level, to_codes
+
+WeightLayer: TypeAlias = (
+    nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+    | nn.Linear | nn.Embedding | nn.Bilinear
+)  # fmt: skip
+"""The layers whose `weight` can be masked and put on a grid."""
+
+WEIGHT_LAYERS = WeightLayer.__args__
+
+
+class Grid(nn.Module):
+    """Rounds a weight to `scale · (code − zero_point)` with whole codes in [0, 2^bits − 1]; gradients pass straight.
+
+    Args:
+        scale: positive; broadcasts against the weight (one value, or one for each output channel). With `group`, of
+            shape (rows, groups in a row).
+        zero_point: the code of 0, whole or half numbers, same shape as `scale`; it may lie outside the codes.
+        bits: bits of a code, 1 to 16.
+        group: entries that share a scale: that many in a row of the weight seen as a matrix of its first dimension by
+            all others, the last group of a row perhaps shorter. 0 where scales broadcast.
+        learned: the scale is trained with the weight (learned step size quantization, Esser et al. 2020).
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int, *, group: int = 0, learned: bool = False) -> None:
+        super().__init__()
+        if learned:
+            self.scale = nn.Parameter(scale.detach().clone())
+        else:
+            self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self.bits = bits
+        self.group = group
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the scale."""
+        return isinstance(self.scale, nn.Parameter)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the codes of a weight as whole numbers of its own dtype."""
+        scale, zero_point = self.spread(weight)
+        return to_codes(weight, scale, zero_point, self.bits)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes stand for."""
+        scale, zero_point = self.spread(codes)
+        return from_codes(codes, scale, zero_point)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round, with the gradient of the identity where the code is not clamped and 0 elsewhere."""
+        scale, zero_point = self.spread(weight)
+        step_gradient = (weight.numel() / max(1, self.scale.numel()) * (2**self.bits - 1)) ** -0.5
+        return fake_quantize(weight, scale, zero_point, self.bits, step_gradient)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+    def spread(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point as they broadcast against a weight."""
+        scale = self.scale.clamp(min=torch.finfo(self.scale.dtype).tiny) if self.learned else self.scale
+        if not self.group:
+            return scale, self.zero_point
+        columns = weight[:1].numel()
+        spread = (
+            t.repeat_interleave(self.group, 1)[:, :columns].reshape(weight.shape) for t in (scale, self.zero_point)
+        )
+        return next(spread), next(spread)
+
+    def like(self, scale: Tensor, zero_point: Tensor) -> "Grid":
+        """Return a grid of the same kind with other scales and zero points."""
+        return Grid(scale, zero_point, self.bits, group=self.group, learned=self.learned)
+
+
+class Codebook(nn.Module):
+    """Replaces each weight by the nearest of a few levels, any numbers; gradients pass straight, to the levels too.
+
+    A level receives the sum of the gradients of its weights (Han et al. 2016, section 3), divided by the square root of
+    how many there are on average, so that it learns at about the pace of a weight.
+
+    Args:
+        levels: of shape (k,).
+        bits: bits of a code, 1 to 16; 2^bits ≥ k.
+        learned: the levels are trained with the weight.
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: Tensor, bits: int, *, learned: bool = True) -> None:
+        super().__init__()
+        if learned:
+            self.levels = nn.Parameter(levels.detach().clone())
+        else:
+            self.register_buffer("levels", levels)
+        self.bits = bits
+
+    @property
+    def learned(self) -> bool:
+        """Tell whether an optimizer moves the levels."""
+        return isinstance(self.levels, nn.Parameter)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Return the places of the nearest levels as whole numbers of the weight's dtype."""
+        return nearest_level(weight, self.levels.detach()).to(weight.dtype)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes stand for."""
+        return self.levels[codes.long().clamp(0, len(self.levels) - 1)]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Replace."""
+        return look_up(weight, self.levels)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+
+class Mask(nn.Module):
+    """Holds weights at zero wherever `keep` is False."""
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight with its removed entries at exactly 0, whose gradient is 0 as well."""
+        return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Keep the latent values as they are given."""
+        return weight
+
+
+@dataclass(frozen=True)
+class WeightState:
+    """What a layer computes with: its effective weight (detached), and the grid and mask that hold it."""
+
+    weight: Tensor
+    grid: Grid | Codebook | None = None
+    keep: Tensor | None = None
+
+
+def weight_layers(model: nn.Module) -> Iterator[tuple[str, WeightLayer]]:
+    """Yield the path and module of every layer whose weight can be compressed, each module once."""
+    for path, module in model.named_modules():
+        if isinstance(module, WEIGHT_LAYERS):
+            yield path, cast(WeightLayer, module)
+
+
+def read_weight(layer: nn.Module) -> WeightState:
+    """Return the state of a layer's weight."""
+    weight = cast(Tensor, layer.weight).detach()
+    grid = keep = None
+    if parametrize.is_parametrized(layer, "weight"):
+        for part in layer.parametrizations.weight:  # type: ignore[union-attr]
+            if isinstance(part, Grid | Codebook):
+                grid = part
+            elif isinstance(part, Mask):
+                keep = part.keep
+    return WeightState(weight, grid, keep)
+
+
+def write_weight(layer: nn.Module, state: WeightState) -> None:
+    """Give a layer this weight, held by this grid and mask; whatever held it before is gone.
+
+    The latent values are settled: they equal the effective weight, and a mask holds every 0 of it.
+    """
+    strip(layer)
+    parameter = cast(nn.Parameter, layer.weight)
+    effective = state.weight
+    for part in _parts(state):
+        effective = part(effective)
+    if state.keep is not None:
+        state = replace(state, keep=state.keep & (effective.detach() != 0))
+    layer.weight = nn.Parameter(effective.detach().clone(), requires_grad=parameter.requires_grad)
+    if state.grid is not None:
+        state.grid.requires_grad_(parameter.requires_grad)
+    for part in _parts(state):
+        parametrize.register_parametrization(layer, "weight", part)
+
+
+def strip(layer: nn.Module) -> WeightState:
+    """Make a layer's weight a plain parameter with its effective values; return the state it had."""
+    state = read_weight(layer)
+    if parametrize.is_parametrized(layer, "weight"):
+        # Torch keeps `weight` as a property of a class made for the layer, which its deep copies share, and removal
+        # takes it off that class: without a class of its own first, stripping a copy would break the original.
+        shared = type(layer)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(shared.__name__, shared.__bases__, own)
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return state
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Set every latent weight to its effective value, in place; the model computes the same as before.
+
+    What is 0 under a mask joins it.
+    """
+    for _, layer in weight_layers(model):
+        if parametrize.is_parametrized(layer, "weight"):
+            for part in layer.parametrizations.weight:  # type: ignore[union-attr]
+                if isinstance(part, Mask):
+                    part.keep &= read_weight(layer).weight != 0
+            latent = cast(Tensor, layer.parametrizations.weight.original)  # type: ignore[union-attr]
+            latent.data.copy_(read_weight(layer).weight)
+    return model
+
+
+def strip_all(model: nn.Module) -> nn.Module:
+    """Make every weight plain, in place: the model that is executed where latency is measured or a file exported."""
+    for _, layer in weight_layers(model):
+        strip(layer)
+    return model
+
+
+def other_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of two or more dimensions that no `WeightLayer` holds, by name."""
+    held = {id(p) for _, layer in weight_layers(model) for p in layer.parameters()}
+    return {name: p for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in held}
+
+
+def tied_layers(model: nn.Module) -> frozenset[str]:
+    """Return the paths of the layers whose weight is the same parameter as another layer's or the model's own."""
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(path if name == "weight" else f"{path}.{name}")
+    return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths)
+
+
+def _parts(state: WeightState) -> list[Grid | Codebook | Mask]:
+    parts: list[Grid | Codebook | Mask] = []
+    if state.grid is not None:
+        parts.append(state.grid)
+    if state.keep is not None:
+        parts.append(Mask(state.keep))
+    return parts

@@ -1,0 +1,1 @@
+"""Assessment after the search: noise, held-out test data, layers and degradation."""

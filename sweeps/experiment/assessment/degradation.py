@@ -1,0 +1,46 @@
+"""Accuracy-degradation profiles of the front's models on held-out data: kept with the study, a column of the table."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from kmr.artifact import folder as artifact
+from kmr.core import KMRError
+from kmr.meters import AccuracyDegradationFactor
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.front import artifact_path
+
+_PROFILE = "kmr:profile:"
+
+
+def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, names: Iterable[str]) -> None:
+    """Read the profile of the base model and of these saved ones, the first time each is asked for.
+
+    Only where the experiment measures the accuracy-degradation factor, whose profile it is. A model that cannot be
+    loaded has none: its other readings are worth a report.
+    """
+    meters = [meter for meter in experiment.test_qualities if isinstance(meter, AccuracyDegradationFactor)]
+    known = study.user_attrs
+    for name in ("base", *names) if meters else ():
+        saved = artifact_path(folder, name)
+        if _PROFILE + name in known or (name != "base" and not saved.is_dir()):
+            continue
+        try:
+            model = experiment.model if name == "base" else artifact.load(saved, base=experiment.model)
+            study.set_user_attr(_PROFILE + name, meters[0].profile_of(model))
+        except KMRError:
+            continue
+
+
+def kept_profiles(study: optuna.Study) -> dict[str, list[float]]:
+    """Return the profile of every point for which one is kept."""
+    return {name[len(_PROFILE) :]: found for name, found in study.user_attrs.items() if name.startswith(_PROFILE)}
+
+
+def with_profiles(frame: pd.DataFrame, profiles: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Add the column `test_profile` to a results table: a JSON list for each point whose profile is kept, else null."""
+    written = {name: json.dumps(list(profiles[name])) for name in frame["point"] if name in profiles}
+    return frame.assign(test_profile=frame["point"].map(written))

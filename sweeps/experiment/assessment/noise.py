@@ -1,0 +1,222 @@
+"""The noise stage: how sure the front is, by reading it again on bootstrap samples and with other seeds.
+
+Two kinds of noise are kept apart. A *bootstrap* of the validation data (Efron 1979) says how much of a saved model's
+quality is the luck of the samples it was read on; all models are read on the same resamples, so that what they have in
+common cancels where they are compared. *Other seeds* make the same moves again and say how much of it is the luck of
+fine-tuning: the spread to expect of whoever repeats the recipe, not of the saved model.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import torch
+from torch import nn
+
+from analysis.uncertainty import probability_non_dominated
+from kmr.artifact import folder as artifact
+from kmr.core import KMRError, Meter, Quality, run_sequence
+from kmr.meters import Predictions
+from kmr.meters.prediction import Outputs, predict
+from sweeps.experiment.evaluation import rebuild
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.front import artifact_path
+from sweeps.search.study.point import Point
+
+_NOISE = "kmr:noise:"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the stage found for a point, by quality meter: bootstrap readings, and readings with other seeds."""
+
+    resamples: Mapping[str, list[float]] = field(default_factory=dict)
+    seeds: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def kept_noise(study: optuna.Study) -> dict[str, Noise]:
+    """Read what the stage found from the study, by point."""
+    return {
+        name.removeprefix(_NOISE): Noise(**value)
+        for name, value in study.user_attrs.items()
+        if name.startswith(_NOISE)
+    }  # fmt: skip
+
+
+def measure_noise(
+    experiment: Experiment,
+    study: optuna.Study,
+    points: Mapping[str, Point],
+    front: Sequence[str],
+    folder: Path,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    may_go_on: Callable[[], bool] = lambda: True,
+) -> tuple[str, ...]:
+    """Run the stage within its budget and keep what it finds in the study; what is there is not measured again.
+
+    Args:
+        experiment: the model, its rules and meters; `experiment.config.noise` is the budget.
+        study: where the readings are kept.
+        points: all measured models by id.
+        front: the ids of those on the front, which come first.
+        folder: of the study, where front members are saved.
+        clock: seconds.
+        may_go_on: asked before each model.
+
+    Returns what there is to say: points that were left out, and why.
+    """
+    config = experiment.config.noise
+    meters = [meter for meter in experiment.objectives if isinstance(meter, Quality)]
+    if config.seconds <= 0 or not meters:
+        return ()
+    done = kept_noise(study)
+    ends, late, problems = clock() + config.seconds, 0, []
+    bootstrap = [meter for meter in meters if isinstance(meter.view, Predictions)] if config.resamples > 0 else []
+    for name in (*front, *_near(experiment, points, front)) if bootstrap else ():
+        if len(next(iter(done.get(name, Noise()).resamples.values()), [])) >= config.resamples:
+            continue
+        saved = artifact_path(folder, name)
+        cost = points[name].seconds.get("meter", 0.0) if saved.is_dir() or name == "base" else _remake(points, name)
+        if clock() + cost > ends or not may_go_on():
+            late += 1
+            continue
+        try:
+            model = _model(experiment, name, points[name], saved)
+            readings = bootstrap_readings(model, bootstrap, config.resamples, experiment.config.seed)
+        except Exception as error:  # one model that cannot be made again must not cost the stage
+            problems.append(f"{name} was not read again: {type(error).__name__}: {error}")
+            continue
+        done[name] = replace(done.get(name, Noise()), resamples=readings)
+        _keep(study, name, done[name])
+    for name in [name for name in front if name != "base"] if config.seeds > 0 else ():
+        known = done.get(name, Noise())
+        for extra in range(len(next(iter(known.seeds.values()), [])), config.seeds):
+            if clock() + _remake(points, name) > ends or not may_go_on():
+                late += 1
+                continue
+            try:
+                found = other_seed(experiment, points[name], extra + 1, meters)
+            except Exception as error:
+                problems.append(f"{name} could not be made with another seed: {type(error).__name__}: {error}")
+                break
+            known = replace(known, seeds={key: [*known.seeds.get(key, []), value] for key, value in found.items()})
+            _keep(study, name, known)
+    if late:
+        problems.append(f"{late} more readings for the noise did not fit in noise.seconds={config.seconds:g}")
+    return tuple(problems)
+
+
+def bootstrap_readings(model: nn.Module, meters: Sequence[Meter], resamples: int, seed: int) -> dict[str, list[float]]:
+    """Read meters of predictions on bootstrap samples of their data; the same seed draws the same samples.
+
+    What a meter holds of another model's outputs on the same data is resampled with it. Readings are rounded to eight
+    digits, which is far below their noise.
+    """
+    found: dict[str, list[float]] = {}
+    seen: dict[int, Outputs] = {}
+    for meter in meters:
+        view = meter.view
+        assert isinstance(view, Predictions)
+        outputs = seen.setdefault(id(view), predict(model, view)) if id(view) not in seen else seen[id(view)]
+        random = np.random.default_rng(seed)
+        readings = []
+        for _ in range(resamples):
+            rows = torch.from_numpy(random.integers(len(outputs.targets), size=len(outputs.targets)))
+            value = _resampled(meter, rows).read(_take(outputs, rows)).value
+            readings.append(float(f"{value:.8g}"))
+        found[meter.name] = readings
+    return found
+
+
+def other_seed(experiment: Experiment, point: Point, extra: int, meters: Sequence[Meter]) -> dict[str, float]:
+    """Make a point's moves again with the seeds of the rules and of fine-tuning moved on, and read the meters.
+
+    The base model and the data are those of the study.
+    """
+    instantiation = experiment.instantiation
+    moved = replace(instantiation, rules=tuple(_reseeded(rule, extra) for rule in instantiation.rules))
+    finetune = _reseeded(experiment.finetune, extra)
+    run = run_sequence(experiment.model, moved, point.moves, finetune=finetune, base=experiment.base)
+    readings = run.trace.accepted[-1].readings
+    return {meter.name: readings[meter.name].value for meter in meters}
+
+
+def summary(noise: Noise) -> dict[str, float]:
+    """Return the columns of the results table that say how noisy a point is.
+
+    `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are of
+    the `seeds` readings with other seeds.
+    """
+    row = {f"bootstrap_stderr/{name}": _sd(values) for name, values in noise.resamples.items() if len(values) > 1}
+    for name, values in noise.seeds.items():
+        row |= {f"seed_mean/{name}": float(np.mean(values)), "seeds": float(len(values))}
+        if len(values) > 1:
+            row[f"seed_sd/{name}"] = _sd(values)
+    return row
+
+
+def _sd(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _near(experiment: Experiment, points: Mapping[str, Point], front: Sequence[str]) -> list[str]:
+    """Return the points off the front that may be on it in truth, the most probable first."""
+    names = list(points)
+    objectives = [meter.name for meter in experiment.objectives]
+    readings = [[points[name].readings[meter] for meter in objectives] for name in names]
+    table = np.array([[[math.nan if x is None else x for x in pair] for pair in row] for row in readings])
+    chance = probability_non_dominated(table[..., 0], table[..., 1], experiment.directions)
+    near = [(-p, name) for name, p in zip(names, chance, strict=True) if p >= max(experiment.config.noise.near, 1e-9)]
+    return [name for _, name in sorted(near) if name not in front]
+
+
+def _remake(points: Mapping[str, Point], name: str) -> float:
+    """Return the seconds it took to make a point from the base model."""
+    trial, _, last = name.partition(".")
+    steps = (points.get(f"{trial}.{step}") for step in range(1, int(last or 0) + 1))
+    return sum(sum(point.seconds.values()) for point in steps if point is not None)
+
+
+def _model(experiment: Experiment, name: str, point: Point, saved: Path) -> nn.Module:
+    if name == "base":
+        return experiment.model
+    if saved.is_dir():
+        return artifact.load(saved, base=experiment.model)
+    model = rebuild(experiment, point.moves)
+    for meter in experiment.objectives:
+        if isinstance(meter, Quality):
+            known, read = point.to_readings()[meter.name].value, meter(model).value
+            if not math.isclose(known, read, rel_tol=1e-6, abs_tol=1e-9):
+                raise KMRError(f"made again, it reads {meter.name} {read:.6g}, not {known:.6g}")
+    return model
+
+
+def _reseeded(part: Any, extra: int) -> Any:
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    if any(entry.name == "seed" and entry.init for entry in fields):
+        return replace(part, seed=part.seed + 1000 * extra)
+    return part
+
+
+def _resampled(meter: Meter, rows: torch.Tensor) -> Meter:
+    held = {
+        entry.name: _take(value, rows)
+        for entry in dataclasses.fields(meter)
+        if entry.init and isinstance(value := getattr(meter, entry.name), Outputs)
+    }
+    return replace(meter, **cast(Any, held)) if held else meter
+
+
+def _take(outputs: Outputs, rows: torch.Tensor) -> Outputs:
+    return Outputs(outputs.outputs[rows], outputs.targets[rows])
+
+
+def _keep(study: optuna.Study, name: str, noise: Noise) -> None:
+    study.set_user_attr(_NOISE + name, asdict(noise))

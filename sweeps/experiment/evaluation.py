@@ -1,0 +1,89 @@
+"""A trial: one vector of the search space, run by the engine, and the points it measured on the way."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from kmr.cache import keeping
+from kmr.core import Budget, Outcome, Step, TransformationSequence, Value, budgeted_kmr, run_sequence
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.instantiate import part
+from sweeps.search.study.point import Evaluation, Point
+from sweeps.space import search_space, to_sequence
+
+OnPoint: TypeAlias = Callable[[Point, nn.Module], None]
+
+
+def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPoint) -> Evaluation:
+    """Run a trial.
+
+    Args:
+        experiment: the model, its rules and meters.
+        params: a knob vector, or the parameters of the policy.
+        on_point: told of every model but the base as soon as it is measured, so that a failure later loses nothing.
+
+    Raises:
+        NotApplicable: a rule cannot transform the model.
+        NonFiniteReading: the model diverged.
+    """
+    start = time.perf_counter()
+    points = [Point.of(0, experiment.base)]
+
+    def on_step(step: Step, model: nn.Module) -> None:
+        if step.move is not None:
+            points.append(Point.of(len(points), step))
+            on_point(points[-1], model)
+
+    told: dict[str, Any] = {
+        "finetune": experiment.finetune, "on_step": on_step, "base": experiment.base, "prefixes": experiment.prefixes,
+    }  # fmt: skip
+    with keeping(experiment.store):
+        if experiment.searches_policy:
+            budget = _budget(experiment, params)
+            policy = _policy(experiment, params, budget)
+            told["on_no_progress"] = experiment.config.on_no_progress
+            run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, **told)
+        else:
+            sequence = to_sequence(experiment.instantiation, params)
+            run = run_sequence(experiment.model, experiment.instantiation, sequence, **told)
+    seconds = time.perf_counter() - start
+    notes = [note for step in run.trace if not step.accepted for note in step.notes]
+    if run.outcome is Outcome.FAILURE:
+        notes.append("the policy did not reach its budget")
+    parts = sum(sum(asdict(s.seconds).values()) for s in run.trace if s.move is not None)
+    return Evaluation(points, notes, max(0.0, seconds - parts))
+
+
+def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
+    """Make the model of a point again: the same moves and seed give the same model."""
+    with keeping(experiment.store):
+        run = run_sequence(
+            experiment.model, experiment.instantiation, sequence,
+            finetune=experiment.finetune, base=experiment.base, prefixes=experiment.prefixes,
+        )  # fmt: skip
+    return run.model
+
+
+def _budget(experiment: Experiment, params: Mapping[str, Value]) -> Budget:
+    cost = next(meter.name for meter in experiment.objectives if meter.direction == "minimize")
+    whole = experiment.base.costs[cost].value
+    share = params.get("budget")
+    limit = experiment.config.budget.get(cost, 0.0) if share is None else float(share) * whole
+    return Budget(cost, limit, experiment.config.policy_max_moves)
+
+
+def _policy(experiment: Experiment, params: Mapping[str, Value], budget: Budget) -> Any:
+    settings = {name: value for name, value in params.items() if name != "budget"}
+    config = {**experiment.plain["policy"], **settings}
+    return part(
+        "policy",
+        config,
+        experiment.config.trusted_modules,
+        instantiation=experiment.instantiation,
+        budget=budget,
+        space=search_space(experiment.instantiation, experiment.plain.get("space", {})),
+        seed=experiment.config.seed,
+    )

@@ -1,0 +1,132 @@
+"""What a sweep of KMR trials is asked for: its vectors made canonical, their static costs, and the sampler by space."""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import optuna
+
+from kmr.core import TransformationSequence, Value
+from sweeps.errors import SweepError
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.static_costs import Statics
+from sweeps.search.problem import Problem
+from sweeps.search.proposals.acquisition import Screening
+from sweeps.search.proposals.choose_sampler import anchors, describe_sampler, is_fixed, screening_pays, seed_after
+from sweeps.search.proposals.dominance_bound import Bound
+from sweeps.search.proposals.proposer import Proposer
+from sweeps.search.study.point import Point
+
+PATIENCE = 30.0
+"""Seconds of looking for a vector that is new and feasible, after which there is taken to be none."""
+
+
+class Asker:
+    """How an experiment asks its study for trials that are worth training.
+
+    Args:
+        experiment: what is searched.
+        study: Optuna's; its sampler is the configured one.
+        statics: whether costs are read before training.
+        canonical: whether vectors of the same model are told apart from new ones, so that none is trained twice.
+
+    Raises:
+        SweepError: the settings of the screening are wrong.
+    """
+
+    def __init__(
+        self, experiment: Experiment, study: optuna.Study, *, statics: bool = True, canonical: bool = True
+    ) -> None:
+        self._experiment, self._study, self._canonical = experiment, study, canonical
+        self._statics = None if experiment.searches_policy else Statics.of(experiment)
+        self.fixed = is_fixed(study.sampler)
+        """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
+        config = experiment.config
+        self.problem = replace(
+            problem_of(experiment),
+            canonical=self.key,
+            static_costs=self._statics.costs if statics and self._statics and self._statics.names else None,
+        )
+        """What is searched."""
+        trials = len(study.get_trials(deepcopy=False))
+        screening = _screening(experiment, self.problem, self.fixed)
+        bound = None if config.bound_margin is None else Bound(self.problem, config.bound_margin)
+        parts = [f"sampler {describe_sampler(study.sampler)}", "screening " + ("on" if screening else "off")]
+        parts += [f"known before training: {', '.join(self._statics.names) or 'nothing'}"] if self._statics else []
+        parts += [] if bound is None else [f"bound margin {config.bound_margin:g}"]
+        self.description = "; ".join(parts)
+        """How vectors are proposed, for the user."""
+        self.proposer = Proposer(
+            study,
+            self.problem,
+            seed_after(config.seed, trials),
+            screening,
+            wrap=not self.fixed and not experiment.searches_policy,
+            bound=bound,
+            patience=PATIENCE,
+        )
+        """Asks for the trials."""
+
+    @property
+    def exhausted(self) -> str:
+        """Why there is nothing left to ask for."""
+        least = {name: self._statics.least(name) for name in self._experiment.config.budget} if self._statics else {}
+        limits = self._experiment.config.budget
+        known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
+        seen = f"; the least is {', '.join(known)}" if known else ""
+        return f"no vector that is new{' and within the budget' if limits else ''} was found{seen}"
+
+    def enqueue_anchors(self) -> None:
+        """Put each technique alone, at a few strengths, and every two together first in a new study."""
+        levels = self._experiment.config.anchors
+        if levels and not self.fixed:
+            _, *first = anchors(self._experiment.space, levels=levels, together=True, cost=self._cost) or [{}]
+            for vector in first:
+                self._study.enqueue_trial(vector, skip_if_exists=True)
+
+    def _cost(self, params: Mapping[str, Value]) -> float:
+        """Return what a vector leaves of the base model's costs, as the product of the shares known beforehand."""
+        base, known = self._experiment.base.costs, self.proposer.costs(params)
+        objectives = [meter.name for meter in self._experiment.objectives]
+        return math.prod(known[name] / (base[name].value or 1.0) for name in objectives if name in known)
+
+    def key(self, params: Mapping[str, Value]) -> Hashable:
+        """Return what is equal for vectors that lead to the same model."""
+        if not self._canonical:
+            return object()
+        return tuple(sorted(params.items())) if self._statics is None else self._statics.key(params)
+
+    def key_of(self, sequence: TransformationSequence) -> Hashable:
+        """Return what is equal for sequences that lead to the same model."""
+        if not self._canonical:
+            return object()
+        return str(sequence) if self._statics is None else self._statics.key_of(sequence)
+
+    def remember(self, point: Point) -> None:
+        """Take the key of a point that an earlier run measured."""
+        if self._statics is not None and point.key:
+            self._statics.remember(point.moves, point.key)
+
+
+def problem_of(experiment: Experiment) -> Problem:
+    """Return what an experiment searches, with nothing known of a vector beforehand."""
+    meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
+    return Problem(
+        experiment.space,
+        {meter.name: meter.direction for meter in experiment.objectives},
+        dict(experiment.config.budget),
+        directions={meter.name: meter.direction for meter in meters},
+    )
+
+
+def _screening(experiment: Experiment, problem: Problem, fixed: bool) -> Screening | None:
+    given: Any = experiment.plain.get("screening")
+    if given is False or given is None or fixed or experiment.searches_policy:
+        return None
+    if given is True:
+        return Screening(shortlist=8) if screening_pays(problem) else None
+    try:
+        return Screening(**{"shortlist": 8, **given})
+    except TypeError as error:
+        raise SweepError(f"screening: {error}") from error

@@ -1,0 +1,131 @@
+"""The front as the search goes on: who is on it, its hypervolume, and its members saved as artifacts."""
+
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from analysis.front import Floats, as_costs
+from analysis.pareto.hypervolume import normalised
+from kmr.core import Direction, Step
+from sweeps.errors import SweepError
+from sweeps.experiment.config import Config
+from sweeps.search.study.point import Point
+
+FOLDER = "front"
+
+
+class Objective(Protocol):
+    """A meter that is searched over."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+
+class Judged(Protocol):
+    """What points are judged by: an experiment, or the card of a study."""
+
+    @property
+    def objectives(self) -> Sequence[Objective]: ...
+
+    @property
+    def directions(self) -> list[Direction]: ...
+
+    @property
+    def base(self) -> Step: ...
+
+    @property
+    def config(self) -> Config: ...
+
+
+class Front:
+    """Keeps the non-dominated points seen so far.
+
+    Args:
+        experiment: names the objectives; its base model fixes the corners of the hypervolume.
+    """
+
+    def __init__(self, experiment: Judged) -> None:
+        self._names = [meter.name for meter in experiment.objectives]
+        self._directions = experiment.directions
+        self.reference, self.ideal = corners(experiment)
+        self._members: dict[str, tuple[float, ...]] = {}
+        self._costs = np.empty((0, len(self._names)))  # of the members, all to be minimised
+        self.add("base", Point.of(0, experiment.base))
+        try:
+            _ = self.hypervolume
+        except ValueError as error:
+            raise SweepError(f"reference must be finite and worse than the base model: {error}") from error
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The ids of the points on the front."""
+        return tuple(self._members)
+
+    @property
+    def values(self) -> tuple[tuple[float, ...], ...]:
+        """The objectives' values of the points on the front."""
+        return tuple(self._members.values())
+
+    def would_join(self, point: Point) -> bool:
+        """Tell whether a point would be on the front; of equal points only the first is."""
+        costs = self._costs_of(point)
+        return bool(np.isfinite(costs).all() and not (self._costs <= costs).all(axis=1).any())
+
+    def add(self, identifier: str, point: Point) -> Sequence[str]:
+        """Offer a point; return the ids it pushed off the front."""
+        if not self.would_join(point):
+            return []
+        costs = self._costs_of(point)
+        beaten = np.all(costs <= self._costs, axis=1)
+        pushed = [name for name, is_beaten in zip(self._members, beaten.tolist(), strict=True) if is_beaten]
+        for name in pushed:
+            del self._members[name]
+        self._members[identifier] = tuple(point.values(self._names))
+        self._costs = np.concatenate([self._costs[~beaten], costs])
+        self.__dict__.pop("hypervolume", None)
+        return pushed
+
+    def _costs_of(self, point: Point) -> Floats:
+        return as_costs(np.array([point.values(self._names)]), self._directions)
+
+    @cached_property
+    def hypervolume(self) -> float:
+        """The share of the box between the reference and the ideal point that the front dominates."""
+        reference = [self.reference[name] for name in self._names]
+        ideal = [self.ideal[name] for name in self._names]
+        return normalised(np.array(self.values), reference, ideal, self._directions)
+
+
+def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the reference and the ideal point of the hypervolume, by objective.
+
+    The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost and half its
+    quality (for a negative quality: half as much again), unless the config names it.
+    """
+    reference, ideal = {}, {}
+    for meter in experiment.objectives:
+        base = experiment.base.readings[meter.name].value
+        if meter.direction == "minimize":
+            reference[meter.name], ideal[meter.name] = (1.1 * base or 1.0), 0.0
+        else:
+            reference[meter.name], ideal[meter.name] = (base - 0.5 * abs(base) if base else -1.0), base
+        reference[meter.name] = experiment.config.reference.get(meter.name, reference[meter.name])
+    return reference, ideal
+
+
+def artifact_path(folder: Path, identifier: str) -> Path:
+    """Return where a front member's artifact lies."""
+    return folder / FOLDER / identifier
+
+
+def drop_artifacts(folder: Path, identifiers: Sequence[str]) -> None:
+    """Remove the artifacts of points that left the front."""
+    for identifier in identifiers:
+        shutil.rmtree(artifact_path(folder, identifier), ignore_errors=True)

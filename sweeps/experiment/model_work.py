@@ -1,0 +1,134 @@
+"""The work of a sweep: a trial is a sequence of moves on a model, and models that may join the front are saved."""
+
+import errno
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+
+from analysis.front import non_dominated
+from kmr.artifact import folder as artifact
+from kmr.core import KMRError, NotApplicable, Step
+from sweeps.errors import SweepError
+from sweeps.experiment.evaluation import evaluate
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.fidelity import Fidelities, Halted, fidelities_of
+from sweeps.jobs import Ended, Job, Measured, Tell, describe
+from sweeps.search.study.point import NOTHING_RECALLED, Point, Recalled
+
+STAGING = ".staging"
+"""The folder, in the study's, of artifacts that have not been taken on the front yet."""
+
+
+class ModelWork:
+    """Does the trials of an experiment.
+
+    Args:
+        experiment: what is searched.
+        folder: the study's; artifacts of models that may join the front are written to its staging folder.
+        fidelities: stop a trial at a low fidelity where it does not look worth going on.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
+        self._experiment, self._folder, self._fidelities = experiment, folder, fidelities
+
+    def __call__(self, job: Job, tell: Tell) -> Ended:
+        experiment, folder, fidelities = self._experiment, self._folder, self._fidelities
+        started = time.perf_counter()
+        caches = [
+            each.prefixes
+            for each in (experiment, *(fidelities.experiments if fidelities is not None else ()))
+            if each.prefixes is not None
+        ]
+        before = [cache.counts for cache in caches]
+        front = list(job.front)
+        names = [meter.name for meter in experiment.objectives]
+
+        def on_point(point: Point, model: nn.Module) -> None:
+            values = tuple(point.values(names))
+            staged, problem = None, None
+            if bool(non_dominated(np.array([*front, values]), experiment.directions)[-1]):
+                front.append(values)
+                try:
+                    staged = save_artifact(experiment, folder / STAGING / f"{job.number}.{point.step}", point, model)
+                except KMRError as error:
+                    problem = str(error)
+            tell(Measured(job.number, point, staged, problem))
+
+        def ended(state: str, error: str | None = None, overhead: float = 0.0, notes: Sequence[str] = ()) -> Ended:
+            found = [cache.counts.since(then) for cache, then in zip(caches, before, strict=True)]
+            recalled = sum((Recalled(each.hits, each.misses, each.seconds_saved) for each in found), NOTHING_RECALLED)
+            return Ended(job.number, state, error, time.perf_counter() - started, overhead, tuple(notes), recalled)
+
+        try:
+            if fidelities is not None and not experiment.searches_policy:
+                fidelities.check(experiment, job.number, job.params)
+            evaluation = evaluate(experiment, job.params, on_point)
+            return ended("complete", None, evaluation.overhead, evaluation.notes)
+        except Halted as halt:
+            return ended("pruned", str(halt))
+        except NotApplicable as error:
+            return ended("infeasible", str(error))
+        except SweepError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the disk is to blame, not the trial
+            return ended("failed", describe(error))
+        except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
+            return ended("failed", describe(error))
+
+    @property
+    def recipe(self) -> Callable[[], "ModelWork"]:
+        experiment = self._experiment
+        weights = experiment.identity["weights_digest"]
+        return _Recipe(dict(experiment.plain), experiment.base, weights, self._folder)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Builds an experiment again in another process, and makes sure that it is the same."""
+
+    plain: Mapping[str, Any]
+    base: Step
+    weights: str
+    folder: Path
+
+    def __call__(self) -> ModelWork:
+        import torch
+        from omegaconf import OmegaConf
+
+        from sweeps.experiment.config import Config, threads_of
+        from sweeps.experiment.experiment import build_experiment
+
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), dict(self.plain))))
+        torch.set_num_threads(threads_of(config))
+        experiment = replace(build_experiment(config, self.plain), known_base=self.base)
+        if experiment.identity["weights_digest"] != self.weights:
+            raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
+        return ModelWork(experiment, self.folder, fidelities_of(experiment, self.folder))
+
+
+def save_artifact(experiment: Experiment, place: Path, point: Point, model: nn.Module) -> Path:
+    """Save a measured model as a loadable artifact; return its folder.
+
+    Raises:
+        KMRError: the model cannot be saved so that it comes back exactly.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    artifact.save(
+        place,
+        model,
+        base=experiment.model,
+        builder=experiment.builder,
+        sequence=point.moves,
+        readings=point.to_readings(),
+        extra={"study": experiment.config.name, "point": place.name, **experiment.usage},
+    )
+    return place

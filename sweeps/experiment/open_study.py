@@ -1,0 +1,124 @@
+"""The study: Optuna's storage as the one truth of a sweep, opened again only for the same experiment."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from kmr.core import Seconds, Step
+from sweeps.errors import SweepError
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.instantiate import part
+from sweeps.search.proposals.choose_sampler import seed_after
+from sweeps.search.study.point import Point
+from sweeps.search.study.storage import open_storage
+from sweeps.space import grid
+
+IDENTITY = "kmr:identity"
+"""The study's attribute of what it searches."""
+BASE = "kmr:base"
+"""The study's attribute of what its base model measured."""
+
+
+def run_folder(output_dir: str, name: str) -> Path:
+    """Return the study's folder, made if need be.
+
+    Raises:
+        SweepError: the name is not one of a folder, a file is in the way, or the folder cannot be written.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise SweepError(f"name must be that of a folder under output_dir, not {name!r}")
+    folder = Path(output_dir).expanduser().absolute() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SweepError(
+            f"{folder} cannot be a folder, a file is in the way: choose another output_dir or name"
+        ) from error
+    except OSError as error:
+        raise SweepError(f"cannot write to {folder}: {error.strerror}; choose another output_dir") from error
+    return folder
+
+
+def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
+    """Create the study, or open it again if it is the same experiment.
+
+    Raises:
+        SweepError: the storage cannot be reached, or holds a study of this name made from another config.
+    """
+    config = experiment.config
+    storage = open_storage(config.storage, folder)
+    try:
+        study = optuna.create_study(
+            study_name=config.name, storage=storage, directions=experiment.directions, load_if_exists=True
+        )
+    except ValueError as error:
+        raise SweepError(f"study {config.name} has other objectives: choose another name=… ({error})") from error
+    known = study.user_attrs.get(IDENTITY)
+    if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
+        study.set_user_attr(IDENTITY, dict(experiment.identity))
+    elif changes := list(differences(known, experiment.identity)):
+        if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
+            raise SweepError(
+                f"study {config.name} was made from a base model with other weights: model._target_ gives others each "
+                "time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
+            )
+        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        alone = all(change.startswith("space") for change in changes)
+        reuse = f" reuse={config.name} (it takes over the trials that fit)" if alone else ""
+        raise SweepError(
+            f"study {config.name} was made with another config: {shown}. "
+            f"Start a new study with name=…{reuse}, or go back"
+        )
+    study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
+    """Measure the base model and keep its readings with the study, or take those of an earlier start."""
+    known = study.user_attrs.get(BASE)
+    if known is None:
+        study.set_user_attr(BASE, asdict(Point.of(0, experiment.base)))
+        return experiment
+    point = Point(**known)
+    readings = point.to_readings()
+    split = [
+        {meter.name: readings[meter.name] for meter in meters}
+        for meters in (experiment.instantiation.costs, experiment.instantiation.qualities)
+    ]
+    step = Step(None, point.moves, split[0], split[1], Seconds(**point.seconds))
+    return replace(experiment, known_base=step)
+
+
+def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:
+    """Make the configured sampler; its seed depends on the trials so far, so that resuming does not repeat draws."""
+    seed = seed_after(experiment.config.seed, trials_so_far)
+    trusted = experiment.config.trusted_modules
+    config = experiment.plain["sampler"]
+    live = {"seed": seed, "search_space": grid(experiment.space), "space": experiment.space}
+    live["trials"] = experiment.config.trials
+    if trials_so_far and str(config.get("_target_", "")).endswith(("QMCSampler", "GridSampler")):
+        live["seed"] = experiment.config.seed  # these continue one fixed sequence
+    sampler = part("sampler", config, trusted, **live)
+    if not isinstance(sampler, optuna.samplers.BaseSampler):
+        raise SweepError(f"sampler made a {type(sampler).__name__}, which is not an Optuna sampler")
+    return sampler
+
+
+def differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield, for every entry of two nested configs that is not the same, which it is and both values."""
+    if isinstance(known, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*known, *now)):
+            yield from differences(known.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif known != now:
+        yield f"{path or 'config'} was {_short(known)}, is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,95 @@
+"""A changed space: a new study that takes over the finished trials of an older one, written in the new knobs."""
+
+from pathlib import Path
+
+import optuna
+
+from sweeps.errors import SweepError, unknown
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.experiment_proposer import problem_of
+from sweeps.experiment.open_study import BASE, IDENTITY, differences
+from sweeps.search.study.attributes import OUTCOME, OWNER
+from sweeps.search.study.record import records
+from sweeps.search.study.storage import JOURNAL, journal_to_read, open_storage
+from sweeps.space import distributions, to_params, to_sequence
+from sweeps.telling import constraints
+
+_TAKEN_OVER = "kmr:taken_over"
+"""The study's attribute that says from which study all that fits has been taken over."""
+_WAS = "was"
+"""The entry beside a trial's new number that says which it had."""
+
+
+def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tuple[int, int] | None:
+    """Add the finished trials of the study that `reuse` names to a study that has none of its own.
+
+    A knob the old space did not have stands at its neutral value, and one the new space lacks has to. Points and
+    readings stay as they are; what no vector of the new space stands for stays in the old study alone, and what was
+    served from it stands on its own. Where an earlier start was stopped in the midst of this, it goes on.
+
+    Returns:
+        How many were taken over, of how many; None where there is nothing to do.
+
+    Raises:
+        SweepError: there is no such study, or more than its space differs.
+    """
+    asked = experiment.config.reuse
+    owners = [trial.user_attrs.get(OWNER, {}) for trial in study.get_trials(deepcopy=False)]
+    if asked is None or _TAKEN_OVER in study.user_attrs or not all(_WAS in owner for owner in owners):
+        return None
+    place, name = _named(asked, folder, by_path=experiment.config.storage is None)
+    if experiment.searches_policy:
+        raise SweepError("reuse takes over knob vectors, not the parameters of a policy")
+    old = _open(asked, name, place, experiment.config.storage)
+    known, now = (
+        {k: v for k, v in dict(i).items() if k != "space"} for i in (old.user_attrs[IDENTITY], experiment.identity)
+    )
+    if changes := list(differences(known, now)):
+        raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")
+    study.set_user_attr(BASE, old.user_attrs[BASE])
+    problem = problem_of(experiment)
+    numbers = {owner[_WAS]: owner["number"] for owner in owners}
+    trials = old.get_trials(deepcopy=False)
+    finished = [record for record in records(old) if record.state == "complete"]
+    for record in finished:
+        sequence = to_sequence(experiment.instantiation, record.params)
+        params = to_params(experiment.instantiation, experiment.space, sequence)
+        if record.number in numbers or params is None or record.final is None:
+            continue
+        number, trial = len(numbers), trials[record.optuna_number]
+        outcome = {**trial.user_attrs[OUTCOME], "served_from": numbers.get(record.served_from)}
+        owner = {"number": number, "study": name, _WAS: record.number}
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=trial.values,
+                params=params,
+                distributions=distributions(experiment.space),
+                user_attrs={**trial.user_attrs, OUTCOME: outcome, OWNER: owner},
+                constraints=constraints(problem, record.final) or None,
+            )
+        )
+        numbers[record.number] = number
+    study.set_user_attr(_TAKEN_OVER, name)
+    return len(numbers), len(finished)
+
+
+def _named(asked: str, folder: Path, *, by_path: bool) -> tuple[Path, str]:
+    """Return the folder and the name of a study that is given by its name, or by its folder as runs/<study>."""
+    beside = folder.parent / asked
+    given = Path(asked).expanduser().absolute()
+    place = given if by_path and not beside.is_dir() and given.is_dir() else beside
+    return place, Path(asked).name
+
+
+def _open(asked: str, name: str, place: Path, storage: str | None) -> optuna.Study:
+    if storage is None and not (place.is_dir() and any(path.name != ".lock" for path in place.iterdir())):
+        known = sorted(path.parent.name for path in place.parent.glob(f"*/{JOURNAL}")) if place.parent.is_dir() else []
+        raise SweepError(f"reuse={asked}: there is no study in {place}{unknown(name, known) if known else ''}")
+    try:
+        kept = journal_to_read(place) if storage is None else open_storage(storage, place)
+        old = optuna.load_study(study_name=name, storage=kept)
+    except KeyError as error:
+        raise SweepError(f"reuse={asked}: the storage holds no study of that name") from error
+    if IDENTITY not in old.user_attrs or BASE not in old.user_attrs:
+        raise SweepError(f"reuse={asked}: nothing has been measured in that study")
+    return old

@@ -1,0 +1,201 @@
+"""The search in parts, for those who train elsewhere: `ask` for a vector, train it, `tell` its readings.
+
+Many may be under way at once.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from kmr.core import Direction, Value
+from sweeps.errors import SweepError
+from sweeps.jobs import Ended, Measured
+from sweeps.search.evaluator import FunctionWork, Unusable
+from sweeps.search.execution.interrupts import undisturbed
+from sweeps.search.execution.ledger import Ledger, Task
+from sweeps.search.execution.stopping import Stop
+from sweeps.search.problem import Canonical, Params, Problem, StaticCosts, as_given
+from sweeps.search.proposals.acquisition import Screening
+from sweeps.search.proposals.choose_sampler import anchors, is_fixed, pick_sampler, screening_pays, seed_after
+from sweeps.search.proposals.proposer import Proposer
+from sweeps.search.result import Searched, SearchResult, of_record, result_of
+from sweeps.search.study import lease as leases
+from sweeps.search.study.point import Point
+from sweeps.search.study.storage import open_storage
+from sweeps.search.tables import Readings
+from sweeps.search.watcher import Watcher
+from sweeps.space import Space, is_searched
+
+_PROBLEM = "kmr:problem"
+_FORMAT = 2
+"""Of what a study keeps of its trials."""
+
+
+class Search:
+    """A search by ask and tell, in a study that may outlive the process; several processes may share one.
+
+    Args:
+        as those of `search`, without `evaluate` and how it is run. A study found in the storage is continued: trials
+            that a dead process left are tried again first, each so often as `sweeps.search.study.lease` says; those of
+            a live one are left alone.
+
+    Raises:
+        SweepError: the problem makes no sense, or the study in the storage is of another.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Mapping[str, Direction],
+        constraints: Mapping[str, float] | None = None,
+        budget: int = 100,
+        *,
+        static_costs: StaticCosts | None = None,
+        canonical: Canonical = as_given,
+        sampler: optuna.samplers.BaseSampler | None = None,
+        screening: Screening | bool | None = True,
+        start: Sequence[Params] | None = None,
+        seed: int = 0,
+        storage: str | BaseStorage | None = None,
+        name: str = "search",
+        stop: Stop | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.problem = Problem(dict(space), dict(objectives), dict(constraints or {}), canonical, static_costs)
+        self.budget = budget
+        _check(self.problem, budget)
+        if stop is not None and not isinstance(stop, Stop):
+            raise SweepError(f"stop must be a sweeps.Stop, not {stop!r}")
+        if isinstance(storage, str):
+            storage = open_storage(storage, Path())
+        try:
+            self.study = optuna.create_study(
+                study_name=name, storage=storage, directions=list(objectives.values()), load_if_exists=True
+            )
+        except ValueError as error:
+            raise SweepError(f"study {name} has other objectives: choose another name ({error})") from error
+        _identify(self.study, self.problem, identity or {})
+        found = self.study.get_trials(deepcopy=False)
+        seed = seed_after(seed, len(found))
+        self.study.sampler = pick_sampler(self.problem.space, budget, seed).sampler if sampler is None else sampler
+        if screening is True:
+            screening = Screening() if sampler is None and screening_pays(self.problem) else None
+        fixed = is_fixed(self.study.sampler)
+        proposer = Proposer(self.study, self.problem, seed, screening or None, wrap=not fixed)
+        first = _checked(start, self.problem.space)
+        if found:
+            leases.reclaim(self.study, alone=False)
+        elif first is not None or not fixed:
+            for vector in anchors(self.problem.space, budget // 8) if first is None else first:
+                self.study.enqueue_trial(vector, skip_if_exists=True)
+        self.watcher = Watcher(self.problem, stop or Stop())
+        """Is told of every trial."""
+        self.ledger = Ledger(self.study, self.problem, proposer, self.watcher, shared=storage is not None)
+        """Every trial of the study, and what is under way."""
+        self._work = FunctionWork(dict, self.problem.objectives, tuple(self.problem.limits))
+
+    def ask(self) -> Task | None:
+        """Return what to train next, or None where nothing is left that is new and feasible.
+
+        Of models already trained, whose vectors can only come from `start`, the study is told at once; one that is
+        being trained is waited for. A trial is under way until it is told of, or this search is let go of.
+        """
+        task = None
+        try:
+            with undisturbed():
+                while task is None:
+                    self.ledger.reclaim()
+                    self.ledger.take_in_others()
+                    task = self.ledger.released() or self.ledger.ask()
+                    if self.ledger.exhausted and not self.ledger.reclaim(every=0.0):
+                        break
+        except BaseException:
+            if task is not None:
+                self.put_back(task)
+            raise
+        return task
+
+    def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> Searched:
+        """Close a trial with its readings; the static ones need not be given again.
+
+        A trial without a finite reading of every objective and limited meter fails: the sampler is told of no number
+        that is not one.
+
+        Args:
+            task: from `ask`.
+            readings: by meter; a `kmr.core.Reading` has a standard error.
+            seconds: that it took; since it was asked for, if not given.
+        """
+        seconds = task.seconds if seconds is None else seconds
+        try:
+            point = self._work.point(readings, task.static, seconds)
+        except Unusable as error:
+            return self.fail(task, str(error), seconds)
+        return self._end(Ended(task.number, "complete", seconds=seconds), point)
+
+    def fail(self, task: Task, error: str, seconds: float | None = None) -> Searched:
+        """Close a trial that gave no result; its vector is not proposed again."""
+        return self._end(Ended(task.number, "failed", error, task.seconds if seconds is None else seconds))
+
+    def put_back(self, task: Task) -> None:
+        """Close a trial that was interrupted, unless it was told; its vector waits for the search to go on."""
+        with undisturbed():
+            self.ledger.put_back(task, "interrupted")
+
+    @property
+    def result(self) -> SearchResult:
+        """What has been found so far."""
+        return result_of(self.study, self.problem)
+
+    def _end(self, ended: Ended, point: Point | None = None) -> Searched:
+        with undisturbed():
+            if point is not None:
+                self.ledger.measured(Measured(ended.number, point))
+            record = self.ledger.end(ended)
+        return of_record(record, self.problem)
+
+
+def _check(problem: Problem, budget: int) -> None:
+    if budget < 1:
+        raise SweepError(f"budget must be at least 1 training, not {budget}")
+    if not problem.space or not problem.objectives:
+        raise SweepError("a search needs at least one knob and one objective")
+    for name, direction in problem.objectives.items():
+        if direction not in ("minimize", "maximize"):
+            raise SweepError(f"objective {name} must be 'minimize' or 'maximize', not {direction!r}")
+    for name, limit in problem.limits.items():
+        if not math.isfinite(limit):
+            raise SweepError(f"the limit of {name} must be a finite number, not {limit}")
+
+
+def _checked(start: Sequence[Params] | None, space: Space) -> list[dict[str, Value]] | None:
+    for vector in start or ():
+        if unknown := [name for name in vector if name not in space]:
+            raise SweepError(f"start names {', '.join(unknown)}, which is not searched: there are {', '.join(space)}")
+        for name, value in vector.items():
+            if not is_searched(space[name], value):
+                raise SweepError(f"start: {name} cannot be {value!r}: choose {space[name]}")
+    return None if start is None else [dict(vector) for vector in start]
+
+
+def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]) -> None:
+    """Keep with the study what must not change, and refuse to continue another."""
+    mine = {
+        **identity,
+        "format": _FORMAT,
+        "space": {name: repr(domain) for name, domain in problem.space.items()},
+        "objectives": dict(problem.objectives),
+        "limits": dict(problem.limits),
+    }
+    mine = json.loads(json.dumps(mine))
+    known = study.user_attrs.get(_PROBLEM)
+    if known is None:
+        study.set_user_attr(_PROBLEM, mine)
+    elif known != mine:
+        changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
+        raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")

@@ -1,0 +1,1 @@
+"""Execution: who evaluates trials, and how a search ends."""

@@ -1,0 +1,317 @@
+"""The ledger of a study: what was asked for, what is under way, what was found out; every trial goes through it.
+
+It hands out no model twice: a vector of a model that is known is served from that, and one of a model that is being
+trained waits for it.
+"""
+
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from kmr.core import Value
+from sweeps.errors import SweepError
+from sweeps.jobs import Ended, Job, Measured
+from sweeps.search.execution.observer import Observer
+from sweeps.search.problem import Problem
+from sweeps.search.proposals.proposer import PROPOSAL, Proposer, tell
+from sweeps.search.study.attributes import OWNER
+from sweeps.search.study.lease import GRACE, LEASE, claim, put_back, reclaim
+from sweeps.search.study.peers import Others
+from sweeps.search.study.point import Point
+from sweeps.search.study.record import Record, record_of, records
+from sweeps.telling import abandon, finish
+
+MOST_SERVED = 100
+"""Proposals in a row that may lead to models that are known before nothing is thought to be left."""
+RECLAIM_EVERY = 60.0
+"""Seconds after which a driver that is at work looks again for trials of others that have died."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A trial that was handed out, and what it has measured so far.
+
+    Args:
+        number: its place among the trials that were asked for.
+        trial: Optuna's.
+        static: the costs of its vector that are known beforehand.
+        key: what makes its vector that of another.
+        started: when, by `time.perf_counter`.
+    """
+
+    number: int
+    trial: optuna.Trial
+    static: Mapping[str, float]
+    key: Hashable
+    started: float
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """The vector to train."""
+        return self.trial.params
+
+    @property
+    def seconds(self) -> float:
+        """Since it was asked for."""
+        return time.perf_counter() - self.started
+
+
+class Ledger:
+    """Follows one study for one process; others may be at it too.
+
+    Args:
+        study: Optuna's; all that has finished in it is taken in.
+        problem: what is searched.
+        proposer: of the trials.
+        observer: told of everything.
+        shared: whether other processes may be at the study now.
+        counts_served: whether trials that needed no training count as finished.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        problem: Problem,
+        proposer: Proposer,
+        observer: Observer,
+        *,
+        shared: bool = False,
+        counts_served: bool = False,
+    ) -> None:
+        self.study, self.problem, self._proposer, self._observer = study, problem, proposer, observer
+        self.shared, self._counts_served = shared, counts_served
+        self.records: list[Record] = []
+        """Finished trials, in the order they were learned of."""
+        self.counts: dict[str, int] = {}
+        """How many there are of each state, and how many were `served`."""
+        self.exhausted = False
+        """Whether the last `ask` found nothing that is left to try."""
+        self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
+        self._told: set[int] = set()
+        self._others = Others(study, problem)
+        self._reclaimed = time.monotonic()
+        self._under_way: dict[int, Task] = {}
+        self._served_in_a_row = 0
+        self._held: list[int] = []
+        """Those under way that wait for another one of the same model to end."""
+        for record in records(study):
+            self._remember(record)
+
+    @property
+    def finished(self) -> int:
+        """Trials that count towards the total: all that ended by themselves."""
+        free = self.counts.get("interrupted", 0)
+        return len(self.records) - free - (0 if self._counts_served else self.counts.get("served", 0))
+
+    @property
+    def under_way(self) -> int:
+        """Trials of this process that have not ended."""
+        return len(self._under_way)
+
+    def ask(self) -> Task | None:
+        """Return the next trial to train.
+
+        None where the one that was asked for needs no training now: it was served, or waits for another of the same
+        model; or where nothing is left, and `exhausted` is set.
+        """
+        self.exhausted = False
+        started = datetime.now()
+        try:
+            task = self._draw()
+        except BaseException:
+            self._put_back_drawn_since(started)
+            raise
+        if task is None or self._is_one_too_many(task):
+            return None
+        number, key = task.number, task.key
+        twin = any(other.key == key for other in self._under_way.values())
+        self._under_way[number] = task
+        if twin:
+            self._held.append(number)
+            return None
+        return self._unless_known(task)
+
+    def first(self, key: Hashable) -> int | None:
+        """Return the number of the first trial that came to a model, or None."""
+        known = self._known.get(key)
+        return None if known is None else known[0]
+
+    def released(self) -> Task | None:
+        """Return a trial to train that has waited for another of the same model which ended without a result."""
+        at_work = {task.key for number, task in self._under_way.items() if number not in self._held}
+        for number in tuple(self._held):
+            task = self._under_way[number]
+            if task.key not in at_work:
+                self._held.remove(number)
+                if self._unless_known(task) is not None:
+                    return task
+        return None
+
+    def job(self, task: Task) -> Job:
+        """Return what whoever does a trial must know."""
+        return Job(task.number, dict(task.params), self._observer.front_values, task.static)
+
+    def measured(self, told: Measured) -> None:
+        """Take a model that a trial measured. Raises SweepError where it is not under way."""
+        self._task(told.number).points.append(self._observer.kept(told.point))
+        self._observer.measured(told)
+
+    def end(self, ended: Ended) -> Record:
+        """Close a trial, or put it back where it was lost.
+
+        Raises:
+            UpdateFinishedTrialError: another driver has finished it; it is no longer under way here.
+            SweepError: it is not under way.
+        """
+        task = self._task(ended.number)
+        if ended.state == "complete" and not task.points and self._observer.base is None:
+            ended = replace(ended, state="failed", error="it ended without telling of a model")
+        try:
+            match ended.state:
+                case "complete":
+                    finish(self.study, task.trial, self.problem, task.points, self._final(task.points), ended)
+                case "lost":
+                    put_back(self.study, task.trial, ended.error or "", task.points, ended.seconds)
+                case _:
+                    known = self.problem.violations(self._proposer.costs(task.params))
+                    abandon(self.study, task.trial, task.points, ended, known)
+        except UpdateFinishedTrialError:
+            del self._under_way[ended.number]
+            self._observer.overtaken()
+            raise
+        return self._close(task)
+
+    def put_back(self, task: Task, why: str) -> None:
+        """Close a trial that was stopped, so that its vector waits for the search to go on."""
+        if self._under_way.pop(task.number, None) is None:
+            return
+        if task.number in self._held:
+            self._held.remove(task.number)
+        try:
+            put_back(self.study, task.trial, why, task.points, task.seconds, count=False)
+        except UpdateFinishedTrialError:
+            self._observer.overtaken()
+            return
+        self._remember(self._record(task))
+
+    def put_all_back(self, why: str) -> None:
+        """Close everything under way, then raise what went wrong with the first."""
+        problems = []
+        for number in sorted(self._under_way):
+            try:
+                self.put_back(self._under_way[number], why)
+            except Exception as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+
+    def take_in_others(self) -> int:
+        """Learn what other drivers of the same study have finished since; return how many trials they are at."""
+        if not self.shared:
+            return 0
+        mine = {task.trial.number for task in self._under_way.values()}
+        for trial in self._others.look(mine):
+            if trial.number not in self._told:
+                self._remember(record_of(trial))
+        return len(self._others.at_work)
+
+    def reclaim(self, every: float = RECLAIM_EVERY) -> int:
+        """Queue the trials of other processes that have died again, at most so often (s); return how many.
+
+        While there is other work to do, a trial that nobody owns yet is given the time that reading costs can take.
+        """
+        if not self.shared or time.monotonic() < self._reclaimed + every:
+            return 0
+        self._reclaimed = time.monotonic()
+        return reclaim(self.study, alone=False, grace=LEASE if every else GRACE)
+
+    def _draw(self) -> Task | None:
+        """Return the next trial, claimed; None where nothing is left, or another driver was faster."""
+        started = time.perf_counter()
+        proposal = None if self._served_in_a_row >= MOST_SERVED else self._proposer.ask()
+        if proposal is None:
+            self.exhausted, self._served_in_a_row = True, 0
+            return None
+        trial = proposal.trial
+        key = self.problem.canonical(trial.params)
+        try:
+            number = claim(self.study, trial, renewed=self.shared)
+        except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
+            return None
+        return Task(number, trial, proposal.static, key, started)
+
+    def _is_one_too_many(self, task: Task) -> bool:
+        """Drop a trial that another driver is at as well; tell whether it is one."""
+        if not self.shared:
+            return False
+        self.take_in_others()
+        why = self._others.why_too_many(task.trial.number, task.key)
+        if why is None:
+            return False
+        task.trial.set_user_attr(PROPOSAL, {**task.trial.user_attrs.get(PROPOSAL, {}), "screened": why})
+        with suppress(UpdateFinishedTrialError):
+            tell(self.study, task.trial, state=TrialState.FAIL)
+        return True
+
+    def _put_back_drawn_since(self, started: datetime) -> None:
+        """Close a trial whose draw broke off: nobody has claimed it yet."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if OWNER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start >= started:
+                with suppress(UpdateFinishedTrialError):
+                    put_back(self.study, trial, "interrupted while it was drawn", count=False)
+
+    def _task(self, number: int) -> Task:
+        if number not in self._under_way:
+            raise SweepError(f"trial {number} is not under way: it has been told, or put back")
+        return self._under_way[number]
+
+    def _unless_known(self, task: Task) -> Task | None:
+        """Return the trial, or serve it from a known one."""
+        known = self._known.get(task.key)
+        if known is None:
+            self._served_in_a_row = 0
+            return task
+        self._served_in_a_row += not self._counts_served
+        served_from, points = known
+        ended = Ended(task.number, "complete")
+        try:
+            finish(self.study, task.trial, self.problem, points, self._final(points), ended, served_from)
+        except UpdateFinishedTrialError:  # by another driver
+            del self._under_way[task.number]
+        else:
+            self._close(task)
+        return None
+
+    def _final(self, points: Sequence[Point]) -> Point:
+        """Return the model that a complete trial came to."""
+        final = points[-1] if points else self._observer.base
+        assert final is not None, "only where there is a base model can a trial measure nothing"
+        return final
+
+    def _close(self, task: Task) -> Record:
+        record = self._record(task)
+        self._remember(record)
+        del self._under_way[task.number]
+        if record.state != "interrupted":
+            self._observer.closed(record)
+        return record
+
+    def _record(self, task: Task) -> Record:
+        return record_of(self.study.get_trials(deepcopy=False)[task.trial.number])
+
+    def _remember(self, record: Record) -> None:
+        self.records.append(record)
+        self._told.add(record.optuna_number)
+        for kind in ("served" if record.served_from is not None else "", record.state):
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+        if record.served_from is None:
+            for key, points in self._observer.known(record):
+                self._known.setdefault(key, (record.number, points))
+        self._observer.took(record)

@@ -1,0 +1,130 @@
+"""The search as a library (`from sweeps import search`): any function or table of readings, any space, no model needed.
+
+The Hydra entry runs the same driver (`sweeps.search.execution.driver`) on the same ledger
+(`sweeps.search.execution.ledger`) with a model's trials.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from kmr.core import Direction
+from sweeps.errors import SweepError
+from sweeps.jobs import Work
+from sweeps.search.ask_tell import Search
+from sweeps.search.evaluator import Evaluate, FunctionWork, halving_of
+from sweeps.search.execution.driver import drive
+from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
+from sweeps.search.execution.halving import Settings
+from sweeps.search.execution.interrupts import ctrl_c
+from sweeps.search.problem import StaticCosts
+from sweeps.search.result import Searched, SearchResult, result_of
+from sweeps.search.study.record import study_id
+from sweeps.search.tables import Table, as_function, columns
+from sweeps.space import Space
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    space: Space,
+    evaluate: Evaluate | Table,
+    objectives: Mapping[str, Direction],
+    constraints: Mapping[str, float] | None = None,
+    budget: int = 100,
+    *,
+    static_costs: StaticCosts | Sequence[str] | None = None,
+    fidelities: Settings | Sequence[float] | None = None,
+    workers: int = 1,
+    executor: Callable[[Work], Executor] | None = None,
+    folder: str | Path | None = None,
+    on_trial: Callable[[Searched], None] | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """Search a space until `budget` vectors have been evaluated in all.
+
+        >>> from kmr.core import Choice, IntRange
+        >>> from sweeps import search
+        >>> found = search(
+        ...     {"width": IntRange(1, 64, neutral=64), "bits": Choice((32, 8, 4), neutral=32)},
+        ...     evaluate=lambda knobs: {"accuracy": 1 - 1 / (knobs["width"] * knobs["bits"])},
+        ...     objectives={"bytes": "minimize", "accuracy": "maximize"},
+        ...     constraints={"bytes": 100},
+        ...     budget=20,
+        ...     static_costs=lambda knobs: {"bytes": knobs["width"] * knobs["bits"] / 8},
+        ... )
+        >>> found.accounting.trained, all(trial.readings["bytes"] <= 100 for trial in found.front)
+        (20, True)
+
+    Args:
+        space: the domain of each knob.
+        evaluate: takes a vector and returns readings by name, or a table that has them: a data frame with a column for
+            each knob and meter, or a mapping from the tuples of values, in the order of the space, to readings. A
+            `kmr.core.Reading` has a standard error. An exception fails the trial; five that are alike in a row end the
+            search.
+        objectives: `minimize` or `maximize` for each meter.
+        constraints: the largest value of a meter to minimise, or that is no objective; the smallest of one to maximise.
+        budget: trainings in all, failed ones and those stopped at a low fidelity included; a study taken up again
+            continues to this total.
+        static_costs: reads what is exact before anything is trained, so that infeasible vectors cost no training; for a
+            table, the names of its columns. It is called for hundreds of candidates a proposal: let it take well under
+            a millisecond, or pass `screening=None`.
+        fidelities: rising shares of a full evaluation, the last one 1, or all settings of the halving. `evaluate` is
+            then called with the vector and a share, for one share after the other, until the trial is not worth going
+            on (`sweeps.search.execution.halving`).
+        workers: local processes that evaluate; more than one need an `evaluate` that can be pickled, and a script that
+            searches only under `if __name__ == "__main__"`.
+        executor: makes of the work what does it, in place of `workers`; see
+        `sweeps.search.execution.executors.Executor`.
+        folder: keeps what was decided at low fidelities, for later runs and other processes; of any number of studies.
+        on_trial: told of every trial as it ends.
+        settings: `canonical`, equal for vectors of the same model, which is trained once; `sampler`, an Optuna sampler
+            in place of `sweeps.search.proposals.choose_sampler.pick_sampler`'s; `screening`, a `Screening`, None for
+            none, or True to decide by the problem; `start`, the vectors tried first in place of
+            `sweeps.search.proposals.choose_sampler.anchors`; `seed`; `storage`, Optuna's or its URL, and `name`, which
+            keep the study; `stop`, a `sweeps.search.execution.stopping.Stop`: seconds, seconds of training, or a front
+            that has stopped growing; `identity`, by name and as JSON has it, what else must be the same for a study to
+            be continued, such as a digest of the weights and the recipe of the training.
+
+    Returns:
+        What was found; its `ended` says why it ended before the budget, where it did.
+
+    Raises:
+        SweepError: the problem makes no sense, the study in the storage is of another, or evaluations keep failing
+            alike.
+        KeyboardInterrupt: Ctrl-C; the trials under way wait for the study to go on. A second one acts at once.
+    """
+    if isinstance(static_costs, Sequence):
+        static_costs = columns(evaluate, space, static_costs)
+    function = evaluate if callable(evaluate) else as_function(evaluate, space)
+    halving = halving_of(fidelities)
+    if not 1 <= workers <= 1024:
+        raise SweepError(f"workers must be between 1 and 1024, not {workers}")
+    if unknown := [name for name in settings if name not in signature(Search).parameters]:
+        raise TypeError(f"search() takes no {', '.join(unknown)}: see its Args")
+    read = getattr(function, "objectives", None)
+    if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(constraints or {})) if n not in read]):
+        raise SweepError(f"there is no meter {', '.join(unread)}: {', '.join(read)} are read")
+    run = Search(space, objectives, constraints, budget, static_costs=static_costs, **settings)
+    run.watcher.on_trial = on_trial
+    if executor is None:
+        executor = InProcess if workers == 1 else partial(LocalProcesses, count=workers)
+    with tempfile.TemporaryDirectory() as aside, ctrl_c() as interrupts:
+        shared = Path(aside if folder is None else folder) / study_id(run.study) if halving is not None else None
+        if shared is not None:
+            shared.mkdir(parents=True, exist_ok=True)
+        work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), halving, shared)
+        ended = drive(
+            run.ledger, budget, executor(work), run.watcher.stopping, interrupts, logger.warning,
+            lambda: "no vector is left that is new and breaks no known limit",
+        )  # fmt: skip
+    if interrupts.pending:
+        logger.warning("Ctrl-C came when the search was done")
+    return result_of(run.study, run.problem, ended)
+
+
+__all__ = ["search"]

@@ -1,0 +1,1 @@
+"""Proposals: which vector is evaluated next."""

@@ -1,0 +1,218 @@
+"""Screening: which of many candidates is expected to add most to the front.
+
+Candidates come from the sampler, from one- and two-knob mutations of the front and from chance; the best few are
+improved by hill climbing. Costs known beforehand are exact, what is not known is a surrogate's guess (Gaussian
+processes on knobs and costs), and the expected gain of hypervolume decides.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from analysis.front import non_dominated
+from kmr.core import Value
+from sweeps.search.problem import Problem
+from sweeps.search.proposals.improvement import expected_gain
+from sweeps.search.proposals.mutation import mutations, random_vector
+from sweeps.search.proposals.prefilter import Shortlist
+from sweeps.search.proposals.surrogate import Encoder, Surrogate
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Vector: TypeAlias = dict[str, Any]
+Readings: TypeAlias = Mapping[str, float]
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_MARGIN = 0.1
+"""By how much the reference lies beyond the worst that counts, as a share of its distance to the best."""
+_MOST = 300
+"""Trials the surrogate learns from: the newest half of these and an even pick of the older ones."""
+
+
+@dataclass(frozen=True)
+class Screening:
+    """How much thought goes into a proposal.
+
+    Args:
+        mutants: candidates one knob away from the front, at most.
+        pairs: candidates two knobs away from the front.
+        randoms: candidates drawn uniformly.
+        climbs: times that the best four candidates are joined by their own mutations.
+        startup: finished trials before the surrogate has a say.
+        explore: after so many trials in a row without a place on the front, and again after as many more, a proposal is
+            the inner sampler's own: what the surrogate expects does not come true then; 0 never.
+        shortlist: where static costs take long to read, how many candidates have them read: those that look best with
+            costs that are guessed by those read so far; None reads them all.
+    """
+
+    mutants: int = 300
+    pairs: int = 150
+    randoms: int = 150
+    climbs: int = 2
+    startup: int = 10
+    explore: int = 2
+    shortlist: int | None = None
+
+
+class Screen:
+    """Ranks candidates of one study; keeps the surrogates between proposals, so that each starts from the last.
+
+    Args:
+        problem: what is searched.
+        settings: how much thought.
+        rng: for the pool.
+    """
+
+    def __init__(self, problem: Problem, settings: Screening, rng: np.random.Generator) -> None:
+        self._space, self._settings, self._rng = problem.space, settings, rng
+        self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
+        self._array_of_signs = np.array(list(self._signs.values()), dtype=np.float64)
+        self._encoder = Encoder(problem.space)
+        self._surrogates: dict[tuple[str, tuple[str, ...]], Surrogate] = {}
+        self._shortlist: Shortlist | None = None
+        if settings.shortlist is not None:
+            self._shortlist = Shortlist(problem, self._encoder, settings.shortlist)
+
+    def read(self, vector: Mapping[str, Value], costs: Readings) -> None:
+        """Take in the static costs of a vector, whatever became of it."""
+        if self._shortlist is not None:
+            self._shortlist.guess.read(vector, costs)
+
+    def choose(
+        self,
+        drawn: Vector,
+        done: Sequence[tuple[Vector, Array, Readings]],
+        running: Sequence[tuple[Vector, Readings]],
+        fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
+    ) -> Vector | None:
+        """Return the most promising vector, or None where no candidate fits.
+
+        Args:
+            drawn: by the inner sampler.
+            done: vector, (d,) values in the study's order and static costs of the feasible finished trials; at least 2.
+            running: vector and static costs of the trials under way, taken to end as they are expected to.
+            fitting: keeps those that are new and break no known limit, each once, with their static costs.
+        """
+        learned = done
+        if len(done) > _MOST:
+            older, newer = done[: -_MOST // 2], done[-_MOST // 2 :]
+            learned = [older[i] for i in np.linspace(0, len(older) - 1, _MOST // 2).astype(int).tolist()] + list(newer)
+        signs = self._array_of_signs
+        observed = np.array([values for _, values, _ in done]) * signs
+        on_front = non_dominated(observed, ["minimize"] * len(signs))
+        front = observed[on_front]
+        members = [vector for (vector, _, _), is_on in zip(done, on_front, strict=True) if is_on]
+        pool = self._pool(drawn, members)
+        if self._shortlist is None:
+            candidates = fitting(pool)
+        else:
+            candidates = self._listed(self._shortlist, pool, learned, observed, front, fitting)
+        names = set.intersection(*(set(readings) for _, _, readings in learned))
+        candidates = [candidate for candidate in candidates if names <= candidate[1].keys()]
+        running = [each for each in running if names <= each[1].keys()]
+        if not candidates:
+            return None
+        guess = self._guesser(learned)
+        exact = np.array([name in candidates[0][1] for name in self._signs])
+        # Where no objective is known beforehand, any of them may be the one to give way at the far end of the front.
+        far = front.max(axis=0) if exact.any() else np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
+        worst = np.where(exact, observed.max(axis=0), far)
+        reference = worst + _MARGIN * np.maximum(worst - front.min(axis=0), 1e-12)
+        if running:
+            expected = guess(running)[len(_NODES) // 2]
+            front = np.vstack([front, expected])
+            front = front[non_dominated(front, ["minimize"] * len(signs))]
+
+        def ranked(vectors: list[tuple[Vector, Readings]]) -> list[tuple[float, float, Vector, Readings]]:
+            points = guess(vectors)
+            gains = expected_gain(points, _WEIGHTS, front, reference)
+            ties = points[len(_NODES) // 2].sum(axis=1)
+            return [(-g, t, *v) for g, t, v in zip(gains.tolist(), ties.tolist(), vectors, strict=True)]
+
+        best = sorted(ranked(candidates), key=_score)[:4]
+        for _ in range(self._settings.climbs if self._shortlist is None else 0):
+            near = fitting([m for _, _, vector, _ in best for m in mutations(self._space, vector, self._rng)])
+            near = [candidate for candidate in near if names <= candidate[1].keys()]
+            if not near:
+                break
+            best = sorted([*best, *ranked(near)], key=_score)[:4]
+        return best[0][2]
+
+    def _listed(
+        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Readings]], observed: Array,
+        front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
+    ) -> list[tuple[Vector, Readings]]:  # fmt: skip
+        """Return what fits of a pool, and of what climbs from it, and looks best with every objective guessed."""
+        for vector, _, _ in done:
+            shortlist.leave_out(vector)
+        far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
+        reference = far + _MARGIN * np.maximum(far - front.min(axis=0), 1e-12)
+        shortlist.guess.fit()
+        of_costs = tuple(shortlist.guess.objectives)
+        guess = self._guesser([(vector, values, {}) for vector, values, _ in done], without=of_costs)
+
+        def gains(vectors: Sequence[Vector]) -> Array:
+            costs = {name: shortlist.guess(name, vectors) for name in of_costs}
+            points = guess([(v, {name: costs[name][i] for name in of_costs}) for i, v in enumerate(vectors)])
+            return expected_gain(points, _WEIGHTS, front, reference)
+
+        def near(vectors: Sequence[Vector]) -> list[Vector]:
+            return [m for vector in vectors for m in mutations(self._space, vector, self._rng)]
+
+        return shortlist.pick(pool, gains, near, self._settings.climbs, fitting)
+
+    def _pool(self, drawn: Vector, members: Sequence[Mapping[str, Value]]) -> list[Vector]:
+        settings, rng = self._settings, self._rng
+        bred = [mutant for member in members for mutant in mutations(self._space, member, rng)]
+        order = rng.permutation(len(bred))[: settings.mutants]
+        ones = [bred[i] for i in order]
+        twos = [m for one in ones[: settings.pairs] for m in mutations(self._space, one, rng)[:1]]
+        return [drawn, *ones, *twos, *(random_vector(self._space, rng) for _ in range(settings.randoms))]
+
+    def _guesser(
+        self, done: Sequence[tuple[Vector, Array, Readings]], without: Collection[str] = ()
+    ) -> Callable[[Sequence[tuple[Vector, Readings]]], Array]:
+        """Fit what is not known; return a function from n vectors to their (nodes, n, d) values, to minimise.
+
+        Args:
+            done: vector, values and static costs to learn from.
+            without: objectives that are guessed elsewhere and come as readings, beside the costs that `done` has.
+        """
+        signs = self._array_of_signs
+        costs = tuple(sorted(set.intersection(*(set(readings) for _, _, readings in done))))
+        known = np.array([[readings[name] for name in costs] for _, _, readings in done])
+        low, extent = (known.min(axis=0), np.ptp(known, axis=0)) if costs else (0.0, 1.0)
+        extent = np.where(extent == 0, 1.0, extent)
+
+        def inputs(vectors: Sequence[Vector], readings: Sequence[Readings]) -> Array:
+            given = np.array([[one[name] for name in costs] for one in readings]).reshape(len(vectors), len(costs))
+            return np.hstack([self._encoder(vectors), (given - low) / extent])
+
+        learned = inputs([vector for vector, _, _ in done], [readings for _, _, readings in done])
+        models = {}
+        for column, name in enumerate(self._signs):
+            if name not in costs and name not in without:
+                model = self._surrogates.setdefault(
+                    (name, costs), Surrogate([*self._encoder.nominal, *(False for _ in costs)])
+                )
+                model.fit(learned, np.array([values[column] for _, values, _ in done]) * signs[column])
+                models[name] = model
+
+        def guess(vectors: Sequence[tuple[Vector, Readings]]) -> Array:
+            points = np.empty((len(_NODES), len(vectors), len(signs)))
+            encoded = inputs([vector for vector, _ in vectors], [readings for _, readings in vectors])
+            for column, (name, sign) in enumerate(self._signs.items()):
+                if name in models:
+                    mean, std = models[name].predict(encoded)
+                    points[:, :, column] = models[name].unwarp(mean + _NODES[:, None] * std)
+                else:
+                    points[:, :, column] = [sign * readings[name] for _, readings in vectors]
+            return points
+
+        return guess
+
+
+def _score(candidate: tuple[float, float, Vector, Readings]) -> tuple[float, float]:
+    return candidate[0], candidate[1]

@@ -1,0 +1,99 @@
+"""What a study has tried so far, kept up as it grows: to look at all trials for each proposal is quadratic in them."""
+
+from bisect import bisect, insort
+from collections.abc import Hashable
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from analysis.front import as_costs
+from sweeps.search.problem import Problem
+from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME
+
+
+class History:
+    """The trials of a study whose vector is whole, by what they lead to.
+
+    A trial that has ended never changes, so it is read once; those waiting or running are looked at every time.
+
+    Args:
+        problem: tells which vectors lead to the same model.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._next = 0
+        self._open: list[int] = []
+        self._ended: set[Hashable] = set()
+        self._under_way: set[Hashable] = set()
+        self.complete: list[FrozenTrial] = []
+        """Complete trials, by number."""
+        self.feasible: list[FrozenTrial] = []
+        """Complete trials that meet all limits, by number."""
+        self.running: list[FrozenTrial] = []
+        """Trials under way, by number."""
+        self._tried: list[int] = []
+        self._front, self._numbers = np.empty((0, len(problem.objectives))), np.empty(0, dtype=np.intp)
+
+    @property
+    def idle(self) -> int:
+        """Trials that were tried and have ended since the newest on the front: none added to it."""
+        return len(self._tried) - bisect(self._tried, self._numbers.max(initial=-1))
+
+    def read(self, study: Study) -> None:
+        """Take in what the study has become."""
+        trials = study.get_trials(deepcopy=False)
+        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
+        self._next = len(trials)
+        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
+        whole = [trial for trial in looked_at if trial.params.keys() == self._problem.space.keys()]
+        self.running = [trial for trial in whole if not trial.state.is_finished()]
+        self._under_way = {self._key(trial) for trial in self.running}
+        for trial in whole:
+            if trial.state.is_finished():
+                self._end(trial)
+
+    def knows(self, key: Hashable) -> bool:
+        """Tell whether a vector that leads to the same model has been tried or is under way."""
+        return key in self._ended or key in self._under_way
+
+    def has_ended(self, key: Hashable) -> bool:
+        """Tell whether a vector that leads to the same model has been tried to its end."""
+        return key in self._ended
+
+    def _end(self, trial: FrozenTrial) -> None:
+        key = self._key(trial)
+        self._ended.add(key)
+        if _was_tried(trial):
+            insort(self._tried, trial.number)
+        if trial.state != TrialState.COMPLETE:
+            return
+        _insert(self.complete, trial)
+        if all(value <= 0 for value in trial.constraints.values()):
+            _insert(self.feasible, trial)
+            self._add_to_front(trial)
+
+    def _add_to_front(self, trial: FrozenTrial) -> None:
+        costs = as_costs(np.array([trial.values]), list(self._problem.objectives.values()))
+        equal = (self._front == costs).all(axis=1)
+        self._numbers[equal] = np.minimum(self._numbers[equal], trial.number)  # whichever was read first
+        if not (self._front <= costs).all(axis=1).any():
+            stay = ~(costs <= self._front).all(axis=1)
+            self._front = np.concatenate([self._front[stay], costs])
+            self._numbers = np.append(self._numbers[stay], trial.number)
+
+    def _key(self, trial: FrozenTrial) -> Hashable:
+        return self._problem.canonical(trial.params)
+
+
+def _was_tried(trial: FrozenTrial) -> bool:
+    """Tell whether a trial went its way: no model on the way of another, not turned down, not tried again later."""
+    outcome = trial.user_attrs.get(OUTCOME)
+    if outcome is None:
+        return trial.state == TrialState.COMPLETE and INTERMEDIATE_OF not in trial.user_attrs
+    return bool(outcome["state"] != "interrupted")
+
+
+def _insert(trials: list[FrozenTrial], trial: FrozenTrial) -> None:
+    insort(trials, trial, key=lambda each: each.number)

@@ -1,0 +1,152 @@
+"""Proposing: what to train next, once duplicates and what cannot be used are taken out.
+
+`Proposer` asks for trials with a `Screened` sampler, which never returns a vector that leads to a model already
+trained, gives up on vectors that break a limit on a cost known before training after a few asks, and, with
+`Screening`, picks the candidate with the largest expected gain of hypervolume. It tells the study of those that are
+infeasible, with the values of their constraints, so that the inner sampler learns from them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from sweeps.errors import SweepError
+from sweeps.search.problem import Params, Problem
+from sweeps.search.proposals.acquisition import Screening
+from sweeps.search.proposals.dominance_bound import Bound
+from sweeps.search.proposals.sampler import Screened
+from sweeps.space import distributions
+
+PROPOSAL = "kmr:proposal"
+"""The user attribute that says how a trial was proposed: `rejected`, `replaced`, and `screened` if it ended there."""
+MOST_TURNED_DOWN = 1000
+"""Vectors in a row that are turned down before nothing is thought to be left; a fixed sequence may never fit."""
+
+
+class Proposal(NamedTuple):
+    """A trial to train, and the static costs of its vector."""
+
+    trial: optuna.Trial
+    static: Mapping[str, float]
+
+
+class Proposer:
+    """Asks a study for trials that are worth training.
+
+    Args:
+        study: its sampler becomes a `Screened` around the present one.
+        problem: what is searched.
+        seed: of mutations and random candidates.
+        screening: as in `Screened`.
+        wrap: whether the sampler is wrapped at all; one that goes through a fixed sequence should not be.
+        bound: shuts out vectors that finished trials leave no hope.
+        patience: as in `Screened`.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        problem: Problem,
+        seed: int,
+        screening: Screening | None = None,
+        *,
+        wrap: bool = True,
+        bound: Bound | None = None,
+        patience: float = math.inf,
+    ) -> None:
+        self._study, self._problem, self._bound, self._wrap = study, problem, bound, wrap
+        self._distributions = distributions(problem.space)
+        self._only_vector = all(distribution.single() for distribution in self._distributions.values())
+        self._sampler = Screened(study.sampler, problem, seed, screening, patience)
+        if wrap:
+            study.sampler = self._sampler
+
+    def ask(self) -> Proposal | None:
+        """Return the next trial, running, or None where nothing is left to try.
+
+        Draws that break a limit on a static cost are told to the study as pruned, with the value of every constraint,
+        and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can lead to a
+        model that is known.
+
+        Raises:
+            SweepError: the static costs cannot be read for any vector.
+        """
+        for _ in range(MOST_TURNED_DOWN):
+            sampler = self._study.sampler
+            if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
+                return None
+            try:
+                asked = self._ask_once()
+            except UpdateFinishedTrialError:  # another driver drew the same enqueued trial, and was faster
+                continue
+            if asked is not None:
+                return asked
+            if self._sampler.exhausted:
+                return None
+        return None
+
+    def costs(self, params: Params) -> Mapping[str, float]:
+        """Return the static costs of a vector."""
+        return self._sampler.costs(params)
+
+    def _ask_once(self) -> Proposal | None:
+        """Return the next draw, or None where it is turned down."""
+        sampler = self._sampler
+        sampler.begin()
+        trial = self._study.ask(self._distributions)
+        if self._wrap and self._only_vector:  # then Optuna asks no sampler
+            frozen = self._study.get_trials(deepcopy=False)[trial.number]
+            sampler.history.read(self._study)
+            known = sampler.history.has_ended(self._problem.canonical(trial.params))
+            sampler.exhausted = known and "fixed_params" not in frozen.system_attrs
+        how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
+        trouble = sampler.trouble(trial.params)
+        if sampler.exhausted or trouble is not None:
+            why = "exhausted" if sampler.exhausted else f"static costs: {trouble}"
+            trial.set_user_attr(PROPOSAL, {**how, "screened": why})
+            tell(self._study, trial, state=TrialState.FAIL)
+            if sampler.exhausted and trouble is not None:
+                raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
+            return None
+        static = sampler.costs(trial.params)
+        reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
+        if reason is None:
+            if any(how.values()):  # an attribute is a write to the disk
+                trial.set_user_attr(PROPOSAL, how)
+            return Proposal(trial, static)
+        for name, value in self._problem.violations(static).items():
+            trial.set_constraint(name, value)
+        trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
+        tell(self._study, trial, state=TrialState.PRUNED)
+        return None
+
+    def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
+        if self._bound is None:
+            return None
+        self._sampler.history.read(self._study)
+        done = [(t.params, t.values) for t in self._sampler.history.complete]
+        why = self._bound.hopeless(trial.params, static, done)
+        return None if why is None else f"bound: {why}"
+
+
+def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
+    """Tell a study of a trial, whatever its sampler then asks for.
+
+    Raises:
+        UpdateFinishedTrialError: another driver has finished it.
+    """
+    try:
+        study.tell(trial, **how)
+    except ValueError as error:
+        if str(error).startswith("Cannot tell a "):
+            raise UpdateFinishedTrialError(str(error)) from error
+        raise
+    except RuntimeError as error:
+        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
+        if "Study.stop" not in str(error):
+            raise

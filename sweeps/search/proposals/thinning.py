@@ -1,0 +1,142 @@
+"""What is shown of a study to a sampler that looks at every trial for each proposal."""
+
+import copy
+from bisect import insort
+from collections.abc import Container, Sequence
+from typing import Any, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.search.study.attributes import INTERMEDIATE_OF
+
+ENOUGH = 250
+"""Trials that are shown whatever they are: a draw from so few takes some milliseconds."""
+
+
+class Shown:
+    """A study without the trials that tell its sampler little or nothing.
+
+    To draw once, TPE sorts and weighs all trials anew, and with two intermediate models for each trial that costs three
+    times as much as it need: of the models on the way to one that is told anyway, those of use are on the front. A
+    genetic algorithm walks through all trials too, and breeds from its last two generations and their parents. A study
+    of up to `ENOUGH` trials is shown as it is, and so is any to other samplers.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._open: list[int] = []
+        self._of: _Telling | _Generations | None = None
+
+    def of(self, study: Study, sampler: optuna.samplers.BaseSampler) -> Study:
+        """Return what to show of a study, always the same one, to its sampler, always the same one."""
+        if self._of is None:
+            match sampler:
+                case optuna.samplers.BaseGASampler():
+                    self._of = _Generations(sampler)
+                case optuna.samplers.TPESampler():
+                    self._of = _Telling(study.directions)
+                case _:
+                    return study
+        trials = study.get_trials(deepcopy=False)
+        if len(trials) <= ENOUGH:
+            return study
+        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
+        self._next = len(trials)
+        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
+        for trial in looked_at:
+            if trial.state.is_finished():
+                self._of.finished(trial)
+        shown = self._of.shown(study, trials)
+        for number in self._open:
+            insort(shown, trials[number], key=_number)
+        storage = cast(BaseStorage, _Only(shown, study._storage))
+        return optuna.load_study(study_name=study.study_name, storage=storage, sampler=sampler)
+
+
+class _Telling:
+    """All that was asked for, and of the models on the way those that no other beat when they were told."""
+
+    def __init__(self, directions: Sequence[StudyDirection]) -> None:
+        self._directions = directions
+        self._shown: list[FrozenTrial] = []
+        self._front: list[tuple[float, ...]] = []
+
+    def finished(self, trial: FrozenTrial) -> None:
+        """Take in a trial."""
+        if trial.state != TrialState.COMPLETE or self._tells(trial):
+            insort(self._shown, trial, key=_number)
+
+    def shown(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return what to show of the finished ones, by number."""
+        return self._shown.copy()
+
+    def _tells(self, trial: FrozenTrial) -> bool:
+        pairs = zip(trial.values, self._directions, strict=True)
+        values = tuple(-value if way == StudyDirection.MAXIMIZE else value for value, way in pairs)
+        is_over = any(value > 0 for value in trial.constraints.values())
+        if is_over or any(_beats(member, values) for member in self._front):
+            return trial.number < ENOUGH or INTERMEDIATE_OF not in trial.user_attrs
+        self._front = [*(member for member in self._front if not _beats(values, member)), values]
+        return True
+
+
+class _Generations:
+    """All that a genetic algorithm can look at: its last two generations, and the parents of both."""
+
+    def __init__(self, sampler: optuna.samplers.BaseGASampler) -> None:
+        self._key, self._parents_of = sampler._get_generation_key(), sampler._get_parent_cache_key_prefix()
+        self._numbers: dict[int, list[int]] = {}
+        self._last = 0
+        self._parents: list[FrozenTrial] | None = []
+
+    def finished(self, trial: FrozenTrial) -> None:
+        """Take in a trial."""
+        generation = trial.system_attrs.get(self._key)
+        if trial.state != TrialState.COMPLETE or generation is None:
+            return
+        self._numbers.setdefault(generation, []).append(trial.number)
+        if generation > self._last:
+            self._last, self._parents = generation, None
+
+    def shown(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return what to show of the finished ones, by number."""
+        if self._parents is None:
+            self._parents = self._find_parents(study, trials)
+        last_two = (trials[each] for back in (1, 0) for each in self._numbers.get(self._last - back, ()))
+        return sorted({trial.number: trial for trial in (*self._parents, *last_two)}.values(), key=_number)
+
+    def _find_parents(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        kept = study._storage.get_study_system_attrs(study._study_id)
+        names = [f"{self._parents_of}{each}" for each in (self._last - 1, self._last) if each > 0]
+        if not all(name in kept for name in names):  # then the sampler selects them again, from all there are
+            return list(trials)
+        ids = {each for name in names for each in kept[name]}
+        return [trial for trial in trials if trial._trial_id in ids]
+
+
+class _Only:
+    """A storage with these trials alone; all else is the storage's own."""
+
+    def __init__(self, trials: list[FrozenTrial], storage: BaseStorage) -> None:
+        self._trials, self._storage = trials, storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials that are shown."""
+        found = [trial for trial in self._trials if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))

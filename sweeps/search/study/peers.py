@@ -1,0 +1,65 @@
+"""Other drivers of the same study: what they have finished, what they are at, and who has what two of them drew."""
+
+import math
+from collections.abc import Collection, Hashable, Iterator
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.search.problem import Problem
+from sweeps.search.study.attributes import OWNER
+from sweeps.search.study.lease import AGAIN_OF
+from sweeps.search.study.record import is_asked
+
+
+class Others:
+    """Looks at a study that several drivers share; trials that had ended when it was last looked at are not seen again.
+
+    Args:
+        study: Optuna's.
+        problem: what is searched.
+    """
+
+    def __init__(self, study: optuna.Study, problem: Problem) -> None:
+        self._study, self._problem = study, problem
+        self._next = 0
+        self._open: list[int] = []
+        self.at_work: list[FrozenTrial] = []
+        """Trials that others were at when the study was last looked at, as they were then."""
+
+    def look(self, mine: Collection[int]) -> Iterator[FrozenTrial]:
+        """Look at the study; yield the trials that were tried and have ended since the last time.
+
+        Args:
+            mine: numbers of the trials that this driver is at.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
+        self._next = len(trials)
+        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
+        self.at_work = [t for t in looked_at if t.state == TrialState.RUNNING and t.number not in mine]
+        return (trial for trial in looked_at if trial.state.is_finished() and is_asked(trial))
+
+    def why_too_many(self, number: int, key: Hashable) -> str | None:
+        """Return why a trial that has been claimed here is one too many, or None; the study has been looked at since.
+
+        Drivers that draw at the same moment may draw the same: who claimed it first has it. Two that find a dead trial
+        may both queue it again: one of those is enough.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        own = trials[number]
+        for other in self.at_work:
+            whole = other.params.keys() == self._problem.space.keys()
+            if whole and _claimed(other) < _claimed(own) and self._problem.canonical(other.params) == key:
+                return f"twin: trial {other.number} is at the same model"
+        if (of := own.user_attrs.get(AGAIN_OF)) is not None:
+            before = (trial for trial in trials[:number] if trial.user_attrs.get(AGAIN_OF) == of)
+            if any(trial.state != TrialState.WAITING for trial in before):
+                return f"twin: trial {of} was queued again twice"
+        return None
+
+
+def _claimed(trial: FrozenTrial) -> tuple[float, int]:
+    """Return what orders trials by when they were claimed; those not claimed yet come last."""
+    owner = trial.user_attrs.get(OWNER, {})
+    return float(owner.get("claimed", math.inf)), trial.number

@@ -1,0 +1,70 @@
+"""Follows a search over a user's function: what it has found, and when it has found enough."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+
+from analysis.front import Floats, as_costs
+from analysis.pareto.hypervolume import normalised
+from sweeps.search.execution.observer import Observer
+from sweeps.search.execution.stopping import Stop, Stopping
+from sweeps.search.problem import Problem
+from sweeps.search.result import Searched, of_record
+from sweeps.search.study.point import Point
+from sweeps.search.study.record import Record
+
+
+class Watcher(Observer):
+    """Is told of every trial of a search.
+
+    Args:
+        problem: what is searched.
+        stop: what ends the search before its budget does.
+    """
+
+    def __init__(self, problem: Problem, stop: Stop) -> None:
+        self._problem = problem
+        self._values: list[list[float] | None] = []
+        self.stopping = Stopping(stop, self._gain)
+        """Says when the search has done enough."""
+        self.on_trial: Callable[[Searched], None] | None = None
+        """Told of every trial of this run as it ends."""
+
+    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
+        """Yield the model of a complete trial."""
+        if record.state == "complete":
+            yield self._problem.canonical(record.params), record.points
+
+    def took(self, record: Record) -> None:
+        """Keep what the trial came to."""
+        if record.served_from is not None:
+            return
+        self.stopping.finished(record)
+        if record.state == "interrupted":
+            return
+        searched = of_record(record, self._problem)
+        names = self._problem.objectives
+        self._values.append([searched.readings[name] for name in names] if searched.is_feasible else None)
+
+    def closed(self, record: Record) -> None:
+        """Tell the user."""
+        if self.on_trial is not None:
+            self.on_trial(of_record(record, self._problem))
+
+    def _gain(self, window: int) -> float:
+        """Return by how much the last trials raised the hypervolume, as a share of the box that all models span."""
+        directions = list(self._problem.objectives.values())
+        before, every = (
+            as_costs(_rows(values, directions), directions) for values in (self._values[:-window], self._values)
+        )
+        if not len(every):
+            return 0.0
+        ideal, worst = every.min(axis=0), every.max(axis=0)
+        span = np.where(worst > ideal, worst - ideal, 1.0)
+        minimize = ["minimize"] * len(directions)
+        now, then = (normalised(each, worst + 0.1 * span, ideal, minimize) for each in (every, before))
+        return now - then
+
+
+def _rows(values: Sequence[list[float] | None], directions: Sequence[str]) -> Floats:
+    return np.array([row for row in values if row is not None], dtype=np.float64).reshape(-1, len(directions))

@@ -1,0 +1,148 @@
+"""How a command that takes an experiment starts: Hydra composes, the config is checked, and errors take one line."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from kmr.core import KMRError
+from sweeps.errors import SweepError, unknown
+from sweeps.experiment.config import Config
+from sweeps.terminal.experiment_list import list_experiments
+
+Work: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
+"""What a command does with a checked config: the same as plain values, the overrides, the console; an exit code."""
+
+_TRACE = "KMR_TRACEBACK"
+
+
+def enter(work: Work, stopped: str = "") -> None:
+    """Do the work for the experiment named on the command line, or list those there are; then exit with its code.
+
+    Args:
+        work: of the command.
+        stopped: what is said after Ctrl-C.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+    def entry(config: DictConfig) -> None:
+        if "exp" in HydraConfig.get().runtime.choices:
+            codes.append(guarded(work, config, sys.argv[1:]))
+        else:
+            list_experiments(wide_console(), sys.argv[1:])
+
+    # Hydra prints its own errors over many lines unless it is asked for the exception.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        entry()
+    except MissingConfigException as error:
+        codes.append(complain(_missing(error, sys.argv[1:])))
+    except (HydraException, OmegaConfBaseException) as error:
+        codes.append(complain(_without_such_an_entry(str(error))))
+    except KeyboardInterrupt:
+        if stopped:
+            print(stopped, file=sys.stderr)
+        codes.append(130)
+    sys.exit(codes[-1] if codes else 0)
+
+
+def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
+    """Check a composed config and do the work; return the exit code, after one line on stderr where it failed.
+
+    Args:
+        work: of the command.
+        raw: the config, checked against `sweeps.experiment.config.Config`.
+        argv: the overrides it was composed from, for the commands that are printed.
+        console: where to print.
+    """
+    try:
+        _check_names(raw)
+        config = cast(Config, OmegaConf.to_object(raw))
+        given = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
+        plain = {name: given.get(name, default) for name, default in asdict(Config()).items()}  # ~space leaves it out
+        return work(config, plain, argv, console or wide_console())
+    except (SweepError, KMRError, OmegaConfBaseException) as error:
+        return complain(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _unexpected(error)
+        where = error.filename or raw.output_dir
+        return complain(
+            f"the disk is full ({where}): free some space and run the same command again; what finished is kept"
+        )
+    except Exception as error:
+        return _unexpected(error)
+
+
+def complain(error: object) -> int:
+    """Print an error in one line; return the exit code for it."""
+    message = " ".join(str(error).split())
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 2
+
+
+def wide_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _check_names(raw: DictConfig) -> None:
+    """Refuse a config entry that is none: Hydra lets any be added with a +."""
+    known = [entry.name for entry in fields(Config)]
+    for name in map(str, raw):
+        if name not in known:
+            raise SweepError(f"the config has no entry {name}{unknown(name, known, all_of_them=False)}")
+
+
+def _without_such_an_entry(message: str) -> str:
+    """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
+    found = re.match(r"Could not override '([^'.@]+)'", message)
+    known = [entry.name for entry in fields(Config)]
+    if found is None or found[1] in known:
+        return message
+    return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False)}"
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get(_TRACE) == "1":
+        raise error
+    complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
+    return 1
+
+
+def _missing(error: MissingConfigException, argv: Sequence[str]) -> str:
+    """Say which part of the config does not exist and which do; Hydra names those for some ways of asking only."""
+    asked = str(error.missing_cfg_file or "")
+    group, _, name = asked.rpartition("/")
+    options = list(error.options or _options(group, argv)) if group else []
+    if not options:
+        return str(error)
+    return f"there is no {asked}{unknown(name, sorted(options))}"
+
+
+def _options(group: str, argv: Sequence[str]) -> set[str]:
+    """List what a config group has, in this project and in the folders of the user's that the command names."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        found = set(GlobalHydra.instance().config_loader().get_group_options(group))
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        sign, _, folder = word.partition("=")
+        if sign in ("--config-dir", "-cd"):
+            found |= {path.stem for path in Path(folder or following, group).glob("*.yaml")}
+    return found

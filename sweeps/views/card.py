@@ -1,0 +1,180 @@
+"""A study's card: all that its tables, its report and its MLflow runs need to know beside the trials.
+
+The card is kept in the study itself, so that these views can be written again from the storage alone, where neither
+the model nor the data are at hand.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+
+from kmr.core import Direction, Seconds, Step
+from sweeps.errors import SweepError
+from sweeps.experiment.config import Config
+from sweeps.experiment.experiment import Experiment
+from sweeps.search.study.point import Point
+
+FORMAT = 1
+_CARD = "kmr:card"
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
+
+
+@dataclass(frozen=True)
+class MeterCard:
+    """What a meter's readings mean."""
+
+    name: str
+    unit: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """Which samples were used for what: `context` is training, validation or test."""
+
+    name: str
+    digest: str
+    rows: int
+    context: str
+
+
+@dataclass(frozen=True)
+class StudyCard:
+    """What a study is about.
+
+    `plain` is its config as plain values, `meters` all of its meters (costs first), `techniques` the name of the rule
+    that turns each knob, `base_point` the base model as it was measured.
+    """
+
+    plain: Mapping[str, Any]
+    meters: tuple[MeterCard, ...]
+    techniques: Mapping[str, str]
+    base_point: Point
+    datasets: tuple[DatasetCard, ...] = ()
+    command: str = ""
+    resume: str = ""
+
+    @classmethod
+    def of(cls, experiment: Experiment, command: str = "", resume: str = "") -> "StudyCard":
+        """Make the card of an experiment whose base model has been measured."""
+        instantiation, data = experiment.instantiation, experiment.data
+        meters = (*instantiation.costs, *instantiation.qualities)
+        splits = {"training": data.train, "validation": data.validation, "test": data.test}
+        return cls(
+            plain=json.loads(json.dumps(experiment.plain, default=str)),
+            meters=tuple(MeterCard(meter.name, meter.unit, meter.direction) for meter in meters),
+            techniques={knob.name: instantiation.rule_of(knob.name).name for knob in instantiation.knobs},
+            base_point=Point.of(0, experiment.base),
+            datasets=tuple(
+                DatasetCard(_dataset_name(experiment.plain, context), split.fingerprint()[:32], len(split), context)
+                for context, split in splits.items()
+            ),
+            command=command,
+            resume=resume,
+        )  # fmt: skip
+
+    def keep(self, study: optuna.Study) -> None:
+        """Write the card into the study, unless it is there, and name its objectives for other tools."""
+        plain = {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
+        if study.user_attrs.get(_CARD) != plain:
+            study.set_user_attr(_CARD, plain)
+        names = [meter.name for meter in self.objectives]
+        if study.metric_names != names:
+            study.set_metric_names(names)
+
+    @classmethod
+    def read(cls, study: optuna.Study) -> "StudyCard":
+        """Read the card of a study.
+
+        Raises:
+            SweepError: it has none, or one of another format.
+        """
+        kept = study.user_attrs.get(_CARD)
+        if kept is None:
+            raise SweepError(
+                f"study {study.study_name} does not say what it is about: it is older than this version. "
+                "Run the sweep's command once more, which finishes at once when the trials are done"
+            )
+        if kept.get("format") != FORMAT:
+            raise SweepError(
+                f"study {study.study_name} has format {kept.get('format')!r}, this version reads {FORMAT}: "
+                "use the version that wrote it"
+            )
+        return cls(
+            plain=kept["plain"],
+            meters=tuple(MeterCard(**meter) for meter in kept["meters"]),
+            techniques=kept["techniques"],
+            base_point=Point(**kept["base_point"]),
+            datasets=tuple(DatasetCard(**dataset) for dataset in kept["datasets"]),
+            command=kept["command"],
+            resume=kept["resume"],
+        )
+
+    @cached_property
+    def config(self) -> Config:
+        """The config with its types; what this version no longer knows is left out."""
+        known = {entry.name for entry in fields(Config)}
+        kept = {name: value for name, value in self.plain.items() if name in known}
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), kept))
+        assert isinstance(config, Config)
+        return config
+
+    @property
+    def objectives(self) -> tuple[MeterCard, ...]:
+        """The meters searched over, in the study's order."""
+        by_name = {meter.name: meter for meter in self.meters}
+        return tuple(by_name[name] for name in self.config.objectives)
+
+    @property
+    def directions(self) -> list[Direction]:
+        """The direction of each objective."""
+        return [meter.direction for meter in self.objectives]
+
+    @property
+    def qualities(self) -> tuple[MeterCard, ...]:
+        """The meters to maximise."""
+        return tuple(meter for meter in self.meters if meter.direction == "maximize")
+
+    def within_budget(self, point: Point) -> bool:
+        """Tell whether a model meets every limit of the config's budget."""
+        directions = {meter.name: meter.direction for meter in self.meters}
+        readings = point.to_readings()
+        return all(
+            readings[name].value <= limit if directions[name] == "minimize" else readings[name].value >= limit
+            for name, limit in self.config.budget.items()
+        )
+
+    @cached_property
+    def base(self) -> Step:
+        """The base model's step."""
+        readings = self.base_point.to_readings()
+        split = [
+            {m.name: readings[m.name] for m in self.meters if m.direction == direction}
+            for direction in ("minimize", "maximize")
+        ]
+        return Step(None, self.base_point.moves, split[0], split[1], Seconds(**self.base_point.seconds))
+
+
+def without_passwords(value: Any) -> Any:
+    """Return plain values with the password of every URL in them replaced by stars."""
+    match value:
+        case str():
+            return _PASSWORD.sub(r"\1***@", value)
+        case Mapping():
+            return {key: without_passwords(item) for key, item in value.items()}
+        case list() | tuple():
+            return [without_passwords(item) for item in value]
+        case _:
+            return value
+
+
+def _dataset_name(plain: Mapping[str, Any], context: str) -> str:
+    data = plain.get("data")
+    target = str(data.get("_target_", "data")) if isinstance(data, Mapping) else "data"
+    return f"{target.rpartition('.')[2]} {context}"

@@ -1,0 +1,1 @@
+"""MLflow's view of a study; the only place that imports MLflow."""

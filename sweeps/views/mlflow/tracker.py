@@ -1,0 +1,307 @@
+"""MLflow as a view of the study, written by one background thread.
+
+Logging is off the critical path, and a server that cannot be reached never stops or slows a sweep: the failure is said
+once, the thread tries again from time to time and then writes all that is missing, and `python -m sweeps.sync` does the
+same later from the study's storage.
+"""
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sweeps.search.study.record import Record
+from sweeps.views.card import DatasetCard
+from sweeps.views.mlflow.models import FrontModel, log_front_models
+from sweeps.views.mlflow.runs import Place, StudyRuns
+
+_PATIENCE = 120.0
+"""Seconds to wait at the end for what is still to be written."""
+_COURTESY = 0.1
+"""Seconds that writing waits after a trial's end: the driver thinks of the next one then, and both would take turns."""
+_PACE = 2.0
+"""Seconds between two looks of the study's own run, its figures and its front, at trials that follow fast."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished trial as MLflow shows it, and how the study stood then; `on_front` None leaves tags alone."""
+
+    record: Record
+    name: str
+    hypervolume: float
+    on_front: Collection[str] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[tuple[str, float | None, int]]:
+        """The figures to write on the study's run."""
+        size = {} if self.on_front is None else {"front_size": float(len(self.on_front))}
+        figures = {"hypervolume": self.hypervolume, **size, **self.figures}
+        return [(name, value, self.record.number) for name, value in figures.items()]
+
+
+class Tracker:
+    """Writes a study to MLflow from a thread of its own; used as a context, it closes the study's run however it ends.
+
+    Args:
+        uri: a tracking URI; None is a sqlite file in `folder`.
+        experiment: the MLflow experiment's name.
+        study_id: what tells this study's runs from others on the same server, stable over resumes.
+        folder: of the study.
+        say: prints a message to the user.
+        system_metrics: also write the machine's load while the study runs.
+        figures: further figures of the study after a trial, asked for once for each, in order.
+        retry: seconds after a failure until MLflow is tried again.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        uri: str | None,
+        experiment: str,
+        study_id: str,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        system_metrics: bool = False,
+        figures: Callable[[Record], Mapping[str, float]] = lambda record: {},
+        retry: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = (folder / "mlartifacts").as_uri() if uri is None else None
+        self._experiment, self._study_id, self._folder, self._say = experiment, study_id, folder, say
+        self._figures = figures
+        self._system_metrics, self._retry, self._clock = system_metrics, retry, clock
+        self._queue: queue.Queue[Callable[[], None] | threading.Event | None] = queue.Queue()
+        self._runs: StudyRuns | None = None
+        self._waiting: deque[Finished] = deque()
+        self._due: list[tuple[str, float | None, int]] = []
+        self._front: Collection[str] | None = None
+        self._stood_at = -math.inf
+        self._open: Callable[[], None] = lambda: None
+        self._failed_at: float | None = None
+        self._monitor: Any = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    @property
+    def place(self) -> Place | None:
+        """Where the runs are; None before they are opened, or when they could not be."""
+        return self._runs.place if self._runs is not None else None
+
+    @property
+    def run_ids(self) -> dict[int, str]:
+        """The id of each trial's run that is written."""
+        return dict(self._runs.run_ids) if self._runs is not None else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._closed:
+            self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def start(
+        self, params: Mapping[str, str], tags: Mapping[str, str], config: str, datasets: Sequence[DatasetCard] = ()
+    ) -> None:
+        """Open the study's run, or the one of an earlier start."""
+
+        def open_runs() -> None:
+            runs = StudyRuns(self._uri, self._experiment, self._study_id, self._artifacts)
+            runs.describe(params, tags, config, datasets)
+            self._runs = runs
+            if self._system_metrics:
+                self._start_monitor(runs)
+
+        self._open = open_runs
+        self._queue.put(open_runs)
+
+    def log_trial(
+        self,
+        record: Record,
+        hypervolume: float,
+        name: str,
+        on_front: Collection[str] | None = None,
+    ) -> None:
+        """Write a finished trial as a child run, unless it is there, and where the study stands after it on the parent.
+
+        Args:
+            record: the trial.
+            hypervolume: of the front after it.
+            name: of its run.
+            on_front: the points on the front after it, which get the tag `pareto`; None leaves the tags alone.
+        """
+        self._waiting.append(Finished(record, name, hypervolume, on_front, self._figures(record)))
+        self._queue.put(self._write_waiting)
+
+    def backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
+        """Write the earlier trials that are not there: what a run without MLflow, or one that died, left out.
+
+        Args:
+            count: how many trials there are; nothing is done when as many are there.
+            trials: returns them.
+        """
+        self._queue.put(lambda: self._backfill(count, trials))
+
+    def log_files(self, files: Mapping[str, Path]) -> None:
+        """Copy files or folders to the parent run: the artifact path by name, and where each is now."""
+        self._queue.put(lambda: self._opened.files(files))
+
+    def log_final(
+        self,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        on_front: Collection[str],
+        tested: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Write closing metrics and tags on the parent, mark the trials on the front, add test readings by point."""
+        self._queue.put(lambda: self._log_final(metrics, tags, on_front, tested or {}))
+
+    def log_models(self, members: Sequence[FrontModel], example: Any) -> None:
+        """Log models that MLflow can load and register, unless they are there; `example` is a batch of inputs."""
+        self._queue.put(lambda: log_front_models(self._opened, self._experiment, members, example, self._say))
+
+    def close(self, status: str) -> None:
+        """End the study's run with this status and wait until everything is written, at most two minutes."""
+        self._closed = True
+        self._queue.put(lambda: self._end(status))
+        self._queue.put(None)
+        self._thread.join(timeout=_PATIENCE)
+        if self._thread.is_alive() or self._failed_at is not None:
+            self._say(f"not everything is in MLflow: python -m sweeps.sync {self._folder} writes the rest")
+
+    def flush(self) -> None:
+        """Wait until all that was handed over so far is written, at most two minutes."""
+        done = threading.Event()
+        self._queue.put(done)
+        done.wait(timeout=_PATIENCE)
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
+            try:
+                if self._failed_at is not None:
+                    self._try_again()
+                if self._failed_at is None:
+                    self._do(task)
+            except Exception as error:
+                self._fail(error)
+            if isinstance(task, threading.Event):
+                task.set()
+        with contextlib.suppress(Exception):
+            self._stop_monitor()
+
+    def _next_task(self) -> Callable[[], None] | threading.Event | None:
+        """Wait for a task; where none comes while the study's run lags behind its trials, that is the task."""
+        try:
+            return self._queue.get(timeout=_PACE if self._lags and self._failed_at is None else None)
+        except queue.Empty:
+            return self._write_standing
+
+    def _do(self, task: Callable[[], None] | threading.Event) -> None:
+        if self._waiting and task == self._write_waiting:
+            time.sleep(_COURTESY)
+        if self._lags and task != self._write_waiting:
+            self._write_standing()
+        if not isinstance(task, threading.Event):
+            task()
+
+    def _try_again(self) -> None:
+        """Open the runs anew when it is time to, and write the trials that waited; files are left to the end."""
+        assert self._failed_at is not None
+        if self._clock() - self._failed_at < self._retry:
+            return
+        self._failed_at = self._clock()
+        with contextlib.suppress(Exception):
+            self._open()
+            self._write_waiting()
+            self._failed_at = None
+            self._say(f"MLflow at {self._uri} is back, and has all trials")
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed_at is None:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self._say(f"MLflow at {self._uri} failed, the sweep goes on without it: {why}")
+        self._failed_at = self._clock()
+
+    @property
+    def _opened(self) -> StudyRuns:
+        if self._runs is None:
+            raise RuntimeError("the study's run is not open")
+        return self._runs
+
+    @property
+    def _lags(self) -> bool:
+        return bool(self._due) or self._front is not None
+
+    def _write_waiting(self) -> None:
+        runs = self._opened
+        while self._waiting:
+            finished = self._waiting[0]
+            if finished.record.number not in runs.run_ids:
+                runs.trial(finished.record, finished.name)
+                self._due += finished.metrics
+            self._front = self._front if finished.on_front is None else finished.on_front
+            self._waiting.popleft()
+        if self._clock() - self._stood_at >= _PACE:
+            self._write_standing()
+
+    def _write_standing(self) -> None:
+        """Write how the study stood after each trial since the last time, and mark the front as it is now."""
+        runs = self._opened
+        if self._due:
+            runs.write(runs.parent, self._due)
+        if self._front is not None:
+            runs.mark(self._front)
+        self._due, self._front, self._stood_at = [], None, self._clock()
+
+    def _backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
+        if len(self._opened.run_ids) < count:
+            self._waiting.extend(trials())
+            self._write_waiting()
+
+    def _log_final(
+        self,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        on_front: Collection[str],
+        tested: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        runs = self._opened
+        runs.write(runs.parent, [(name, value, 0) for name, value in metrics.items()], tags=tags)
+        runs.mark(on_front)
+        for point, readings in tested.items():
+            trial, _, step = point.partition(".")
+            run = runs.run_ids.get(int(trial)) if trial.isdigit() else runs.parent if point == "base" else None
+            if run is not None:
+                runs.write(run, [(f"test/{name}", value, int(step or 0)) for name, value in readings.items()])
+
+    def _end(self, status: str) -> None:
+        self._stop_monitor()
+        self._opened.client.set_terminated(self._opened.parent, status)
+
+    def _start_monitor(self, runs: StudyRuns) -> None:
+        """Write the machine's load; MLflow's own monitor needs psutil, without which there is none."""
+        self._stop_monitor()
+        with contextlib.suppress(ImportError):
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor: Any = SystemMetricsMonitor
+            self._monitor = monitor(runs.parent, resume_logging=True, tracking_uri=self._uri)
+            self._monitor.start()
+
+    def _stop_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.finish()

@@ -1,0 +1,232 @@
+"""The results table: a row for each measured model, written from the study's records for `analysis` to read."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.table import FORMAT, StudyTable
+from analysis.uncertainty import front_probability
+from kmr.core import Reading, Readings, TransformationSequence
+from kmr.meters import hardware
+from sweeps.experiment.assessment.noise import Noise, summary
+from sweeps.experiment.front import artifact_path, corners
+from sweeps.search.study.point import Point
+from sweeps.search.study.record import Record, recalled
+from sweeps.views.card import StudyCard, without_passwords
+
+
+def identifier(trial: int, step: int) -> str:
+    """Return a point's name: its trial and its step, or `base`."""
+    return "base" if trial < 0 else f"{trial}.{step}"
+
+
+def technique(card: StudyCard, sequence: TransformationSequence) -> str:
+    """Name the techniques of a sequence, in order of first use."""
+    names = [card.techniques.get(move.knob, move.knob) for move in sequence]
+    return " + ".join(dict.fromkeys(names)) or "baseline"
+
+
+def frame(
+    card: StudyCard,
+    found: Sequence[Record],
+    tested: Mapping[str, Readings],
+    run_ids: Mapping[int, str],
+    folder: Path,
+    unsaved: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return the table of all points: the base model first, then the trials' in order.
+
+    A trial that gave no result has a row that says how it ended. A trial served from an earlier one has none. A model
+    that could not be saved is a failure, whatever it measured.
+    """
+    base = Record(-1, {}, "complete", (card.base_point,))
+    rows = []
+    for record in (base, *found):
+        if record.served_from is not None:
+            continue
+        for index, point in enumerate(record.points):
+            last = index == len(record.points) - 1
+            row = _row(card, record, point, last and record.state == "complete", tested, run_ids, folder)
+            if row["point"] in unsaved:
+                row |= {"state": "failed", "error": f"cannot be saved: {unsaved[row['point']]}"}
+            rows.append(row)
+        if record.state != "complete":
+            rows.append(_ended(record, run_ids))
+    return pd.DataFrame(rows)
+
+
+def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str, Noise]) -> pd.DataFrame:
+    """Add what the noise stage found, and the probability of each point to be on the front."""
+    table = StudyTable(frame, meta, Path())
+    most = max((len(values) for found in noise.values() for values in found.resamples.values()), default=0)
+    replicates = np.full((most, len(frame), len(table.objectives)), np.nan)
+    rows = {str(point): row for row, point in enumerate(frame["point"])}
+    for name, found in noise.items():
+        for column, meter in enumerate(table.objectives):
+            values = found.resamples.get(meter, [])
+            if name in rows and len(values) == most:
+                replicates[:, rows[name], column] = values
+    columns = [summary(noise[str(point)]) if str(point) in noise else {} for point in frame["point"]]
+    added = pd.DataFrame(columns, index=frame.index)
+    return frame.assign(p_front=front_probability(table, replicates), **{str(name): added[name] for name in added})
+
+
+def _row(
+    card: StudyCard,
+    record: Record,
+    point: Point,
+    last: bool,
+    tested: Mapping[str, Readings],
+    run_ids: Mapping[int, str],
+    folder: Path,
+) -> dict[str, Any]:
+    name = identifier(record.number, point.step)
+    saved = artifact_path(folder, name)
+    row: dict[str, Any] = {
+        "point": name,
+        "trial": record.number,
+        "step": point.step,
+        "last": last,
+        "state": "complete",
+        "error": None,
+        "notes": "\n".join((*point.notes, *(record.notes if last else ()))),
+        "technique": technique(card, point.moves),
+        "sequence": json.dumps(point.sequence),
+        "finished": record.finished,
+        "artifact": saved.relative_to(folder).as_posix() if saved.is_dir() else None,
+        "mlflow_run_id": run_ids.get(record.number),
+    }
+    row |= {f"knob/{move.knob}": move.value for move in point.moves}
+    for meter, (value, stderr) in point.readings.items():
+        row |= {f"meter/{meter}": value, f"stderr/{meter}": stderr}
+    for meter, reading in tested.get(name, {}).items():
+        row |= {f"test/{meter}": reading.value, f"test_stderr/{meter}": reading.stderr}
+    return row | {f"seconds/{part}": seconds for part, seconds in point.seconds.items()}
+
+
+def _ended(record: Record, run_ids: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "point": f"{record.number}.end",
+        "trial": record.number,
+        "step": len(record.points) + 1,
+        "last": True,
+        "state": record.state,
+        "error": record.error,
+        "notes": "\n".join(record.notes),
+        "technique": "",
+        "sequence": json.dumps([]),
+        "finished": record.finished,
+        "mlflow_run_id": run_ids.get(record.number),
+        **{f"knob/{name}": value for name, value in record.params.items()},
+    }
+
+
+def meta(
+    card: StudyCard,
+    found: Sequence[Record],
+    base_test: Readings,
+    turned_down: Mapping[str, int],
+    *,
+    created: str,
+    place: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return what the columns mean and how the study was run."""
+    reference, ideal = corners(card)
+    states = [record.state for record in found]
+    return {
+        "format": FORMAT,
+        "study": card.config.name,
+        "created": created,
+        "seed": card.config.seed,
+        "objectives": [{"name": m.name, "direction": m.direction, "unit": m.unit} for m in card.objectives],
+        "meters": {
+            meter.name: {
+                "unit": meter.unit,
+                "direction": meter.direction,
+                "kind": "cost" if meter.direction == "minimize" else "quality",
+            }
+            for meter in card.meters
+        },
+        "reference": reference,
+        "ideal": ideal,
+        "baseline": _plain(card.base.readings),
+        "baseline_test": _plain(base_test),
+        "budget": dict(card.config.budget),
+        "trials": {
+            "asked": len(found),
+            "complete": states.count("complete"),
+            "failed": states.count("failed"),
+            "infeasible": states.count("infeasible"),
+            "pruned": states.count("pruned"),
+            "interrupted": states.count("interrupted"),
+            "served": sum(record.served_from is not None for record in found),
+            **{f"turned down before training, {kind}": count for kind, count in turned_down.items()},
+            "target": card.config.trials,
+        },
+        "cache": asdict(recalled(found)),
+        "seconds": sum(record.seconds for record in found),
+        "overhead_seconds": sum(record.overhead for record in found),
+        "command": card.command,
+        "resume": card.resume,
+        "mlflow": dict(place) if place else None,
+        "versions": versions(),
+        "git": git_commit(),
+        "environment": environment(),
+        "config": without_passwords(card.plain),
+    }
+
+
+def _plain(readings: Readings) -> dict[str, dict[str, float | None]]:
+    return {name: {"value": reading.value, "stderr": reading.stderr} for name, reading in readings.items()}
+
+
+def to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
+    """Turn stored readings back."""
+    return {name: Reading(float(entry["value"] or 0.0), entry["stderr"]) for name, entry in plain.items()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers."""
+    names = (
+        "kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core", "onnx",
+        "onnxruntime",
+    )  # fmt: skip
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the current folder's repository, marked when it has changes; None outside of one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def environment() -> dict[str, str]:
+    """Return the machine's traits that decide timings."""
+    return {
+        "cpu": hardware(torch.device("cpu")),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.platform(),
+    }

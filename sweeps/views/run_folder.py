@@ -1,0 +1,94 @@
+"""Opening the study of a run folder to look at it: nothing is written, so a sweep may be running in it."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
+
+from analysis.table import StudyTable
+from sweeps.errors import SweepError
+from sweeps.experiment.assessment.degradation import with_profiles
+from sweeps.experiment.assessment.layers import with_layers
+from sweeps.experiment.front import Front
+from sweeps.search.study.record import records
+from sweeps.search.study.storage import JOURNAL, journal_to_read, open_storage
+from sweeps.views import results_table as results
+from sweeps.views.card import StudyCard
+from sweeps.views.publish import State, final_front, read_state
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study that is there, and all its storage holds."""
+
+    folder: Path
+    study: optuna.Study
+    state: State
+
+    @property
+    def card(self) -> StudyCard:
+        """What the study is about."""
+        return self.state.card
+
+    @property
+    def running(self) -> int:
+        """How many trials are under way, or were when a run died."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    @property
+    def front(self) -> Front:
+        """The front of the trials so far."""
+        return final_front(self.state)
+
+    def table(self) -> StudyTable:
+        """Make the results table from the storage."""
+        state, on_front = self.state, self.front.members
+        tested = {name: state.tested.get(name, {}) for name in on_front}
+        frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
+        base_test = state.tested.get("base", {})
+        meta = results.meta(state.card, state.records, base_test, state.turned_down, created=state.created, place=None)
+        frame = with_layers(results.with_noise(frame, meta, state.noise), state.layers)
+        return StudyTable(with_profiles(frame, state.profiles), meta, self.folder)
+
+
+def open_run(folder: str | Path) -> Opened:
+    """Open the study of a run folder.
+
+    Raises:
+        SweepError: the folder is not there or is no run folder, its storage cannot be reached, or holds no study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise SweepError(f"there is no folder {folder}: name a run folder such as runs/<study>")
+    url, name = _where(folder)
+    if url is None and not (folder / JOURNAL).is_file():
+        raise SweepError(f"{folder} is no run folder, it has no {JOURNAL}: name one such as runs/<study>")
+    storage = journal_to_read(folder) if url is None else open_storage(url, folder)
+    names = [summary.study_name for summary in storage.get_all_studies()]
+    if name not in names:
+        if len(names) != 1 or url is not None:
+            there = ", ".join(names) or "none"
+            raise SweepError(f"the storage of {folder} has no study {name}; there are: {there}")
+        name = names[0]
+    study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    return Opened(folder, study, read_state(StudyCard.read(study), study, records(study)))
+
+
+def _where(folder: Path) -> tuple[str | None, str]:
+    """Return the storage's URL and the study's name, as the folder's config says, or the journal and the folder's."""
+    try:
+        config = OmegaConf.load(folder / CONFIG)
+    except (OSError, ValueError):
+        return None, folder.name
+    except Exception as error:  # the reader of YAML has many
+        raise SweepError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(config, DictConfig):
+        raise SweepError(f"{folder / CONFIG} is no config: restore it, or run the sweep's command again")
+    return config.get("storage"), str(config.get("name") or folder.name)

@@ -1,0 +1,84 @@
+import sys
+
+import pytest
+
+from sweeps.errors import SweepError
+from sweeps.experiment.instantiate import part
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.load",
+        "torch.hub.load",
+        "pandas.read_pickle",
+        "urllib.request.urlretrieve",
+        "pathlib.Path.unlink",
+        "builtins.eval",
+        "sweeps.run.main",
+    ],
+)
+def test_code_that_nobody_trusts_is_refused_by_name(target: str) -> None:
+    with pytest.raises(SweepError, match=f"names {target}, which is not trusted.*trusted_modules"):
+        part("model", {"_target_": target})
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.nn.functional.torch.load",
+        "kmr.data.hashlib.sha256",
+        "sweeps.examples.cifar.Path",
+        "kmr.finetune.loop.torch.load",
+    ],
+)
+def test_code_reached_through_a_trusted_module_is_still_not_trusted(target: str) -> None:
+    with pytest.raises(SweepError, match="not trusted"):
+        part("model", {"_target_": target})
+
+
+def test_a_target_nested_in_arguments_is_checked_too() -> None:
+    config = {"_target_": "torch.nn.Linear", "in_features": {"_target_": "os.getpid"}, "out_features": 2}
+    with pytest.raises(SweepError, match=r"model\.in_features names os\.getpid"):
+        part("model", config)
+    with pytest.raises(SweepError, match=r"os\.getpid"):
+        part("model", {"_target_": "torch.nn.Linear", "in_features": [{"_target_": "os.getpid"}], "out_features": 2})
+
+
+def test_a_users_module_works_once_it_is_trusted(tmp_path, monkeypatch) -> None:
+    (tmp_path / "users_own_model.py").write_text("def build(width, seed=None):\n    return width, seed\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    config = {"_target_": "users_own_model.build", "width": 3}
+    with pytest.raises(SweepError, match=r"trusted_modules=\[users_own_model\]"):
+        part("model", config)
+    assert part("model", config, ["users_own_model"], seed=7, other=1) == (3, 7)
+    assert part("model", {**config, "seed": 9}, ["users_own_model"], seed=7) == (3, 9), "the config has the last word"
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (None, "_target_"),
+        ({"width": 3}, "_target_"),
+        ({"_target_": "torch.nn.Lineer", "in_features": 1}, "has no Lineer"),
+        ({"_target_": "nowhere.at.all"}, "nowhere.*not trusted"),
+        ({"_target_": "torch.nn.Linear", "in_features": 1}, "out_features"),
+        ({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 2, "width": 3}, "width"),
+        ({"_target_": "kmr.finetune.FineTune", "data": None, "schedule": "steep"}, "steep"),
+    ],
+)
+def test_a_part_that_cannot_be_made_names_what_is_wrong(config, named) -> None:
+    with pytest.raises(SweepError, match=f"(?s)model.*{named}"):
+        part("model", config)
+
+
+def test_a_missing_module_is_told_from_a_module_that_fails(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken_users_module.py").write_text("import surely_not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SweepError, match="needs the module surely_not_installed"):
+        part("model", {"_target_": "broken_users_module.build"}, ["broken_users_module"])
+    with pytest.raises(SweepError, match="there is no module absent_users_module"):
+        part("model", {"_target_": "absent_users_module.build"}, ["absent_users_module"])
