@@ -4,9 +4,10 @@ from analysis.comparison import grouped_by_config, pairwise, standings
 from analysis.contribution import contributions
 from analysis.exporting.export import Exported, export, export_front, export_images
 from analysis.exporting.latex import latex_table
-from analysis.front import CloseNeighbours, close_neighbours, front_frame, front_of, non_dominated, within_noise
+from analysis.front import CloseNeighbours, close_neighbours, front_frame, front_of
 from analysis.importance import importance, importance_for_front
 from analysis.pareto.attainment import attainment
+from analysis.pareto.dominance import non_dominated, ranks, within_noise
 from analysis.pareto.hypervolume import history, hypervolume, normalised
 from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.plots import (
@@ -18,7 +19,6 @@ from analysis.plots import (
     technique_contribution,
 )
 from analysis.plots.comparison import attainment_surfaces, hypervolume_intervals
-from analysis.ranking import ranks
 from analysis.report import Report, write_comparison
 from analysis.selection.standing_answers import Answer, recommend
 from analysis.table import StudyTable, TableError, from_frame, load, save

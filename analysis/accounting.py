@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.front import Mask, front_of
+from analysis.front import front_of
+from analysis.pareto.dominance import Mask
 from analysis.table import StudyTable
 from analysis.wording import duration, plural
 

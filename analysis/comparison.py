@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.front import Floats, as_costs, front_frame, non_dominated
+from analysis.front import front_frame
+from analysis.pareto.dominance import Floats, as_costs, non_dominated
 from analysis.pareto.hypervolume import box, hypervolume
 from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.table import StudyTable, TableError

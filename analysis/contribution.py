@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.front import Mask, front_of
+from analysis.front import front_of
+from analysis.pareto.dominance import Mask
 from analysis.pareto.hypervolume import box, hypervolume
 from analysis.table import StudyTable
 

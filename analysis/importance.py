@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.front import Floats, Mask
-from analysis.ranking import ranks
+from analysis.pareto.dominance import Floats, Mask, ranks
 from analysis.table import StudyTable
 
 FEWEST = 12

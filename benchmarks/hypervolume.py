@@ -22,9 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated, ranks
 from analysis.pareto.hypervolume import hypervolume
-from analysis.ranking import ranks
 
 BAR_SECONDS = 1.0
 SORTED = 100_000

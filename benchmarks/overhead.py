@@ -49,13 +49,14 @@ from kmr.data import as_data
 from kmr.finetune import FineTune
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder
 from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.interrupts import Interrupts
+from sweeps.search.space import distributions
 from sweeps.search.study.record import study_id
-from sweeps.space import distributions, search_space
 from sweeps.terminal.progress import SweepProgress
 from sweeps.views.mlflow.tracker import Tracker
 

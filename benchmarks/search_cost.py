@@ -47,13 +47,14 @@ from sweeps.experiment.experiment import Experiment, build_experiment
 from sweeps.experiment.experiment_proposer import Asker
 from sweeps.experiment.fidelity import Fidelities
 from sweeps.experiment.front import corners
+from sweeps.experiment.knob_space import to_sequence
 from sweeps.experiment.open_study import make_sampler
 from sweeps.experiment.sweep import Sweep
-from sweeps.jobs import Ended, Job, Measured, Tell
 from sweeps.search.execution.halving import Settings
 from sweeps.search.execution.interrupts import Interrupts
-from sweeps.search.study.point import Point
-from sweeps.space import distributions, to_sequence
+from sweeps.search.execution.work import Job, Tell
+from sweeps.search.space import distributions
+from sweeps.search.study.point import Ended, Measured, Point
 from sweeps.terminal.progress import SweepProgress
 
 BAR = 5.0

@@ -42,11 +42,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from analysis.pareto.hypervolume import hypervolume
 from kmr.core import Choice, Direction
 from sweeps import search
-from sweeps.space import Space, distributions
+from sweeps.search.space import Space, distributions
 
 VERSION = "0.2.0"
 HASHES = {

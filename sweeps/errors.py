@@ -22,3 +22,14 @@ def unknown(name: str, known: Sequence[str], *, all_of_them: bool = True) -> str
     if not close:
         return f": {listed}"
     return f"{nearest} T{listed[1:]}" if all_of_them else nearest
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line of at most 400 characters."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if len(text) <= 400 else text[:397] + "…"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's kind and message on one line."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -26,7 +26,7 @@ from kmr.runtimes.onnxruntime import PRECISIONS, OnnxSession
 from kmr.runtimes.program import described_inputs
 from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
 from sweeps.errors import SweepError
-from sweeps.experiment.front import FOLDER, artifact_path
+from sweeps.experiment.front_artifacts import FOLDER, artifact_path
 from sweeps.experiment.instantiate import part
 
 FORMATS = ("onnx", "pt2", "packed")

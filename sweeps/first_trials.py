@@ -8,7 +8,7 @@ from typing import Any
 
 from kmr.core import Choice, Domain, IntRange, Value
 from sweeps.errors import SweepError
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 
 def first_trials(path: str, space: Space) -> list[dict[str, Value]]:

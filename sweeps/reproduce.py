@@ -15,7 +15,7 @@ from kmr.core import KMRError, measure, run_sequence
 from sweeps.errors import SweepError
 from sweeps.experiment.experiment import build_experiment
 from sweeps.search.study.point import Point
-from sweeps.terminal.hydra_entry import wide_console
+from sweeps.terminal.console import wide_console
 from sweeps.views.card import StudyCard
 from sweeps.views.run_folder import open_run
 

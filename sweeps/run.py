@@ -37,20 +37,23 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     import optuna
     import torch
 
+    from sweeps.experiment.assessment.held_out import test_point
     from sweeps.experiment.experiment import build_experiment
     from sweeps.experiment.fidelity import fidelities_of
     from sweeps.experiment.model_work import ModelWork
     from sweeps.experiment.open_study import open_study, run_folder, with_base
     from sweeps.experiment.sweep import Sweep
     from sweeps.experiment.take_over import take_over
-    from sweeps.finish import commands, print_front, test_point, write_results
     from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
     from sweeps.search.execution.interrupts import Interrupts, Stopped
     from sweeps.search.study.failures import digest
     from sweeps.search.study.lease import reclaim
     from sweeps.search.study.record import recalled, turned_down
+    from sweeps.terminal.commands import commands
+    from sweeps.terminal.front_table import print_front
     from sweeps.terminal.progress import SweepProgress, watch
     from sweeps.views.card import StudyCard
+    from sweeps.views.finish import write_results
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("sweeps.search.proposals.choose_sampler").setLevel(
@@ -143,7 +146,7 @@ def _forget_if_empty(folder: Path) -> None:
 
 def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Console) -> Any:
     from sweeps.search.study.record import records
-    from sweeps.views.publish import open_tracker
+    from sweeps.views.mlflow.open_tracker import open_tracker
 
     if not config.tracking.enabled:
         return None

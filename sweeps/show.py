@@ -12,10 +12,10 @@ from rich.text import Text
 from analysis.selection.standing_answers import recommend
 from analysis.wording import plural
 from sweeps.errors import SweepError
-from sweeps.finish import front_table
 from sweeps.search.study.record import recalled
 from sweeps.terminal.braille_plot import sketch
-from sweeps.terminal.hydra_entry import wide_console
+from sweeps.terminal.console import wide_console
+from sweeps.terminal.front_table import front_table
 from sweeps.views.mlflow.runs import Place
 from sweeps.views.run_folder import Opened, open_run
 

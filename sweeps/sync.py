@@ -15,7 +15,8 @@ from kmr.data import as_data
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 from sweeps.views.card import StudyCard
-from sweeps.views.publish import open_tracker, publish
+from sweeps.views.mlflow.open_tracker import open_tracker
+from sweeps.views.publish import publish
 from sweeps.views.run_folder import open_run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.front import Floats, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, as_costs, non_dominated
 
 
 def attainment(runs: Sequence[Floats], share: float, directions: Sequence[str]) -> Floats:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import moocore
 import numpy as np
 
-from analysis.front import Floats, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, as_costs, non_dominated
 
 
 def hypervolume(values: Floats, reference: Sequence[float] | Floats, directions: Sequence[str]) -> float:

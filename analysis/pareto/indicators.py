@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.front import Floats, as_costs
+from analysis.pareto.dominance import Floats, as_costs
 
 
 def coverage(first: Floats, second: Floats, directions: Sequence[str]) -> float:

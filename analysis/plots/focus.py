@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.front import Floats
+from analysis.pareto.dominance import Floats
 
 _BESIDE = 0.25
 """How much is shown beside what matters, as a share of its span."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.front import Floats, as_costs, front_frame
+from analysis.front import front_frame
+from analysis.pareto.dominance import Floats, as_costs
 from analysis.pareto.hypervolume import box, hypervolume
 from analysis.plots.hover import hover
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades

@@ -11,8 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.accounting import measured
-from analysis.front import Floats, front_of
+from analysis.front import front_of
 from analysis.importance import knob_frame
+from analysis.pareto.dominance import Floats
 from analysis.plots.groups import grouped
 from analysis.plots.style import INK, MUTED, PAPER, escape, figure, say, spans_decades
 from analysis.table import StudyTable

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.front import Mask, as_costs, front_frame, front_of
+from analysis.front import front_frame, front_of
+from analysis.pareto.dominance import Mask, as_costs
 from analysis.plots.cloud import cloud
 from analysis.plots.focus import focus, outside
 from analysis.plots.hover import hover, text_or

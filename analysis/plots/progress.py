@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.front import Floats
+from analysis.pareto.dominance import Floats
 from analysis.pareto.hypervolume import box, history
 from analysis.plots.style import MUTED, OKABE_ITO, figure, plain_axis, say
 from analysis.table import StudyTable

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.front import as_costs
+from analysis.pareto.dominance import as_costs
 from analysis.plots.hover import hover, text_or
 from analysis.plots.style import INK, MUTED, PAPER, axis, escape, figure, marks, plain_axis, say
 from analysis.table import StudyTable

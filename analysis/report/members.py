@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.front import Floats
+from analysis.pareto.dominance import Floats
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
 from analysis.wording import meter_name, quantity, sequence

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.contribution import parts
-from analysis.front import Floats
+from analysis.pareto.dominance import Floats
 from analysis.plots.groups import grouped
 from analysis.selection.standing_answers import tolerance
 from analysis.table import StudyTable

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.front import as_costs
+from analysis.pareto.dominance import as_costs
 from analysis.selection.limits import Limit, read_limit
 from analysis.table import StudyTable, TableError
 from analysis.wording import NOTHING, listing, meter_name, quantity, ratio, sequence

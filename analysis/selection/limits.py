@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.front import Floats, Mask
+from analysis.pareto.dominance import Floats, Mask
 from analysis.table import StudyTable, TableError
 from analysis.wording import meter_name, quantity
 

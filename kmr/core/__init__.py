@@ -2,18 +2,7 @@
 
 from kmr.core.aggregate import WeightedCost, WeightedQuality
 from kmr.core.domain import Choice, Domain, FloatRange, IntRange, Value
-from kmr.core.engine import (
-    Budget,
-    FineTune,
-    OnStep,
-    Outcome,
-    Prefixes,
-    Run,
-    apply_move,
-    budgeted_kmr,
-    measure_base,
-    run_sequence,
-)
+from kmr.core.engine import Budget, OnStep, Outcome, Run, budgeted_kmr, run_sequence
 from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, NotHere, RuleWarning
 from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
@@ -21,6 +10,7 @@ from kmr.core.meter import Cost, Direction, Meter, Quality, Reading, Readings, m
 from kmr.core.policy import Policy
 from kmr.core.rule import Rule, Trait
 from kmr.core.seeding import isolated_rng
+from kmr.core.step import FineTune, Prefixes, apply_move, measure_base
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
 __all__ = [

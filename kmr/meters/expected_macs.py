@@ -1,5 +1,6 @@
 """Multiply-accumulates of networks that compute more for one input than for another: the mean over data."""
 
+import copy
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, Split
-from kmr.meters.exit_macs import exit_macs
 from kmr.meters.macs import LayerMACs, count_macs
 from kmr.meters.prediction import Predictions
 from kmr.representation.early_exits import EarlyExits
@@ -69,3 +69,29 @@ def _of_channels(path: str, layers: dict[str, LayerMACs]) -> int:
     """Return what the layer inside a gated one takes that makes the channels: the last one, where it is several."""
     inside = [layer.macs for name, layer in layers.items() if name.startswith(f"{path}.layer".lstrip("."))]
     return inside[-1] if inside else 0
+
+
+def exit_macs(model: EarlyExits, example_inputs: Inputs, data: Split) -> Tensor:
+    """Return the multiply-accumulates of each sample of a split, (n,): those up to the exit that it takes."""
+    costs = []
+    forced = copy.deepcopy(model)
+    for place in range(len(model.heads) + 1):
+        forced.forced = place
+        costs.append(count_macs(forced, example_inputs)[0])
+    return torch.tensor(costs, dtype=torch.float64)[exits_taken(model, data)]
+
+
+def exits_taken(model: EarlyExits, data: Split) -> torch.Tensor:
+    """Return the number of the exit that each sample of a split takes."""
+    device = next(model.parameters()).device
+    taken = []
+    with torch.no_grad():
+        for inputs, _ in data.batches():
+            match inputs:
+                case dict():
+                    taken.append(model.route(**{k: v.to(device) for k, v in inputs.items()})[1])
+                case tuple() | list():
+                    taken.append(model.route(*(v.to(device) for v in inputs))[1])
+                case _:
+                    taken.append(model.route(inputs.to(device))[1])
+    return torch.cat(taken).cpu()

@@ -14,12 +14,13 @@ from kmr.cache import PrefixCache, Store, describe, fingerprint
 from kmr.core import Direction, Instantiation, KMRError, Reading, Run, Step, measure_base, run_sequence
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError
+from sweeps.experiment.knob_space import search_space, to_sequence
 from sweeps.experiment.reduced_fidelity import at_share
 from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.choose_sampler import screening_pays
-from sweeps.space import Space, search_space, to_sequence
+from sweeps.search.space import Space
 
 _WORTH_KEEPING = 0.1
 """Seconds: a step made in less is not worth a file."""
@@ -36,7 +37,8 @@ class Compression:
         model: M₀, trained; it is left as it is.
         instantiation: the rules to search over, and the meters to judge by.
         finetune: follows every move; none by default.
-        space: narrows the knobs, as `sweeps.space.search_space` takes it: `{"quantize": {"bits": {"values": [4, 8]}}}`.
+        space: narrows the knobs, as `sweeps.experiment.knob_space.search_space` takes it: `{"quantize": {"bits":
+        {"values": [4, 8]}}}`.
         store: keeps models that vectors begin with alike, so that their beginnings are made once.
 
     Raises:

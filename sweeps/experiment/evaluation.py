@@ -11,8 +11,8 @@ from kmr.cache import keeping
 from kmr.core import Budget, Outcome, Step, TransformationSequence, Value, budgeted_kmr, run_sequence
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
+from sweeps.experiment.knob_space import search_space, to_sequence
 from sweeps.search.study.point import Evaluation, Point
-from sweeps.space import search_space, to_sequence
 
 OnPoint: TypeAlias = Callable[[Point, nn.Module], None]
 

@@ -36,8 +36,9 @@ from sweeps.errors import SweepError, unknown
 from sweeps.experiment.base_weights import with_weights
 from sweeps.experiment.config import Config
 from sweeps.experiment.instantiate import part
+from sweeps.experiment.knob_space import parameter_space, search_space
 from sweeps.experiment.reduced_fidelity import at_share
-from sweeps.space import Space, parameter_space, search_space
+from sweeps.search.space import Space
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.acquisition import Screening
-from sweeps.search.proposals.choose_sampler import anchors, describe_sampler, is_fixed, screening_pays, seed_after
+from sweeps.search.proposals.choose_sampler import describe_sampler, is_fixed, screening_pays, seed_after
 from sweeps.search.proposals.dominance_bound import Bound
+from sweeps.search.proposals.initial import anchors
 from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.study.point import Point
 

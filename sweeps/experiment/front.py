@@ -1,21 +1,17 @@
 """The front as the search goes on: who is on it, its hypervolume, and its members saved as artifacts."""
 
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from analysis.front import Floats, as_costs
+from analysis.pareto.dominance import Floats, as_costs
 from analysis.pareto.hypervolume import normalised
 from kmr.core import Direction, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.search.study.point import Point
-
-FOLDER = "front"
 
 
 class Objective(Protocol):
@@ -118,14 +114,3 @@ def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:
             reference[meter.name], ideal[meter.name] = (base - 0.5 * abs(base) if base else -1.0), base
         reference[meter.name] = experiment.config.reference.get(meter.name, reference[meter.name])
     return reference, ideal
-
-
-def artifact_path(folder: Path, identifier: str) -> Path:
-    """Return where a front member's artifact lies."""
-    return folder / FOLDER / identifier
-
-
-def drop_artifacts(folder: Path, identifiers: Sequence[str]) -> None:
-    """Remove the artifacts of points that left the front."""
-    for identifier in identifiers:
-        shutil.rmtree(artifact_path(folder, identifier), ignore_errors=True)

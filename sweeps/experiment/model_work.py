@@ -11,15 +11,15 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError, NotApplicable, Step
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, describe
 from sweeps.experiment.evaluation import evaluate
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.fidelity import Fidelities, Halted, fidelities_of
-from sweeps.jobs import Ended, Job, Measured, Tell, describe
-from sweeps.search.study.point import NOTHING_RECALLED, Point, Recalled
+from sweeps.search.execution.work import Job, Tell
+from sweeps.search.study.point import NOTHING_RECALLED, Ended, Measured, Point, Recalled
 
 STAGING = ".staging"
 """The folder, in the study's, of artifacts that have not been taken on the front yet."""

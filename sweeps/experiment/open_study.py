@@ -13,9 +13,9 @@ from sweeps.errors import SweepError
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.search.proposals.choose_sampler import seed_after
+from sweeps.search.space import grid
 from sweeps.search.study.point import Point
 from sweeps.search.study.storage import open_storage
-from sweeps.space import grid
 
 IDENTITY = "kmr:identity"
 """The study's attribute of what it searches."""

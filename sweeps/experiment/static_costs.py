@@ -15,8 +15,8 @@ from torch import nn
 
 from kmr.cache import Store, fingerprint, keeping
 from kmr.core import Instantiation, Move, TransformationSequence, apply_move, measure
+from sweeps.experiment.knob_space import to_sequence
 from sweeps.search.problem import Params
-from sweeps.space import to_sequence
 
 if TYPE_CHECKING:
     from sweeps.experiment.experiment import Experiment

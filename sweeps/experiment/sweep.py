@@ -11,28 +11,28 @@ import optuna
 
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError
+from sweeps.errors import describe
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
-from sweeps.experiment.front import Front, artifact_path, drop_artifacts
+from sweeps.experiment.front import Front
+from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
+from sweeps.experiment.knob_space import to_params
 from sweeps.experiment.model_work import STAGING, save_artifact
 from sweeps.first_trials import first_trials
-from sweeps.jobs import Measured, describe
 from sweeps.search.execution.driver import GAVE_NOTHING, drive
 from sweeps.search.execution.executors import Executor
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.observer import Observer
 from sweeps.search.execution.stopping import Stopping
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import INTERMEDIATE_OF
-from sweeps.search.study.point import Point
-from sweeps.search.study.record import Record
-from sweeps.space import distributions, to_params
-from sweeps.telling import constraints
+from sweeps.search.study.point import Measured, Point, identifier
+from sweeps.search.study.record import Record, constraints
 from sweeps.terminal.progress import SweepProgress
 from sweeps.views.mlflow.runs import run_name
 from sweeps.views.mlflow.tracker import Tracker
-from sweeps.views.results_table import identifier
 
 _BEGUN_BY = "kmr:begun_by"
 """The user attribute of the base model's trial that tells apart drivers that begin at once."""

@@ -7,12 +7,13 @@ import optuna
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import problem_of
+from sweeps.experiment.knob_space import to_params, to_sequence
 from sweeps.experiment.open_study import BASE, IDENTITY, differences
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OUTCOME, OWNER
-from sweeps.search.study.record import records
-from sweeps.search.study.storage import JOURNAL, journal_to_read, open_storage
-from sweeps.space import distributions, to_params, to_sequence
-from sweeps.telling import constraints
+from sweeps.search.study.journal import JOURNAL, journal_to_read
+from sweeps.search.study.record import constraints, records
+from sweeps.search.study.storage import open_storage
 
 _TAKEN_OVER = "kmr:taken_over"
 """The study's attribute that says from which study all that fits has been taken over."""

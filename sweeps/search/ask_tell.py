@@ -14,22 +14,22 @@ from optuna.storages import BaseStorage
 
 from kmr.core import Direction, Value
 from sweeps.errors import SweepError
-from sweeps.jobs import Ended, Measured
 from sweeps.search.evaluator import FunctionWork, Unusable
 from sweeps.search.execution.interrupts import undisturbed
 from sweeps.search.execution.ledger import Ledger, Task
 from sweeps.search.execution.stopping import Stop
 from sweeps.search.problem import Canonical, Params, Problem, StaticCosts, as_given
 from sweeps.search.proposals.acquisition import Screening
-from sweeps.search.proposals.choose_sampler import anchors, is_fixed, pick_sampler, screening_pays, seed_after
+from sweeps.search.proposals.choose_sampler import is_fixed, pick_sampler, screening_pays, seed_after
+from sweeps.search.proposals.initial import anchors
 from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.result import Searched, SearchResult, of_record, result_of
+from sweeps.search.space import Space, is_searched
 from sweeps.search.study import lease as leases
-from sweeps.search.study.point import Point
+from sweeps.search.study.point import Ended, Measured, Point
 from sweeps.search.study.storage import open_storage
 from sweeps.search.tables import Readings
 from sweeps.search.watcher import Watcher
-from sweeps.space import Space, is_searched
 
 _PROBLEM = "kmr:problem"
 _FORMAT = 2

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kmr.core import Direction, Reading
-from sweeps.errors import SweepError
-from sweeps.jobs import Ended, Job, Measured, Tell, describe
+from sweeps.errors import SweepError, describe
 from sweeps.search.execution.halving import Halving, Settings
 from sweeps.search.execution.rungs import RungStore
+from sweeps.search.execution.work import Job, Tell
 from sweeps.search.problem import Params
-from sweeps.search.study.point import Point
+from sweeps.search.study.point import Ended, Measured, Point
 from sweeps.search.tables import Readings, value_of
 
 Evaluate: TypeAlias = Callable[[Params], Readings] | Callable[[Params, float], Readings]

@@ -14,18 +14,18 @@ from typing import Any
 
 from kmr.core import Direction
 from sweeps.errors import SweepError
-from sweeps.jobs import Work
 from sweeps.search.ask_tell import Search
 from sweeps.search.evaluator import Evaluate, FunctionWork, halving_of
 from sweeps.search.execution.driver import drive
 from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
 from sweeps.search.execution.halving import Settings
 from sweeps.search.execution.interrupts import ctrl_c
+from sweeps.search.execution.work import Work
 from sweeps.search.problem import StaticCosts
 from sweeps.search.result import Searched, SearchResult, result_of
+from sweeps.search.space import Space
 from sweeps.search.study.record import study_id
 from sweeps.search.tables import Table, as_function, columns
-from sweeps.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def search(
         settings: `canonical`, equal for vectors of the same model, which is trained once; `sampler`, an Optuna sampler
             in place of `sweeps.search.proposals.choose_sampler.pick_sampler`'s; `screening`, a `Screening`, None for
             none, or True to decide by the problem; `start`, the vectors tried first in place of
-            `sweeps.search.proposals.choose_sampler.anchors`; `seed`; `storage`, Optuna's or its URL, and `name`, which
+            `sweeps.search.proposals.initial.anchors`; `seed`; `storage`, Optuna's or its URL, and `name`, which
             keep the study; `stop`, a `sweeps.search.execution.stopping.Stop`: seconds, seconds of training, or a front
             that has stopped growing; `identity`, by name and as JSON has it, what else must be the same for a study to
             be continued, such as a digest of the weights and the recipe of the training.

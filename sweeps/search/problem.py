@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from kmr.core import Direction, Value
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 Params: TypeAlias = Mapping[str, Value]
 Canonical: TypeAlias = Callable[[Params], Hashable]

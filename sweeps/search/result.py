@@ -8,11 +8,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from kmr.core import Value
 from sweeps.search.problem import Problem
-from sweeps.search.proposals.proposer import PROPOSAL
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME
+from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, PROPOSAL
 from sweeps.search.study.record import Record, record_of
 
 State = Literal["complete", "failed", "halted", "served", "pruned", "interrupted"]

@@ -9,7 +9,7 @@ import pandas as pd
 from kmr.core import Reading, Value
 from sweeps.errors import SweepError
 from sweeps.search.problem import Params, StaticCosts
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 Readings: TypeAlias = Mapping[str, float | Reading]
 """What was read, by meter; a `Reading` has a standard error."""

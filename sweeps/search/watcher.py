@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from analysis.front import Floats, as_costs
+from analysis.pareto.dominance import Floats, as_costs
 from analysis.pareto.hypervolume import normalised
 from sweeps.search.execution.observer import Observer
 from sweeps.search.execution.stopping import Stop, Stopping

@@ -20,6 +20,7 @@ from rich.console import Console
 from kmr.core import KMRError
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment.config import Config
+from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
 
 Work: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
@@ -87,19 +88,6 @@ def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | Non
         )
     except Exception as error:
         return _unexpected(error)
-
-
-def complain(error: object) -> int:
-    """Print an error in one line; return the exit code for it."""
-    message = " ".join(str(error).split())
-    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 2
-
-
-def wide_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
 
 
 def _check_names(raw: DictConfig) -> None:

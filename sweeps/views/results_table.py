@@ -1,33 +1,24 @@
 """The results table: a row for each measured model, written from the study's records for `analysis` to read."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analysis.table import FORMAT, StudyTable
 from analysis.uncertainty import front_probability
-from kmr.core import Reading, Readings, TransformationSequence
-from kmr.meters import hardware
+from kmr.core import Readings, TransformationSequence
 from sweeps.experiment.assessment.noise import Noise, summary
-from sweeps.experiment.front import artifact_path, corners
-from sweeps.search.study.point import Point
+from sweeps.experiment.front import corners
+from sweeps.experiment.front_artifacts import artifact_path
+from sweeps.search.study.point import Point, identifier
 from sweeps.search.study.record import Record, recalled
 from sweeps.views.card import StudyCard, without_passwords
-
-
-def identifier(trial: int, step: int) -> str:
-    """Return a point's name: its trial and its step, or `base`."""
-    return "base" if trial < 0 else f"{trial}.{step}"
+from sweeps.views.provenance import environment, git_commit, versions
 
 
 def technique(card: StudyCard, sequence: TransformationSequence) -> str:
@@ -188,45 +179,3 @@ def meta(
 
 def _plain(readings: Readings) -> dict[str, dict[str, float | None]]:
     return {name: {"value": reading.value, "stderr": reading.stderr} for name, reading in readings.items()}
-
-
-def to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
-    """Turn stored readings back."""
-    return {name: Reading(float(entry["value"] or 0.0), entry["stderr"]) for name, entry in plain.items()}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
-    names = (
-        "kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core", "onnx",
-        "onnxruntime",
-    )  # fmt: skip
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """Return the commit of the current folder's repository, marked when it has changes; None outside of one."""
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip() or None
-
-
-def environment() -> dict[str, str]:
-    """Return the machine's traits that decide timings."""
-    return {
-        "cpu": hardware(torch.device("cpu")),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "system": platform.platform(),
-    }

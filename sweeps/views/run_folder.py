@@ -13,11 +13,12 @@ from sweeps.errors import SweepError
 from sweeps.experiment.assessment.degradation import with_profiles
 from sweeps.experiment.assessment.layers import with_layers
 from sweeps.experiment.front import Front
+from sweeps.search.study.journal import JOURNAL, journal_to_read
 from sweeps.search.study.record import records
-from sweeps.search.study.storage import JOURNAL, journal_to_read, open_storage
+from sweeps.search.study.storage import open_storage
 from sweeps.views import results_table as results
 from sweeps.views.card import StudyCard
-from sweeps.views.publish import State, final_front, read_state
+from sweeps.views.state import State, final_front, read_state
 
 CONFIG = "config.yaml"
 

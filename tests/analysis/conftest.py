@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from analysis.table import StudyTable, load, save
 
 Recipe = Callable[..., tuple[pd.DataFrame, dict[str, Any]]]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.front import close_neighbours, front_frame, front_of, non_dominated, within_noise
+from analysis.front import close_neighbours, front_frame, front_of
+from analysis.pareto.dominance import non_dominated, within_noise
 from analysis.table import StudyTable
 
 

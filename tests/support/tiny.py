@@ -17,12 +17,12 @@ from kmr.data import as_data
 from kmr.finetune import FineTune
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import make_sampler
 from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.executors import Executor, InProcess
 from sweeps.search.execution.interrupts import Interrupts
-from sweeps.space import search_space
 from sweeps.terminal.progress import SweepProgress
 
 

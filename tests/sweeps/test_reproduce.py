@@ -32,7 +32,7 @@ def test_a_reading_that_differs_is_exit_code_1(copied, monkeypatch) -> None:
     point = next(name for name in opened.front.members if name != "base")
     readings = {**opened.state.points[point].readings, "weight_bytes": [1.0, None]}
     changed = {point: Point(1, opened.state.points[point].sequence, readings)}
-    monkeypatch.setattr("sweeps.views.publish.State.points", changed)
+    monkeypatch.setattr("sweeps.views.state.State.points", changed)
     code, text = told(str(copied), point)
     assert code == 1
     assert "differs" in text

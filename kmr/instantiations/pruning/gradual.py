@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from kmr.core import FloatRange, KMRError, Knob, Rule, Trait, Value
-from kmr.core.engine import FineTune
+from kmr.core.step import FineTune
 from kmr.data import Inputs, Split
 from kmr.instantiations.pruning.schedules import SHAPES, Shape, of_the_rest, sparsity_steps
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning

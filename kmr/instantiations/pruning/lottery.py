@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast, final
 from torch import nn
 
 from kmr.core import Domain, KMRError, Knob, NotApplicable, Trait, Value
-from kmr.core.engine import FineTune
+from kmr.core.step import FineTune
 from kmr.data import Split
 from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.saliency import Magnitude, Saliency

@@ -11,7 +11,7 @@ from kmr.artifact import folder as artifact
 from kmr.core import KMRError
 from kmr.meters import AccuracyDegradationFactor
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.front import artifact_path
+from sweeps.experiment.front_artifacts import artifact_path
 
 _PROFILE = "kmr:profile:"
 

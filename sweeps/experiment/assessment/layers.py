@@ -13,7 +13,7 @@ from torch import nn
 from kmr.artifact import folder as artifact
 from kmr.artifact.anatomy import anatomy
 from kmr.core import KMRError
-from sweeps.experiment.front import artifact_path
+from sweeps.experiment.front_artifacts import artifact_path
 
 _LAYERS = "kmr:layers:"
 

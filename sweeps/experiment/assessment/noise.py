@@ -19,14 +19,14 @@ import optuna
 import torch
 from torch import nn
 
-from analysis.uncertainty import probability_non_dominated
+from analysis.pareto.probability import probability_non_dominated
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError, Meter, Quality, run_sequence
 from kmr.meters import Predictions
 from kmr.meters.prediction import Outputs, predict
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.front import artifact_path
+from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.point import Point
 
 _NOISE = "kmr:noise:"

@@ -12,12 +12,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from analysis.wording import plural
 from sweeps.errors import SweepError
-from sweeps.jobs import Ended, Told
 from sweeps.search.execution.executors import Executor
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.stopping import Stopping
+from sweeps.search.execution.work import Told
 from sweeps.search.study.failures import cause
+from sweeps.search.study.point import Ended
 from sweeps.search.study.record import Record
 
 MOST_EQUAL_FAILURES = 5

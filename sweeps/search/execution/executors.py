@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from sweeps.errors import SweepError
-from sweeps.jobs import Ended, Job, Tell, Told, Work, describe
+from sweeps.errors import SweepError, describe
+from sweeps.search.execution.work import Job, Tell, Told, Work
+from sweeps.search.study.point import Ended
 
 MOST_FALSE_STARTS = 3
 """Worker processes in a row that may die before they are ready."""

@@ -17,7 +17,7 @@ from typing import Any, final
 import moocore
 import numpy as np
 
-from analysis.front import Floats, Mask, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, Mask, as_costs, non_dominated
 from sweeps.errors import SweepError
 from sweeps.search.execution.rungs import Decision, Record, RungStore, Verdict
 

@@ -16,16 +16,15 @@ from optuna.trial import TrialState
 
 from kmr.core import Value
 from sweeps.errors import SweepError
-from sweeps.jobs import Ended, Job, Measured
 from sweeps.search.execution.observer import Observer
+from sweeps.search.execution.work import Job
 from sweeps.search.problem import Problem
-from sweeps.search.proposals.proposer import PROPOSAL, Proposer, tell
-from sweeps.search.study.attributes import OWNER
+from sweeps.search.proposals.proposer import Proposer
+from sweeps.search.study.attributes import OWNER, PROPOSAL
 from sweeps.search.study.lease import GRACE, LEASE, claim, put_back, reclaim
 from sweeps.search.study.peers import Others
-from sweeps.search.study.point import Point
-from sweeps.search.study.record import Record, record_of, records
-from sweeps.telling import abandon, finish
+from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.record import Record, abandon, finish, record_of, records, tell
 
 MOST_SERVED = 100
 """Proposals in a row that may lead to models that are known before nothing is thought to be left."""

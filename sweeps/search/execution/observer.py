@@ -2,8 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from sweeps.jobs import Measured
-from sweeps.search.study.point import Point
+from sweeps.search.study.point import Measured, Point
 from sweeps.search.study.record import Record
 
 

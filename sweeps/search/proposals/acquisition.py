@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from kmr.core import Value
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.improvement import expected_gain

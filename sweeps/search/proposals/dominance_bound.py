@@ -12,7 +12,7 @@ from typing import Any
 from kmr.core import Choice, Domain, Value
 from sweeps.errors import SweepError
 from sweeps.search.problem import Params, Problem
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 
 class Bound:

@@ -7,7 +7,7 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from analysis.front import as_costs
+from analysis.pareto.dominance import as_costs
 from sweeps.search.problem import Problem
 from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kmr.core import Choice, Domain, FloatRange, IntRange, Value
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 _FAR = 3
 """Further values tried for a range beside the ones next to the present."""

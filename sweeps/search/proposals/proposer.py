@@ -8,7 +8,7 @@ infeasible, with the values of their constraints, so that the inner sampler lear
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -20,10 +20,10 @@ from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.dominance_bound import Bound
 from sweeps.search.proposals.sampler import Screened
-from sweeps.space import distributions
+from sweeps.search.space import distributions
+from sweeps.search.study.attributes import PROPOSAL
+from sweeps.search.study.record import tell
 
-PROPOSAL = "kmr:proposal"
-"""The user attribute that says how a trial was proposed: `rejected`, `replaced`, and `screened` if it ended there."""
 MOST_TURNED_DOWN = 1000
 """Vectors in a row that are turned down before nothing is thought to be left; a fixed sequence may never fit."""
 
@@ -132,21 +132,3 @@ class Proposer:
         done = [(t.params, t.values) for t in self._sampler.history.complete]
         why = self._bound.hopeless(trial.params, static, done)
         return None if why is None else f"bound: {why}"
-
-
-def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
-    """Tell a study of a trial, whatever its sampler then asks for.
-
-    Raises:
-        UpdateFinishedTrialError: another driver has finished it.
-    """
-    try:
-        study.tell(trial, **how)
-    except ValueError as error:
-        if str(error).startswith("Cannot tell a "):
-            raise UpdateFinishedTrialError(str(error)) from error
-        raise
-    except RuntimeError as error:
-        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
-        if "Study.stop" not in str(error):
-            raise

@@ -15,14 +15,14 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from kmr.core import Choice, Domain, FloatRange, IntRange
 from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.history import History
 from sweeps.search.proposals.mutation import mutations, random_vector
 from sweeps.search.proposals.thinning import Shown
-from sweeps.space import Space, distributions, grid, is_searched
+from sweeps.search.space import Space, distributions, grid, is_searched
 
 MOST_REASKS = 10
 """Infeasible draws in a row that the inner sampler is told of before a mutation takes their place."""

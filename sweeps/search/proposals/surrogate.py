@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from kmr.core import Choice, Domain, Value
-from sweeps.space import Space
+from sweeps.search.space import Space
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

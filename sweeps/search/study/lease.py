@@ -16,10 +16,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.search.proposals.proposer import tell
 from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, OWNER
 from sweeps.search.study.point import Point
-from sweeps.search.study.record import now
+from sweeps.search.study.record import now, tell
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """What a trial measures, as the study keeps it: plain values that JSON carries."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kmr.core import Move, Reading, Step, TransformationSequence
@@ -76,3 +77,41 @@ class Evaluation:
     points: list[Point]
     notes: list[str]
     overhead: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model was measured; `staged` is its artifact where it may join the front, `problem` why it has none."""
+
+    number: int
+    point: Point
+    staged: Path | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial is over: complete, and what it came to is the last model it measured; else the error says why.
+
+    Args:
+        number: of the trial.
+        state: complete, failed, infeasible, pruned at a low fidelity, or lost with the process that did it.
+        error: why it is not complete.
+        seconds: it took.
+        overhead: of those, what neither rules, fine-tuning nor meters took.
+        notes: on how it went.
+        recalled: what it had from the prefix cache.
+    """
+
+    number: int
+    state: str
+    error: str | None = None
+    seconds: float = 0.0
+    overhead: float = 0.0
+    notes: tuple[str, ...] = ()
+    recalled: Recalled = NOTHING_RECALLED
+
+
+def identifier(trial: int, step: int) -> str:
+    """Return a point's name: its trial and its step, or `base`."""
+    return "base" if trial < 0 else f"{trial}.{step}"

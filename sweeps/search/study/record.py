@@ -6,16 +6,19 @@ again from the storage alone.
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kmr.core import Value
-from sweeps.search.proposals.proposer import PROPOSAL
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, OWNER
-from sweeps.search.study.point import NOTHING_RECALLED, Point, Recalled
+from sweeps.search.problem import Problem
+from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, OWNER, PROPOSAL
+from sweeps.search.study.point import NOTHING_RECALLED, Ended, Point, Recalled
 
 _ID = "kmr:id"
 
@@ -105,3 +108,83 @@ def study_id(study: optuna.Study) -> str:
     if _ID not in study.user_attrs:
         study.set_user_attr(_ID, uuid.uuid4().hex)
     return str(study.user_attrs[_ID])
+
+
+def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
+    """Tell a study of a trial, whatever its sampler then asks for.
+
+    Raises:
+        UpdateFinishedTrialError: another driver has finished it.
+    """
+    try:
+        study.tell(trial, **how)
+    except ValueError as error:
+        if str(error).startswith("Cannot tell a "):
+            raise UpdateFinishedTrialError(str(error)) from error
+        raise
+    except RuntimeError as error:
+        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
+        if "Study.stop" not in str(error):
+            raise
+
+
+def finish(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    problem: Problem,
+    points: Sequence[Point],
+    final: Point,
+    ended: Ended,
+    served_from: int | None = None,
+) -> None:
+    """Tell a complete trial, with its limits as constraints and its points as attributes.
+
+    Args:
+        study: of the trial.
+        trial: running.
+        problem: what is searched.
+        points: the models it measured, in order.
+        final: the model it came to: the last of them, or the base model.
+        ended: how it went.
+        served_from: the trial that measured the same model before.
+    """
+    outcome = {
+        "state": "complete",
+        "points": [asdict(point) for point in points],
+        "notes": list(ended.notes),
+        "finished": now(),
+        "seconds": ended.seconds,
+        "overhead": ended.overhead,
+        "served_from": served_from,
+        "recalled": asdict(ended.recalled),
+    }
+    trial.set_user_attr(OUTCOME, outcome)
+    _constrain(trial, constraints(problem, final))
+    tell(study, trial, values=final.values(list(problem.objectives)))
+
+
+def abandon(
+    study: optuna.Study, trial: optuna.Trial, points: Sequence[Point], ended: Ended, violations: Mapping[str, float]
+) -> None:
+    """Close a trial that gave no result; what it measured before is kept, and how it keeps the limits known of it."""
+    outcome = {
+        "state": ended.state,
+        "error": ended.error or "",
+        "points": [asdict(point) for point in points],
+        "finished": now(),
+        "seconds": ended.seconds,
+        "recalled": asdict(ended.recalled),
+    }
+    trial.set_user_attr(OUTCOME, outcome)
+    _constrain(trial, violations)
+    tell(study, trial, state=TrialState.PRUNED if ended.state == "pruned" else TrialState.FAIL)
+
+
+def constraints(problem: Problem, point: Point) -> dict[str, float]:
+    """Return value − limit for each limited meter, sorted by name as the GP sampler needs; ≤ 0 is feasible."""
+    return problem.violations({name: float(point.readings[name][0] or 0.0) for name in problem.limits})
+
+
+def _constrain(trial: optuna.Trial, violations: Mapping[str, float]) -> None:
+    for name, value in sorted(violations.items()):
+        trial.set_constraint(name, value)

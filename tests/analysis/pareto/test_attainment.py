@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.front import non_dominated
 from analysis.pareto.attainment import attainment
+from analysis.pareto.dominance import non_dominated
 
 BOTH = ["minimize", "minimize"]
 

@@ -16,10 +16,11 @@ from kmr.core import Reading
 from sweeps.experiment.config import Stop
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.sweep import Sweep
-from sweeps.jobs import Ended, Job, Measured, Tell
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.interrupts import Interrupts, Stopped
+from sweeps.search.execution.work import Job, Tell
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, reclaim, renew
+from sweeps.search.study.point import Ended, Measured
 from sweeps.search.study.record import records, turned_down
 from sweeps.terminal.progress import SweepProgress
 

@@ -11,10 +11,10 @@ from optuna.trial import create_trial
 from kmr.core import IntRange
 from sweeps.experiment.open_study import BASE, IDENTITY
 from sweeps.experiment.take_over import take_over
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OUTCOME, OWNER
 from sweeps.search.study.record import records
 from sweeps.search.study.storage import open_storage
-from sweeps.space import distributions
 
 OLD = {"width": IntRange(0, 9, neutral=0), "depth": IntRange(0, 9, neutral=0)}
 NARROW = {**OLD, "depth": IntRange(0, 4, neutral=0)}

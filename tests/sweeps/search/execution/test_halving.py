@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.front import as_costs, non_dominated
+from analysis.pareto.dominance import as_costs, non_dominated
 from analysis.pareto.hypervolume import hypervolume
 from sweeps.errors import SweepError
 from sweeps.search.execution import halving

@@ -13,12 +13,12 @@ from sweeps.experiment.open_study import make_sampler
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.choose_sampler import (
     MANY_TRIALS,
-    anchors,
     describe_sampler,
     pick_sampler,
     screening_pays,
     seed_after,
 )
+from sweeps.search.proposals.initial import anchors
 
 FLAT = {"x": FloatRange(0.0, 1.0, 0.0), "y": FloatRange(1e-3, 1.0, 1e-3, log=True)}
 MIXED = {"x": FloatRange(0.0, 1.0, 0.0), "bits": Choice((8, 4, 2), 8)}

@@ -6,8 +6,8 @@ from optuna.trial import TrialState, create_trial
 from kmr.core import FloatRange, Value
 from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.history import History
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME
-from sweeps.space import distributions
 
 SPACE = {"x": FloatRange(0.0, 1.0, neutral=0.0), "y": FloatRange(0.0, 1.0, neutral=0.0)}
 

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.optimize import check_grad
 from scipy.stats import norm
 
-from analysis.front import non_dominated
+from analysis.pareto.dominance import non_dominated
 from analysis.pareto.hypervolume import hypervolume
 from kmr.core import Choice, FloatRange, IntRange
 from sweeps.errors import SweepError
@@ -17,10 +17,11 @@ from sweeps.search.problem import Problem, as_given
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.improvement import expected_gain
 from sweeps.search.proposals.mutation import mutations, random_vector
-from sweeps.search.proposals.proposer import MOST_TURNED_DOWN, PROPOSAL, Proposer
+from sweeps.search.proposals.proposer import MOST_TURNED_DOWN, Proposer
 from sweeps.search.proposals.sampler import MOST_REASKS
 from sweeps.search.proposals.surrogate import Encoder, Surrogate, _loss
-from sweeps.space import is_searched
+from sweeps.search.space import is_searched
+from sweeps.search.study.attributes import PROPOSAL
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DIRECTIONS = {"size": "minimize", "quality": "maximize"}

@@ -12,7 +12,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.search.study.storage import JOURNAL, mend_journal, open_storage
+from sweeps.search.study.journal import JOURNAL, mend_journal
+from sweeps.search.study.storage import open_storage
 
 SPACE: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1)}
 

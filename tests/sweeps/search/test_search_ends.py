@@ -20,12 +20,12 @@ from optuna.trial import TrialState
 from kmr.core import Choice, Direction, IntRange, Reading
 from sweeps import Search, Stop, search
 from sweeps.errors import SweepError
-from sweeps.jobs import Ended
 from sweeps.search.execution.driver import MOST_EQUAL_FAILURES, drive
 from sweeps.search.execution.interrupts import Interrupts
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OWNER
 from sweeps.search.study.lease import AGAIN_OF, claim, put_back
-from sweeps.space import distributions
+from sweeps.search.study.point import Ended
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
@@ -193,7 +193,7 @@ def test_a_trial_added_by_hand_is_known_and_counts_for_nothing():
     storage = optuna.storages.InMemoryStorage()
     study = Search(SPACE, BOTH, storage=storage, start=[]).study
     added = {"width": 12, "bits": 32}
-    from sweeps.space import distributions
+    from sweeps.search.space import distributions
 
     trial = optuna.trial.create_trial(params=added, distributions=distributions(SPACE), values=[48.0, 0.9])
     for _ in range(MOST_EQUAL_FAILURES):

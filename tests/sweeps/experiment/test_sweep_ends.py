@@ -12,13 +12,14 @@ from tiny import Half, run, study_of, tiny_experiment
 from sweeps.errors import SweepError
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.sweep import Sweep
-from sweeps.jobs import Ended, Job, Measured, Tell, Told
 from sweeps.search.execution.driver import MOST_EQUAL_FAILURES
 from sweeps.search.execution.executors import InProcess
+from sweeps.search.execution.work import Job, Tell, Told
+from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OWNER
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, put_back, reclaim
+from sweeps.search.study.point import Ended, Measured
 from sweeps.search.study.record import records
-from sweeps.space import distributions
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
 STEPS = {"first": {"by": EIGHTHS}, "second": {"by": EIGHTHS}}

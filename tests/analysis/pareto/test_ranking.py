@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.front import non_dominated
-from analysis.ranking import ranks
+from analysis.pareto.dominance import non_dominated, ranks
 
 
 def by_peeling(values: np.ndarray, directions: list[str]) -> list[int]:

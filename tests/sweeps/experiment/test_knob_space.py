@@ -6,7 +6,8 @@ from kmr.core import Choice, FloatRange, Instantiation, IntRange, Move, Transfor
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import WeightBytes
 from sweeps.errors import SweepError
-from sweeps.space import distributions, grid, parameter_space, search_space, to_params, to_sequence
+from sweeps.experiment.knob_space import parameter_space, search_space, to_params, to_sequence
+from sweeps.search.space import distributions, grid
 
 
 @pytest.fixture

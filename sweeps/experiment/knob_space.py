@@ -1,10 +1,8 @@
-"""The search space: the knobs' domains, narrowed by config, and what Optuna samples from."""
+"""Knob space of an experiment: the knobs' domains, narrowed by config, and vectors as sequences of moves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from typing import Any
 
 from kmr.core import (
     Choice,
@@ -20,8 +18,7 @@ from kmr.core import (
 )
 from kmr.policies import legal_orders
 from sweeps.errors import SweepError
-
-Space: TypeAlias = dict[str, Domain]
+from sweeps.search.space import Space, distribution, is_searched
 
 _SETTINGS = {"low", "high", "step", "log", "values"}
 
@@ -61,7 +58,7 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
                 raise SweepError(f"space.{knob.name}: {error}") from error
     for name, domain in space.items():
         try:
-            _distribution(domain)
+            distribution(domain)
         except ValueError as error:
             raise SweepError(f"space.{name}: {error}") from error
     if not space:
@@ -92,37 +89,6 @@ def parameter_space(config: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Sp
     return space
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return what Optuna samples each knob from."""
-    return {name: _distribution(domain) for name, domain in space.items()}
-
-
-def _distribution(domain: Domain) -> BaseDistribution:
-    match domain:
-        case FloatRange(low, high, _, step, log):
-            return FloatDistribution(low, high, step=step, log=log)
-        case IntRange(low, high, _, step, log):
-            return IntDistribution(low, high, step=step, log=log)
-        case Choice(values):
-            return CategoricalDistribution(values)
-
-
-def grid(space: Space, points: int = 5) -> dict[str, list[Value]]:
-    """Return every value of each knob; a range without a step is cut at this many points."""
-    values: dict[str, list[Value]] = {}
-    for name, domain in space.items():
-        match domain:
-            case Choice():
-                values[name] = list(domain.values)
-            case IntRange():
-                values[name] = list(range(domain.low, domain.high + 1, domain.step))
-            case FloatRange():
-                step = domain.step or (domain.high - domain.low) / (points - 1) or 1.0
-                count = int((domain.high - domain.low) / step + 1e-9) + 1
-                values[name] = [round(domain.low + i * step, 10) for i in range(count)]
-    return values
-
-
 def to_sequence(instantiation: Instantiation, params: Mapping[str, Value]) -> TransformationSequence:
     """Turn a knob vector into its moves, in the order of the rules; neutral values are left out."""
     moves = []
@@ -149,15 +115,6 @@ def to_params(instantiation: Instantiation, space: Space, sequence: Transformati
             return None
         params[name] = value
     return params
-
-
-def is_searched(domain: Domain, value: Value) -> bool:
-    """Tell whether a search over the domain can reach the value; a knob's neutral value may lie outside."""
-    match domain:
-        case Choice(values):
-            return value in values
-        case FloatRange(low, high) | IntRange(low, high):
-            return value in domain and not isinstance(value, str) and low <= value <= high
 
 
 def _setting(knob: str) -> str:

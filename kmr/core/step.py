@@ -1,0 +1,174 @@
+"""One step of a run: apply a rule, fine-tune, measure, and record where the time went."""
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from torch import nn
+
+from kmr.core.errors import CostRose, NotApplicable, RuleWarning
+from kmr.core.instantiation import Instantiation
+from kmr.core.meter import Reading, Readings, measure
+from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
+
+FineTune: TypeAlias = Callable[[nn.Module], nn.Module]
+"""FINETUNE(M′, D): recover quality without raising a cost; may train the given model in place."""
+
+
+class Prefixes(Protocol):
+    """Recalls what beginnings of a sequence led to, so that no move is taken twice (`kmr.cache.PrefixCache` does)."""
+
+    def reach(
+        self,
+        base: nn.Module,
+        instantiation: Instantiation,
+        steps: Sequence[Step],
+        move: Move,
+        take: Callable[[], tuple[nn.Module, Step]],
+    ) -> tuple[nn.Module, Step]:
+        """Return the model and step that a move after these steps leads to, calling `take` only where it is unknown."""
+
+
+def apply_move(model: nn.Module, instantiation: Instantiation, move: Move) -> tuple[nn.Module, tuple[str, ...]]:
+    """Apply one move's rule: return the new model and what the rule left undone."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuleWarning)
+        moved = instantiation.rule_of(move.knob)(model, move.knob, move.value)
+    for other in caught:
+        if not issubclass(other.category, RuleWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return moved, tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, RuleWarning)))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A move that was tried: the model after it, and its step."""
+
+    model: nn.Module
+    step: Step
+
+
+class Clock:
+    """Splits the wall time since it was made into named parts; what no part claims is `other`."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    def skip(self) -> None:
+        self._last = time.perf_counter()
+
+    def charge(self, part: str) -> None:
+        now = time.perf_counter()
+        self._parts[part] = self._parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def seconds(self) -> Seconds:
+        whole = time.perf_counter() - self._start
+        return Seconds(**self._parts, other=max(0.0, whole - sum(self._parts.values())))
+
+
+class _Refused(Exception):
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+
+def reach(
+    prefixes: Prefixes | None,
+    start: nn.Module,
+    trace: Trace,
+    model: nn.Module,
+    move: Move,
+    instantiation: Instantiation,
+    finetune: FineTune | None,
+    clock: Clock,
+    must_lower: str | None,
+) -> Taken:
+    """Take a move after those of the trace, or recall what it led to; what is refused is never kept."""
+    made: list[Taken] = []
+
+    def take() -> tuple[nn.Module, Step]:
+        made.append(_take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower))
+        if not made[-1].step.accepted:
+            raise _Refused(made[-1])
+        return made[-1].model, made[-1].step
+
+    if prefixes is None:
+        return _take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower)
+    try:
+        reached, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
+    except _Refused as refused:
+        return refused.taken
+    return Taken(reached, step if made else replace(step, seconds=clock.seconds()))
+
+
+def _take(
+    model: nn.Module,
+    move: Move,
+    here: Step,
+    instantiation: Instantiation,
+    finetune: FineTune | None,
+    clock: Clock,
+    must_lower: str | None,
+) -> Taken:
+    sequence = here.sequence.then(move)
+
+    def refused(costs: Readings, *notes: str) -> Taken:
+        return Taken(model, Step(move, sequence, costs, {}, clock.seconds(), accepted=False, notes=notes))
+
+    clock.skip()
+    try:
+        moved, notes = apply_move(model, instantiation, move)
+    except NotApplicable as reason:
+        clock.charge("rule")
+        why = str(reason)
+        for named in (move.knob, f"{move.knob}={move.value}"):  # the rule may have named its knob itself
+            why = why.removeprefix(f"{named}: ")
+        return refused({}, f"{move}: {why}")
+    clock.charge("rule")
+    before = measure(moved, instantiation.costs)
+    clock.charge("meter")
+    if must_lower is not None and before[must_lower].value >= here.costs[must_lower].value:
+        saved_nothing = f"{move} leaves {must_lower} at {before[must_lower].value:g}: no progress"
+        return refused(before, *notes, saved_nothing)
+    costs = before
+    if finetune is not None:
+        moved = finetune(moved)
+        clock.charge("finetune")
+        trained = {cost.name for cost in instantiation.costs if cost.trained}
+        costs = _after_finetuning(before, measure(moved, instantiation.costs), move, trained)
+        if must_lower in trained and costs[must_lower].value >= here.costs[must_lower].value:
+            raised = f"{move} and fine-tuning leave {must_lower} at {costs[must_lower].value:g}: no progress"
+            return refused(costs, *notes, raised)
+    qualities = measure(moved, instantiation.qualities)
+    clock.charge("meter")
+    doubts = tuple(reading.note for reading in (*costs.values(), *qualities.values()) if reading.note)
+    return Taken(moved, Step(move, sequence, costs, qualities, clock.seconds(), notes=(*notes, *doubts)))
+
+
+def _after_finetuning(
+    before: Readings, after: Readings, move: Move, trained: Collection[str] = ()
+) -> dict[str, Reading]:
+    """Check that no cost rose; a noisy meter keeps the reading on which the move was accepted if it rose by chance.
+
+    Costs that training changes are what they are after it.
+    """
+    settled = {}
+    for name, reading in after.items():
+        if name in trained:
+            settled[name] = reading
+            continue
+        if reading.value > before[name].value and reading.stderr is None:
+            raise CostRose(f"fine-tuning after {move} raised {name} from {before[name].value:g} to {reading.value:g}")
+        settled[name] = min(reading, before[name], key=lambda r: r.value)
+    return settled
+
+
+def measure_base(model: nn.Module, instantiation: Instantiation) -> Step:
+    """Measure M₀: the first step of every run from it, which a caller can make once and hand to each."""
+    clock = Clock()
+    costs, qualities = measure(model, instantiation.costs), measure(model, instantiation.qualities)
+    clock.charge("meter")
+    return Step(None, TransformationSequence(), costs, qualities, clock.seconds())

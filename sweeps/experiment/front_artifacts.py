@@ -1,0 +1,18 @@
+"""Artifacts of the front's members, on disk."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER = "front"
+
+
+def artifact_path(folder: Path, identifier: str) -> Path:
+    """Return where a front member's artifact lies."""
+    return folder / FOLDER / identifier
+
+
+def drop_artifacts(folder: Path, identifiers: Sequence[str]) -> None:
+    """Remove the artifacts of points that left the front."""
+    for identifier in identifiers:
+        shutil.rmtree(artifact_path(folder, identifier), ignore_errors=True)

@@ -1,0 +1,131 @@
+"""Optuna's journal file: read fast, written safely, mended after a kill."""
+
+import copy
+import json
+import os
+import re
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.errors import SweepError
+
+JOURNAL = "journal.log"
+
+
+def journal_to_read(folder: Path) -> BaseStorage:
+    """Open a journal as it is; a last line that is only half written is passed over, for it may be being written.
+
+    Raises:
+        SweepError: it is damaged.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    except (ValueError, KeyError, OSError) as error:
+        raise SweepError(
+            f"{folder / JOURNAL} cannot be read ({type(error).__name__}): run the sweep's command, which mends it"
+        ) from error
+
+
+class _JournalStorage(JournalStorage):
+    """A journal that looks again only at the trials that may have changed: one is asked ten times for each trial."""
+
+    def __init__(self, journal: JournalFileBackend) -> None:
+        self._listed: dict[int, list[FrozenTrial]] = {}
+        self._open: dict[int, list[int]] = {}
+        super().__init__(journal)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, or those in some states, by number."""
+        with self._thread_lock:
+            self._sync_with_backend()
+            replayed = self._replay_result
+            replayed.get_study(study_id)  # raises KeyError for one that is not there
+            listed, unfinished = self._listed.setdefault(study_id, []), self._open.setdefault(study_id, [])
+            trials, ids = replayed._trials, replayed._study_id_to_trial_ids[study_id]
+            for number in unfinished:
+                listed[number] = trials[ids[number]]
+            new = [trials[each] for each in ids[len(listed) :]]
+            listed += new
+            looked_at = [listed[number] for number in unfinished] + new
+            self._open[study_id] = [trial.number for trial in looked_at if not trial.state.is_finished()]
+            if states is None:
+                found = listed.copy()
+            elif any(state in states for state in TrialState if state.is_finished()):
+                found = [trial for trial in listed if trial.state in states]
+            else:
+                found = [listed[number] for number in self._open[study_id] if listed[number].state in states]
+            return copy.deepcopy(found) if deepcopy else found
+
+
+class _Journal(JournalFileBackend):
+    """A journal that waits for the disk where a trial ends or the study changes, not for each step of a trial's way.
+
+    A trial takes ten lines, of which Optuna's own waits for every one. Whatever happens to a process, the system has
+    what it wrote; if the machine itself dies, what may be lost is a trial under way, which is tried again anyhow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._mine = path, JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self._mine)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append one line for each log."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._mine.acquire()
+        try:
+            with self._path.open("ab", buffering=0) as journal:
+                whole = journal.tell()
+                try:
+                    left = memoryview(lines.encode())
+                    while left:
+                        left = left[journal.write(left) :]
+                    if not all(map(_is_on_the_way, logs)):
+                        os.fsync(journal.fileno())
+                except OSError:  # a full disk takes half a line, which the next would be glued to
+                    os.ftruncate(journal.fileno(), whole)
+                    raise
+        finally:
+            self._mine.release()
+
+
+def _is_on_the_way(log: dict[str, Any]) -> bool:
+    """Tell whether a log neither ends a trial nor is of the study as a whole."""
+    is_new_trial = "datetime_start" in log and "study_id" in log
+    return is_new_trial or ("trial_id" in log and "values" not in log)
+
+
+def mend_journal(path: Path) -> None:
+    """Cut off the last line of a journal that a killed process left half written; it is kept beside the journal.
+
+    Raises:
+        SweepError: the journal is damaged elsewhere, or is no file.
+    """
+    if not path.exists():
+        return
+    try:
+        lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", path.read_bytes())
+        if lines and not (lines[-1].endswith(b"\n") and _is_json(lines[-1])):
+            torn = lines.pop()
+            path.with_suffix(".torn").write_bytes(torn)
+            with path.open("r+b") as journal:
+                journal.truncate(sum(map(len, lines)))
+    except OSError as error:
+        raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
+    for number, line in enumerate(lines, start=1):
+        if not _is_json(line):
+            raise SweepError(f"{path} is damaged at line {number}: restore it from a backup")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

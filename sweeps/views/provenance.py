@@ -1,0 +1,47 @@
+"""Provenance: the versions, the commit and the machine behind the numbers."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from kmr.meters import hardware
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers."""
+    names = (
+        "kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core", "onnx",
+        "onnxruntime",
+    )  # fmt: skip
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the current folder's repository, marked when it has changes; None outside of one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def environment() -> dict[str, str]:
+    """Return the machine's traits that decide timings."""
+    return {
+        "cpu": hardware(torch.device("cpu")),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.platform(),
+    }
