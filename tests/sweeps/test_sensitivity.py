@@ -14,7 +14,7 @@ from kmr.core import Choice, FloatRange, IntRange
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from sweeps.errors import SweepError
-from sweeps.first_trials import first_trials
+from sweeps.experiment.first_trials import first_trials
 from sweeps.sensitivity import run, vectors
 
 
