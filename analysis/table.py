@@ -97,6 +97,12 @@ class StudyTable:
         kind = self._about(meter).get("kind")
         return str(kind) if kind else ("quality" if self.direction(meter) == "maximize" else "cost")
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The study's limits by meter."""
+        found = self.meta.get("limits", self.meta.get("budget")) or {}  # `budget` until 0.1
+        return {str(meter): float(limit) for meter, limit in found.items() if limit is not None}
+
     def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return a numeric column as (n,) floats; NaN where it is missing, empty or not a number."""
         if name not in self.frame.columns:

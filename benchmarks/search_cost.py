@@ -95,7 +95,7 @@ class Task:
     def hypervolume(self, values: Sequence[Sequence[float]]) -> float:
         """Return the share of the box that feasible points dominate; the base model counts."""
         names = [meter.name for meter in self.experiment.objectives]
-        limits = self.experiment.config.budget
+        limits = self.experiment.config.limits
         inside = [v for v in values if all(v[names.index(name)] <= limit for name, limit in limits.items())]
         reference, ideal = ([place[name] for name in names] for place in corners(self.experiment))
         return normalised(np.array(inside or [reference]), reference, ideal, self.experiment.directions)
@@ -201,10 +201,10 @@ def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str], recorde
     evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
     recall = time.perf_counter() - started
     experiment = replace(experiment, prefixes=cast(Any, recorded))
-    share = experiment.config.budget.get("weight_bytes")
+    share = experiment.config.limits.get("weight_bytes")
     if share is not None:
         limit = share * experiment.base.costs["weight_bytes"].value
-        experiment = replace(experiment, config=replace(experiment.config, budget={"weight_bytes": limit}))
+        experiment = replace(experiment, config=replace(experiment.config, limits={"weight_bytes": limit}))
     return Task(name, experiment, recorded, recall)
 
 
@@ -314,7 +314,7 @@ def _tasks(quick: bool) -> list[tuple[str, str, list[str], int, int]]:
     trials, more = (24, 60) if quick else (64, 200)
     tasks = [
         ("digits", "quickstart", digits, trials, more),
-        ("digits at a tenth", "quickstart", [*digits, "+budget.weight_bytes=0.1"], trials, more),
+        ("digits at a tenth", "quickstart", [*digits, "+limits.weight_bytes=0.1"], trials, more),
     ]
     if not quick:
         small = ["threads=1", "data.train=4000", "data.validation=1000", "data.test=1000", "finetune.epochs=0.3"]

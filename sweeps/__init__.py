@@ -3,6 +3,7 @@
 `from sweeps import search` is the search alone, for any function or table; it is imported when it is asked for.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,19 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["Compression", "Search", "SearchResult", "Stop", "search"]
 
 
-_HOMES = {
+_HOMES: dict[str, str] = {
     "Compression": "sweeps.experiment.compression",
     "Search": "sweeps.search.ask_tell",
     "SearchResult": "sweeps.search.result",
     "Stop": "sweeps.search.execution.stopping",
-    "search": "sweeps.search.function",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "search":  # a package that can be called
+        return importlib.import_module("sweeps.search")
     if name not in _HOMES:
         raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
-    from importlib import import_module
-
-    globals()[name] = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return globals()[name]

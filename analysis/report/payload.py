@@ -32,7 +32,7 @@ def payload(table: StudyTable) -> dict[str, Any]:
         "study": table.study,
         "objectives": list(table.objectives),
         "meters": [_meter(table, name) for name in meters],
-        "limits": {str(name): limit for name, limit in (table.meta.get("budget") or {}).items() if limit is not None},
+        "limits": table.limits,
         "reference": _reference(table),
         "baseline": {name: _pair(*table.baseline(name)) for name in meters},
         "baselineTest": {name: _pair(*table.baseline(name, test=True)) for name in meters},

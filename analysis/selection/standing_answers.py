@@ -53,7 +53,7 @@ class Answer:
 def recommend(table: StudyTable) -> tuple[Answer, ...]:
     """Answer which model costs least near the baseline and which is best at a share of its cost.
 
-    For every cost and quality among the objectives, and every limit of the study's budget. Empty when the study has no
+    For every cost and quality among the objectives, and every limit of the study. Empty when the study has no
     complete point or no quality.
     """
     front = StudyTable(front_frame(table), table.meta, table.folder)
@@ -61,7 +61,9 @@ def recommend(table: StudyTable) -> tuple[Answer, ...]:
         return ()
     qualities = [name for name in table.objectives if table.kind(name) == "quality"]
     costs = [name for name in table.objectives if table.kind(name) == "cost"]
-    answers = [_under_budget(front, quality, meter, limit) for quality in qualities for meter, limit in _limits(table)]
+    answers = [
+        _under_limit(front, quality, meter, limit) for quality in qualities for meter, limit in table.limits.items()
+    ]
     for quality in qualities:
         for cost in costs:
             answers += [_near_baseline(front, cost, quality)]
@@ -80,12 +82,6 @@ def tolerance(meter: str, unit: str, baseline: float) -> tuple[float, str]:
     if meter.lower() in _BOUNDED_BY_ONE or unit.strip().lower() in ("fraction", "ratio"):
         return 0.01, "1 point (0.01)"
     return 0.01 * abs(baseline), "1 %"
-
-
-def _limits(table: StudyTable) -> list[tuple[str, float]]:
-    return [
-        (str(meter), float(limit)) for meter, limit in (table.meta.get("budget") or {}).items() if limit is not None
-    ]
 
 
 def _near_baseline(front: StudyTable, cost: str, quality: str) -> Answer:
@@ -115,7 +111,7 @@ def _at_share(front: StudyTable, cost: str, quality: str, words: str, share: flo
     return _best(front, quality, front.column(f"meter/{cost}") <= share * baseline, question, cost)
 
 
-def _under_budget(front: StudyTable, quality: str, meter: str, limit: float) -> Answer:
+def _under_limit(front: StudyTable, quality: str, meter: str, limit: float) -> Answer:
     question = f"Best {meter_name(quality)} within {quantity(limit, front.unit(meter))} of {meter_name(meter)}"
     return _best(front, quality, front.column(f"meter/{meter}") <= limit, question, meter)
 

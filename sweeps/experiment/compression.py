@@ -30,7 +30,7 @@ class Compression:
     """Compresses one model by knob vectors.
 
         >>> mine = Compression(model, Instantiation("mine", rules, costs, qualities), finetune)  # doctest: +SKIP
-        >>> found = search(**mine.problem, constraints={"bytes": 400}, budget=20)  # doctest: +SKIP
+        >>> found = search(**mine.problem, limits={"bytes": 400}, trials=20)  # doctest: +SKIP
         >>> smallest = mine.build(found.front[0].params)  # doctest: +SKIP
 
     Args:
@@ -65,7 +65,7 @@ class Compression:
 
     @property
     def problem(self) -> dict[str, Any]:
-        """What `sweeps.search` is given, but for limits and budget."""
+        """What `sweeps.search` is given, but for `limits` and `trials`."""
         static_costs = self.statics.costs if self.statics.names else None
         searched = Problem(self.space, self.objectives, canonical=self.statics.key, static_costs=static_costs)
         return {

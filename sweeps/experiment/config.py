@@ -87,7 +87,7 @@ class Config:
     trials: int = 60
     threads: int | None = None
     objectives: list[str] = field(default_factory=lambda: ["weight_bytes", "accuracy"])
-    budget: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
     reference: dict[str, float] = field(default_factory=dict)
 
     model: Any = None
@@ -126,5 +126,8 @@ def threads_of(config: Config) -> int:
     """Return the threads each process computes with: an even share of the cores, unless the config says."""
     return config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
 
+
+RENAMED = {"budget": "limits"}
+"""Entries until version 0.1, and their names now."""
 
 ConfigStore.instance().store(name="schema", node=Config)

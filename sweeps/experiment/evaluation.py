@@ -71,7 +71,7 @@ def _budget(experiment: Experiment, params: Mapping[str, Value]) -> Budget:
     cost = next(meter.name for meter in experiment.objectives if meter.direction == "minimize")
     whole = experiment.base.costs[cost].value
     share = params.get("budget")
-    limit = experiment.config.budget.get(cost, 0.0) if share is None else float(share) * whole
+    limit = experiment.config.limits.get(cost, 0.0) if share is None else float(share) * whole
     return Budget(cost, limit, experiment.config.policy_max_moves)
 
 

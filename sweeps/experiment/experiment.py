@@ -192,15 +192,15 @@ def _turned(instantiation: Instantiation, space: Space) -> tuple[Rule, ...]:
 
 _IDENTITY = (
     "model", "weights", "train", "data", "batch_size", "rules", "meters", "finetune", "space", "policy", "policy_space",
-    "policy_max_moves", "on_no_progress", "objectives", "budget", "seed",
+    "policy_max_moves", "on_no_progress", "objectives", "limits", "seed",
 )  # fmt: skip
 """The parts of a config that decide what a trial's values mean."""
 
 
 def _check_numbers(config: Config) -> None:
-    for name, limit in config.budget.items():
+    for name, limit in config.limits.items():
         if not math.isfinite(limit):
-            raise SweepError(f"budget.{name} must be a finite number, not {limit}")
+            raise SweepError(f"limits.{name} must be a finite number, not {limit}")
     if config.threads is not None and not 1 <= config.threads <= 1024:
         raise SweepError(f"threads must be between 1 and 1024, not {config.threads}")
     if not 1 <= config.workers <= 1024:
@@ -309,7 +309,7 @@ def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[st
 
 def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ...]:
     meters = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
-    wanted = [*config.objectives, *config.budget, *config.reference]
+    wanted = [*config.objectives, *config.limits, *config.reference]
     missing = [name for name in wanted if name not in meters]
     if missing:
         raise SweepError(f"no meter is named {', '.join(missing)}: there are {', '.join(meters) or 'none'}")

@@ -72,11 +72,11 @@ class Asker:
     @property
     def exhausted(self) -> str:
         """Why there is nothing left to ask for."""
-        least = {name: self._statics.least(name) for name in self._experiment.config.budget} if self._statics else {}
-        limits = self._experiment.config.budget
+        least = {name: self._statics.least(name) for name in self._experiment.config.limits} if self._statics else {}
+        limits = self._experiment.config.limits
         known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
         seen = f"; the least is {', '.join(known)}" if known else ""
-        return f"no vector that is new{' and within the budget' if limits else ''} was found{seen}"
+        return f"no vector that is new{' and within the limits' if limits else ''} was found{seen}"
 
     def enqueue_anchors(self) -> None:
         """Put each technique alone, at a few strengths, and every two together first in a new study."""
@@ -116,7 +116,7 @@ def problem_of(experiment: Experiment) -> Problem:
     return Problem(
         experiment.space,
         {meter.name: meter.direction for meter in experiment.objectives},
-        dict(experiment.config.budget),
+        dict(experiment.config.limits),
         directions={meter.name: meter.direction for meter in meters},
     )
 

@@ -64,7 +64,7 @@ class Statics:
     @classmethod
     def of(cls, experiment: "Experiment") -> "Statics":
         """Make what reads the vectors of an experiment."""
-        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.budget)
+        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.limits)
         return cls(experiment.model, experiment.instantiation, wanted, experiment.store)
 
     @property

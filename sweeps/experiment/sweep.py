@@ -15,11 +15,11 @@ from sweeps.errors import describe
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
+from sweeps.experiment.first_trials import first_trials
 from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
 from sweeps.experiment.knob_space import to_params
 from sweeps.experiment.model_work import STAGING, save_artifact
-from sweeps.experiment.first_trials import first_trials
 from sweeps.search.execution.driver import GAVE_NOTHING, drive
 from sweeps.search.execution.executors import Executor
 from sweeps.search.execution.interrupts import Interrupts

@@ -52,8 +52,8 @@ class Search:
         self,
         space: Space,
         objectives: Mapping[str, Direction],
-        constraints: Mapping[str, float] | None = None,
-        budget: int = 100,
+        limits: Mapping[str, float] | None = None,
+        trials: int = 100,
         *,
         static_costs: StaticCosts | None = None,
         canonical: Canonical = as_given,
@@ -66,9 +66,9 @@ class Search:
         stop: Stop | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.problem = Problem(dict(space), dict(objectives), dict(constraints or {}), canonical, static_costs)
-        self.budget = budget
-        _check(self.problem, budget)
+        self.problem = Problem(dict(space), dict(objectives), dict(limits or {}), canonical, static_costs)
+        self.trials = trials
+        _check(self.problem, trials)
         if stop is not None and not isinstance(stop, Stop):
             raise SweepError(f"stop must be a sweeps.Stop, not {stop!r}")
         if isinstance(storage, str):
@@ -82,7 +82,7 @@ class Search:
         _identify(self.study, self.problem, identity or {})
         found = self.study.get_trials(deepcopy=False)
         seed = seed_after(seed, len(found))
-        self.study.sampler = pick_sampler(self.problem.space, budget, seed).sampler if sampler is None else sampler
+        self.study.sampler = pick_sampler(self.problem.space, trials, seed).sampler if sampler is None else sampler
         if screening is True:
             screening = Screening() if sampler is None and screening_pays(self.problem) else None
         fixed = is_fixed(self.study.sampler)
@@ -91,7 +91,7 @@ class Search:
         if found:
             leases.reclaim(self.study, alone=False)
         elif first is not None or not fixed:
-            for vector in anchors(self.problem.space, budget // 8) if first is None else first:
+            for vector in anchors(self.problem.space, trials // 8) if first is None else first:
                 self.study.enqueue_trial(vector, skip_if_exists=True)
         self.watcher = Watcher(self.problem, stop or Stop())
         """Is told of every trial."""
@@ -160,9 +160,9 @@ class Search:
         return of_record(record, self.problem)
 
 
-def _check(problem: Problem, budget: int) -> None:
-    if budget < 1:
-        raise SweepError(f"budget must be at least 1 training, not {budget}")
+def _check(problem: Problem, trials: int) -> None:
+    if trials < 1:
+        raise SweepError(f"trials must be at least 1, not {trials}")
     if not problem.space or not problem.objectives:
         raise SweepError("a search needs at least one knob and one objective")
     for name, direction in problem.objectives.items():

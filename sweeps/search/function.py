@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kmr.core import Direction
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, unknown
 from sweeps.search.ask_tell import Search
 from sweeps.search.evaluator import Evaluate, FunctionWork, halving_of
 from sweeps.search.execution.driver import drive
@@ -29,13 +29,16 @@ from sweeps.search.tables import Table, as_function, columns
 
 logger = logging.getLogger(__name__)
 
+_RENAMED = {"budget": "trials", "constraints": "limits"}
+"""Arguments until version 0.1, and their names now."""
+
 
 def search(
     space: Space,
     evaluate: Evaluate | Table,
     objectives: Mapping[str, Direction],
-    constraints: Mapping[str, float] | None = None,
-    budget: int = 100,
+    limits: Mapping[str, float] | None = None,
+    trials: int = 100,
     *,
     static_costs: StaticCosts | Sequence[str] | None = None,
     fidelities: Settings | Sequence[float] | None = None,
@@ -45,7 +48,7 @@ def search(
     on_trial: Callable[[Searched], None] | None = None,
     **settings: Any,
 ) -> SearchResult:
-    """Search a space until `budget` vectors have been evaluated in all.
+    """Search a space until `trials` vectors have been evaluated in all.
 
         >>> from kmr.core import Choice, IntRange
         >>> from sweeps import search
@@ -53,8 +56,8 @@ def search(
         ...     {"width": IntRange(1, 64, neutral=64), "bits": Choice((32, 8, 4), neutral=32)},
         ...     evaluate=lambda knobs: {"accuracy": 1 - 1 / (knobs["width"] * knobs["bits"])},
         ...     objectives={"bytes": "minimize", "accuracy": "maximize"},
-        ...     constraints={"bytes": 100},
-        ...     budget=20,
+        ...     limits={"bytes": 100},
+        ...     trials=20,
         ...     static_costs=lambda knobs: {"bytes": knobs["width"] * knobs["bits"] / 8},
         ... )
         >>> found.accounting.trained, all(trial.readings["bytes"] <= 100 for trial in found.front)
@@ -67,8 +70,8 @@ def search(
             `kmr.core.Reading` has a standard error. An exception fails the trial; five that are alike in a row end the
             search.
         objectives: `minimize` or `maximize` for each meter.
-        constraints: the largest value of a meter to minimise, or that is no objective; the smallest of one to maximise.
-        budget: trainings in all, failed ones and those stopped at a low fidelity included; a study taken up again
+        limits: the largest value of a meter to minimise, or that is no objective; the smallest of one to maximise.
+        trials: trainings in all, failed ones and those stopped at a low fidelity included; a study taken up again
             continues to this total.
         static_costs: reads what is exact before anything is trained, so that infeasible vectors cost no training; for a
             table, the names of its columns. It is called for hundreds of candidates a proposal: let it take well under
@@ -91,7 +94,7 @@ def search(
             be continued, such as a digest of the weights and the recipe of the training.
 
     Returns:
-        What was found; its `ended` says why it ended before the budget, where it did.
+        What was found; its `ended` says why it ended before all trials, where it did.
 
     Raises:
         SweepError: the problem makes no sense, the study in the storage is of another, or evaluations keep failing
@@ -104,12 +107,13 @@ def search(
     halving = halving_of(fidelities)
     if not 1 <= workers <= 1024:
         raise SweepError(f"workers must be between 1 and 1024, not {workers}")
-    if unknown := [name for name in settings if name not in signature(Search).parameters]:
-        raise TypeError(f"search() takes no {', '.join(unknown)}: see its Args")
+    arguments = tuple(dict.fromkeys((*signature(search).parameters, *signature(Search).parameters)))
+    if misnamed := [name for name in settings if name not in signature(Search).parameters]:
+        raise TypeError(f"search() takes no {misnamed[0]}{unknown(misnamed[0], arguments, renamed=_RENAMED)}")
     read = getattr(function, "objectives", None)
-    if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(constraints or {})) if n not in read]):
+    if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(limits or {})) if n not in read]):
         raise SweepError(f"there is no meter {', '.join(unread)}: {', '.join(read)} are read")
-    run = Search(space, objectives, constraints, budget, static_costs=static_costs, **settings)
+    run = Search(space, objectives, limits, trials, static_costs=static_costs, **settings)
     run.watcher.on_trial = on_trial
     if executor is None:
         executor = InProcess if workers == 1 else partial(LocalProcesses, count=workers)
@@ -119,7 +123,7 @@ def search(
             shared.mkdir(parents=True, exist_ok=True)
         work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), halving, shared)
         ended = drive(
-            run.ledger, budget, executor(work), run.watcher.stopping, interrupts, logger.warning,
+            run.ledger, trials, executor(work), run.watcher.stopping, interrupts, logger.warning,
             lambda: "no vector is left that is new and breaks no known limit",
         )  # fmt: skip
     if interrupts.pending:

@@ -70,7 +70,7 @@ class Accounting:
 
     @property
     def charged(self) -> int:
-        """What counts towards the budget."""
+        """What counts towards `trials`."""
         return self.trained + self.failed + self.halted
 
 
@@ -83,7 +83,7 @@ class SearchResult:
         front: the complete, feasible ones no other beats, by the first objective.
         accounting: where the proposals went.
         study: Optuna's, for anything else.
-        ended: why it ended before its budget; None where it did not.
+        ended: why it ended before all trials were done; None where it did not.
     """
 
     records: tuple[Searched, ...]

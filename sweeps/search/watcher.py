@@ -19,7 +19,7 @@ class Watcher(Observer):
 
     Args:
         problem: what is searched.
-        stop: what ends the search before its budget does.
+        stop: what ends the search early.
     """
 
     def __init__(self, problem: Problem, stop: Stop) -> None:

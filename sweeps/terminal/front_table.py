@@ -16,12 +16,12 @@ from sweeps.views.state import State
 
 
 def print_front(console: Console, published: Published, state: State) -> None:
-    """Print the front, and whether nothing on it meets the study's budget."""
+    """Print the front, and whether nothing on it keeps the study's limits."""
     card, points = state.card, state.points
     console.print(front_table(state, published.table, published.front))
-    if card.config.budget and not any(card.within_budget(points[name]) for name in published.front):
-        limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.budget.items())
-        console.print(f"no model on the front meets the budget ({limits})", style="yellow", highlight=False)
+    if card.config.limits and not any(card.within_limits(points[name]) for name in published.front):
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.limits.items())
+        console.print(f"no model on the front keeps the limits ({limits})", style="yellow", highlight=False)
 
 
 def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Table:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from kmr.core import KMRError
 from sweeps.errors import SweepError, unknown
-from sweeps.experiment.config import Config
+from sweeps.experiment.config import RENAMED, Config
 from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
 
@@ -95,16 +95,18 @@ def _check_names(raw: DictConfig) -> None:
     known = [entry.name for entry in fields(Config)]
     for name in map(str, raw):
         if name not in known:
-            raise SweepError(f"the config has no entry {name}{unknown(name, known, all_of_them=False)}")
+            raise SweepError(
+                f"the config has no entry {name}{unknown(name, known, all_of_them=False, renamed=RENAMED)}"
+            )
 
 
 def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
-    found = re.match(r"Could not override '([^'.@]+)'", message)
+    found = re.match(r"Could not override '([^'.@]+)[^']*'", message)
     known = [entry.name for entry in fields(Config)]
     if found is None or found[1] in known:
         return message
-    return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False)}"
+    return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False, renamed=RENAMED)}"
 
 
 def _unexpected(error: Exception) -> int:

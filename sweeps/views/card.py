@@ -141,13 +141,13 @@ class StudyCard:
         """The meters to maximise."""
         return tuple(meter for meter in self.meters if meter.direction == "maximize")
 
-    def within_budget(self, point: Point) -> bool:
-        """Tell whether a model meets every limit of the config's budget."""
+    def within_limits(self, point: Point) -> bool:
+        """Tell whether a model keeps every limit of the config."""
         directions = {meter.name: meter.direction for meter in self.meters}
         readings = point.to_readings()
         return all(
             readings[name].value <= limit if directions[name] == "minimize" else readings[name].value >= limit
-            for name, limit in self.config.budget.items()
+            for name, limit in self.config.limits.items()
         )
 
     @cached_property

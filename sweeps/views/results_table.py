@@ -152,7 +152,7 @@ def meta(
         "ideal": ideal,
         "baseline": _plain(card.base.readings),
         "baseline_test": _plain(base_test),
-        "budget": dict(card.config.budget),
+        "limits": dict(card.config.limits),
         "trials": {
             "asked": len(found),
             "complete": states.count("complete"),

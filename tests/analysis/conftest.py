@@ -180,7 +180,7 @@ def _meta(frame: pd.DataFrame, objectives: tuple[str, ...], name: str, seed: int
             "macs": {"value": 31_200_000.0, "stderr": None},
         },
         "baseline_test": {"accuracy": {"value": 0.936, "stderr": stderr}},
-        "budget": {},
+        "limits": {},
         "trials": {
             "asked": int(frame["trial"].nunique()),
             "complete": int(frame["trial"].nunique()) - failed,

@@ -32,7 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small import sweep
 
     folder = tmp_path_factory.mktemp("ran")
-    code, _ = sweep(folder, "+budget.weight_bytes=5000", "noise.seconds=60", "noise.resamples=20")
+    code, _ = sweep(folder, "+limits.weight_bytes=5000", "noise.seconds=60", "noise.resamples=20")
     assert code == 0
     return folder / "small"
 

@@ -177,20 +177,20 @@ def test_a_damaged_cache_of_the_base_model_is_trained_again(tmp_path, capsys) ->
 
 def test_a_budget_that_nothing_meets_is_said_last_and_once(tmp_path, capsys) -> None:
     bits_alone = ("space.structured.ratio=null", "space.lowrank.keep=null")
-    code, printed = sweep(tmp_path, "trials=1", "+budget.weight_bytes=10", *bits_alone)
+    code, printed = sweep(tmp_path, "trials=1", "+limits.weight_bytes=10", *bits_alone)
     assert code == 2
-    assert "no model on the front meets the budget (weight_bytes 10)" in printed
+    assert "no model on the front keeps the limits (weight_bytes 10)" in printed
     assert (tmp_path / "small" / "report.html").is_file()
     error = one_line(capsys)
     assert error.startswith("error: no trial could be run: ")
-    assert "within the budget was found; the least is weight_bytes" in error
+    assert "within the limits was found; the least is weight_bytes" in error
     assert "the least is" not in printed
 
 
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["+budget.weight_bytes=nan"], "budget.weight_bytes"),
+        (["+limits.weight_bytes=nan"], "limits.weight_bytes"),
         (["+reference.weight_bytes=0"], "reference must be"),
         (["threads=0"], "threads"),
         (["policy_max_moves=0"], "policy_max_moves"),
@@ -225,6 +225,8 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
         ("rule=[strctured]", "there is no rule/strctured: did you mean structured? There are adapters, "),
         ("+criterion=taylr", "there is no criterion/taylr: did you mean taylor? There are geometric_median, "),
         ("trails=3", "the config has no entry trails: did you mean trials?"),
+        ("+budget.weight_bytes=20000", "the config has no entry budget: it is now limits"),
+        ("budget.weight_bytes=20000", "the config has no entry budget: it is now limits"),
         ("policy_space={budget: {low: 0.1}}", "To append to your config use +policy_space={budget: {low: 0.1}}"),
         ("finetune.optimizer.rate=3", "Could not override 'finetune.optimizer.rate'"),
     ],

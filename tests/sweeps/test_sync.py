@@ -49,7 +49,7 @@ def test_tables_and_runs_come_back_and_twice_is_as_once(copied) -> None:
     on_front = {row["point"].split(".")[0] for _, row in after.frame[after.frame["artifact"].notna()].iterrows()}
     assert {trial for trial, (_, pareto, _) in first.items() if pareto == "true"} == on_front - {"base"}
     best = after.frame[after.frame["meter/weight_bytes"] <= 5000]["meter/accuracy"].max()
-    assert first["study"][2]["best_within_budget/accuracy"] == best
+    assert first["study"][2]["best_within_limits/accuracy"] == best
     assert told(str(copied), "--no-models")[0] == 0
     assert runs(copied) == first
 

@@ -17,8 +17,8 @@ from sweeps.views.provenance import environment, git_commit, versions
 from sweeps.views.state import State, add_record, read_state
 
 
-class BestWithinBudget:
-    """Follows the best quality readings among the models within the study's budget; without a budget there are none.
+class BestWithinLimits:
+    """Follows the best quality readings among the models within the study's limits; without limits there are none.
 
     Args:
         card: of the study, whose base model counts too.
@@ -36,10 +36,10 @@ class BestWithinBudget:
         """Return the figures after a trial."""
         for point in record.points:
             self._consider(point)
-        return {f"best_within_budget/{name}": value for name, value in self._best.items()}
+        return {f"best_within_limits/{name}": value for name, value in self._best.items()}
 
     def _consider(self, point: Point) -> None:
-        if self._card.config.budget and self._card.within_budget(point):
+        if self._card.config.limits and self._card.within_limits(point):
             for meter in self._card.qualities:
                 value = point.readings[meter.name][0]
                 if value is not None:
@@ -73,7 +73,7 @@ def open_tracker(
         folder,
         say,
         system_metrics=live and config.tracking.system_metrics,
-        figures=BestWithinBudget(card, records),
+        figures=BestWithinLimits(card, records),
     )
     shown = without_passwords(card.plain)
     tags = {
@@ -97,7 +97,7 @@ def _flat(plain: Any, prefix: str = "") -> dict[str, str]:
 
 def replay(state: State) -> Iterator[Finished]:
     """Yield each trial as MLflow shows it, with where the study stood after it."""
-    front, best = Front(state.card), BestWithinBudget(state.card)
+    front, best = Front(state.card), BestWithinLimits(state.card)
     for record in state.records:
         add_record(front, record, state.unsaved)
         yield Finished(record, run_name(record), front.hypervolume, front.members, best(record))

@@ -79,7 +79,7 @@ def test_a_difference_inside_the_noise_is_said() -> None:
 
 
 def test_budget_is_answered_first() -> None:
-    answer = recommend(small(budget={"weight_bytes": 350.0}))[0]
+    answer = recommend(small(limits={"weight_bytes": 350.0}))[0]
     assert answer.question == "Best accuracy within 350 B of weight bytes"
     assert answer.point == "2.1"
 

@@ -100,7 +100,7 @@ def test_beginnings_that_vectors_share_are_made_once(tmp_path) -> None:
 def test_it_is_searched_under_a_limit_in_two_processes() -> None:
     mine = tiny(space={"first": {"by": {"values": [0.0, 0.5, 1.0]}}, "second": {"by": {"values": [0.0, 0.5, 1.0]}}})
     limit = 0.5 * mine.base.readings["total"].value
-    found = search(**mine.problem, constraints={"total": limit}, budget=3, workers=2)
+    found = search(**mine.problem, limits={"total": limit}, trials=3, workers=2)
     assert found.accounting.trained == 3
     assert all(record.readings["total"] <= limit for record in found.records if record.state == "complete")
     for record in found.front:
@@ -111,7 +111,7 @@ def test_it_is_searched_under_a_limit_in_two_processes() -> None:
 def test_what_leads_to_one_model_is_evaluated_once() -> None:
     experiment = tiny_experiment(rules=(Half(name="first"),))
     mine = Compression(experiment.model, experiment.instantiation)
-    found = search(**mine.problem, budget=50)
+    found = search(**mine.problem, trials=50)
     assert found.accounting.trained == 3, "as it is, halved by a half, and by a whole"
     assert found.ended is not None
 
@@ -123,15 +123,15 @@ def test_a_space_that_fits_no_knob_is_refused() -> None:
 
 def test_a_study_of_another_training_is_refused_and_so_is_a_limit_on_no_meter() -> None:
     storage = optuna.storages.InMemoryStorage()
-    search(**trained().problem, budget=1, storage=storage)
-    search(**trained().problem, budget=2, storage=storage)
+    search(**trained().problem, trials=1, storage=storage)
+    search(**trained().problem, trials=2, storage=storage)
     other = trained()
     other.finetune = replace(other.finetune, steps=3)
     with pytest.raises(SweepError, match="made with other finetune"):
-        search(**other.problem, budget=2, storage=storage)
+        search(**other.problem, trials=2, storage=storage)
     with torch.no_grad():
         other.model.weight.add_(1.0)
     with pytest.raises(SweepError, match="made with other model, finetune"):
-        search(**Compression(other.model, other.instantiation, other.finetune).problem, budget=2, storage=storage)
+        search(**Compression(other.model, other.instantiation, other.finetune).problem, trials=2, storage=storage)
     with pytest.raises(SweepError, match="there is no meter byts: bytes, top1 are read"):
-        search(**other.problem, constraints={"byts": 10})
+        search(**other.problem, limits={"byts": 10})

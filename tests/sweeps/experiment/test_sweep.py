@@ -65,7 +65,7 @@ def test_trials_to_do_are_a_total(tmp_path) -> None:
 def test_what_breaks_a_limit_before_training_is_told_and_never_trained(tmp_path) -> None:
     experiment = tiny_experiment(space=STEPS)
     limit = 0.5 * experiment.base.costs["total"].value
-    experiment = tiny_experiment(space=STEPS, budget={"total": limit}, anchors=0)
+    experiment = tiny_experiment(space=STEPS, limits={"total": limit}, anchors=0)
     study = study_of(experiment)
     sweep, why, _ = run(experiment, study, tmp_path, 6)
     assert why is None
@@ -77,7 +77,7 @@ def test_what_breaks_a_limit_before_training_is_told_and_never_trained(tmp_path)
 
 
 def test_when_nothing_fits_the_budget_the_sweep_says_what_the_least_is(tmp_path) -> None:
-    experiment = tiny_experiment(space=STEPS, budget={"total": 0.01}, anchors=0)
+    experiment = tiny_experiment(space=STEPS, limits={"total": 0.01}, anchors=0)
     sweep, why, _ = run(experiment, study_of(experiment), tmp_path, 6)
     assert sweep.records == []
     assert "total 0." in str(why)
@@ -267,7 +267,7 @@ def test_bound_rejection_is_off_by_default_and_turns_down_the_hopeless(tmp_path)
     def turned_down_by(margin: float | None) -> set[str]:
         experiment = tiny_experiment(
             rules=(Worse(name="first"),), qualities=(Small(name="small"),), space={"first": {"by": EIGHTHS}},
-            anchors=0, bound_margin=margin, budget={},
+            anchors=0, bound_margin=margin, limits={},
         )  # fmt: skip
         study = study_of(experiment)
         for by in (0.125, 0.5, 1.0):

@@ -233,7 +233,7 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
 
 
 def test_a_trial_that_ended_early_carries_the_limits_known_of_it(tmp_path: Path) -> None:
-    experiment = tiny_experiment(space=STEPS, budget={"total": 100.0}, anchors=0)
+    experiment = tiny_experiment(space=STEPS, limits={"total": 100.0}, anchors=0)
     study = study_of(experiment)
     run(experiment, study, tmp_path, 2, Ending(experiment, tmp_path, lambda number: ("pruned", f"behind {number}")))
     pruned = study.get_trials(states=(optuna.trial.TrialState.PRUNED,))

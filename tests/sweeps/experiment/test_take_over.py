@@ -31,7 +31,7 @@ class Knob:
 
 
 EXPERIMENT: Any = SimpleNamespace(
-    config=SimpleNamespace(reuse="old", storage=None, budget={}),
+    config=SimpleNamespace(reuse="old", storage=None, limits={}),
     searches_policy=False,
     identity={"seed": 0, "space": "narrow"},
     instantiation=SimpleNamespace(knobs=[Knob(name) for name in OLD], costs=(), qualities=()),

@@ -49,7 +49,7 @@ def test_the_front_is_found_under_a_limit_on_a_static_cost_and_nothing_else_is_t
         trained.append((knobs["width"], knobs["bits"]))
         return accuracy(knobs)
 
-    found = search(SPACE, evaluate, BOTH, {"bytes": 6.0}, budget=15, static_costs=size)
+    found = search(SPACE, evaluate, BOTH, {"bytes": 6.0}, trials=15, static_costs=size)
     assert len(trained) == len(set(trained)) == found.accounting.trained == found.accounting.charged == 15
     assert all(width * bits / 8 <= 6 for width, bits in trained)
     assert found.accounting.pruned == sum(record.state == "pruned" for record in found.records) > 0
@@ -60,7 +60,7 @@ def test_the_front_is_found_under_a_limit_on_a_static_cost_and_nothing_else_is_t
 
 
 def test_the_neutral_vector_and_each_knob_alone_come_first():
-    found = search(SPACE, readings, BOTH, budget=56)
+    found = search(SPACE, readings, BOTH, trials=56)
     first = [(record.params["width"], record.params["bits"]) for record in found.records[:7]]
     assert first == [(12, 32), (8, 32), (5, 32), (1, 32), (12, 8), (12, 4), (12, 2)]
 
@@ -70,13 +70,13 @@ def test_a_table_stands_in_for_training(frame):
     table = rows()
     if frame:
         table = pd.DataFrame([{**dict(zip(SPACE, key, strict=True)), **row, "note": "x"} for key, row in table.items()])
-    found = search(SPACE, table, BOTH, {"bytes": 6.0}, budget=10, static_costs=["bytes"])
+    found = search(SPACE, table, BOTH, {"bytes": 6.0}, trials=10, static_costs=["bytes"])
     assert found.accounting.trained == 10
     assert all(record.readings == readings(record.params) for record in found.records if record.state == "complete")
 
 
-def test_a_space_with_nothing_left_ends_before_the_budget():
-    found = search(SPACE, readings, BOTH, budget=100, static_costs=size)
+def test_a_space_with_nothing_left_ends_before_all_trials():
+    found = search(SPACE, readings, BOTH, trials=100, static_costs=size)
     assert found.accounting.trained == 48
     exact = [
         row
@@ -89,7 +89,7 @@ def test_a_space_with_nothing_left_ends_before_the_budget():
 
 
 def test_a_limit_on_what_is_only_known_after_training_is_told_and_kept_off_the_front():
-    found = search(SPACE, readings, BOTH, {"accuracy": 0.7}, budget=20)
+    found = search(SPACE, readings, BOTH, {"accuracy": 0.7}, trials=20)
     assert found.front
     assert all(record.readings["accuracy"] >= 0.7 for record in found.front)
     complete = found.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
@@ -110,7 +110,7 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
         return readings(knobs)
 
     seen = []
-    found = search(SPACE, evaluate, BOTH, budget=12, on_trial=seen.append)
+    found = search(SPACE, evaluate, BOTH, trials=12, on_trial=seen.append)
     assert found.accounting.failed == 9
     assert found.accounting.trained == 3
     assert {record.error for record in found.records if record.state == "failed"} == {
@@ -138,10 +138,10 @@ def test_a_study_goes_on_to_the_total_after_it_was_stopped(tmp_path):
         vectors.append((knobs["width"], knobs["bits"]))
         return readings(knobs)
 
-    settings = {"storage": storage, "static_costs": size, "budget": 9}
+    settings = {"storage": storage, "static_costs": size, "trials": 9}
     with pytest.raises(KeyboardInterrupt):
         search(SPACE, evaluate, BOTH, **settings)
-    stopped = Search(SPACE, BOTH, storage=storage, static_costs=size, budget=9).result
+    stopped = Search(SPACE, BOTH, storage=storage, static_costs=size, trials=9).result
     assert stopped.accounting.trained == 5
     assert stopped.records[-1].state == "interrupted"
     found = search(SPACE, evaluate, BOTH, **settings)
@@ -151,7 +151,7 @@ def test_a_study_goes_on_to_the_total_after_it_was_stopped(tmp_path):
     assert vectors[5] == (stopped.records[-1].params["width"], stopped.records[-1].params["bits"])
     again = search(SPACE, evaluate, BOTH, **settings)
     assert again.accounting == found.accounting
-    assert len(search(SPACE, evaluate, BOTH, **{**settings, "budget": 12}).records) > len(found.records)
+    assert len(search(SPACE, evaluate, BOTH, **{**settings, "trials": 12}).records) > len(found.records)
     with pytest.raises(SweepError, match="made with other space"):
         search({**SPACE, "bits": Choice((32, 8), 32)}, evaluate, BOTH, **settings)
 
@@ -212,7 +212,7 @@ def test_a_trial_of_another_process_is_left_alone_while_that_lives(tmp_path):
 
 
 def test_a_vector_that_ends_its_process_every_time_is_given_up():
-    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [{"width": 3, "bits": 4}], "budget": 5}
+    settings = {"storage": optuna.storages.InMemoryStorage(), "start": [{"width": 3, "bits": 4}], "trials": 5}
     run = Search(SPACE, BOTH, **settings)
     run.put_back(run.ask())
     for _ in range(MOST_ATTEMPTS):
@@ -252,7 +252,7 @@ def test_what_is_trained_is_told_to_the_end_when_ctrl_c_comes_meanwhile(monkeypa
         signal.raise_signal(signal.SIGINT)
         return getattr(owner, name)(*given, **settings)
 
-    settings = {"budget": 4, "storage": optuna.storages.InMemoryStorage(), "constraints": {"accuracy": 0.1}}
+    settings = {"trials": 4, "storage": optuna.storages.InMemoryStorage(), "limits": {"accuracy": 0.1}}
     with pytest.raises(KeyboardInterrupt):
         search(SPACE, evaluate, BOTH, **settings)
     found = search(SPACE, evaluate, BOTH, **settings)
@@ -280,7 +280,7 @@ def test_a_vector_whose_draw_is_interrupted_comes_first():
 def test_a_start_vector_of_a_model_already_trained_is_served():
     start = [{"width": 12, "bits": 8}, {"width": 12, "bits": 4}]
     found = search(
-        SPACE, readings, BOTH, budget=4, start=start, canonical=lambda knobs: (knobs["width"], knobs["bits"] > 8)
+        SPACE, readings, BOTH, trials=4, start=start, canonical=lambda knobs: (knobs["width"], knobs["bits"] > 8)
     )
     assert found.accounting.served == 1
     assert found.accounting.trained == 4
@@ -310,7 +310,7 @@ def test_any_number_of_objectives_and_continuous_knobs(directions):
         bent = (knobs["x"] - 0.3) ** 2 + (knobs["kind"] == "q")
         return {"loss": bent, "a": bent, "b": knobs["x"], "c": 1 - knobs["x"] * bent}
 
-    found = search(space, evaluate, directions, budget=25, screening=Screening(startup=5, explore=0))
+    found = search(space, evaluate, directions, trials=25, screening=Screening(startup=5, explore=0))
     assert found.accounting.trained == 25
     if len(directions) == 1:
         assert found.front[0].readings["loss"] < 1e-3
@@ -319,11 +319,11 @@ def test_any_number_of_objectives_and_continuous_knobs(directions):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": 0}, "budget"),
+        ({"trials": 0}, "trials"),
         ({"space": {}}, "at least one knob"),
         ({"objectives": {}}, "at least one knob and one objective"),
         ({"objectives": {"bytes": "down"}}, "objective bytes must be 'minimize' or 'maximize', not 'down'"),
-        ({"constraints": {"bytes": float("inf")}}, "limit of bytes"),
+        ({"limits": {"bytes": float("inf")}}, "limit of bytes"),
         ({"evaluate": [1, 2]}, "not list"),
         ({"evaluate": pd.DataFrame({"width": [1], "bytes": [1]})}, "no column bits"),
         ({"static_costs": ["bytes"]}, "evaluate is a function"),

@@ -70,14 +70,14 @@ def test_what_ended_beside_a_trial_whose_telling_breaks_is_told_too():
     assert states(study) == ["COMPLETE"] * 3 + ["WAITING"] * (len(study.trials) - 3)
 
 
-@pytest.mark.parametrize("constraints", [{"accuracy": 2.0}, None])
-def test_a_window_without_any_model_that_fits_ends_it(constraints):
+@pytest.mark.parametrize("limits", [{"accuracy": 2.0}, None])
+def test_a_window_without_any_model_that_fits_ends_it(limits):
     def evaluate(knobs):
-        if constraints is None:
+        if limits is None:
             raise ValueError(f"of {knobs['width'] * 'x'}")
         return readings(knobs)
 
-    found = search(SPACE, evaluate, BOTH, constraints, 40, stop=Stop(window=3))
+    found = search(SPACE, evaluate, BOTH, limits, 40, stop=Stop(window=3))
     assert len(found.records) == 4
     assert "raised the hypervolume by 0" in found.ended
 
@@ -137,7 +137,7 @@ def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers):
     def broken(knobs):
         raise RuntimeError("no data")
 
-    settings = {"storage": optuna.storages.InMemoryStorage(), "budget": 9}
+    settings = {"storage": optuna.storages.InMemoryStorage(), "trials": 9}
     with pytest.raises(SweepError, match="in a row ended alike"):
         search(SPACE, broken, BOTH, **settings)
     found = search(SPACE, readings, BOTH, workers=workers, **settings)
@@ -150,7 +150,7 @@ def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers):
 )
 def test_a_standard_error_of_any_kind_of_number_is_kept(tmp_path, stderr, kept):
     found = search(
-        SPACE, lambda knobs: {"loss": Reading(np.float32(0.5), stderr)}, {"loss": "minimize"}, budget=1,
+        SPACE, lambda knobs: {"loss": Reading(np.float32(0.5), stderr)}, {"loss": "minimize"}, trials=1,
         storage=f"sqlite:///{tmp_path / 'study.db'}",
     )  # fmt: skip
     assert found.front[0].stderrs == ({} if kept is None else {"loss": kept})
@@ -182,11 +182,11 @@ def test_a_space_of_one_vector_ends_when_that_is_known(start):
 
 def test_a_study_kept_in_another_way_is_refused():
     storage = optuna.storages.InMemoryStorage()
-    search(SPACE, readings, BOTH, budget=2, storage=storage)
+    search(SPACE, readings, BOTH, trials=2, storage=storage)
     study = optuna.load_study(study_name="search", storage=storage)
     study.set_user_attr("kmr:problem", {**study.user_attrs["kmr:problem"], "format": 1})
     with pytest.raises(SweepError, match="made with other format"):
-        search(SPACE, readings, BOTH, budget=4, storage=storage)
+        search(SPACE, readings, BOTH, trials=4, storage=storage)
 
 
 def test_a_trial_added_by_hand_is_known_and_counts_for_nothing():
@@ -198,7 +198,7 @@ def test_a_trial_added_by_hand_is_known_and_counts_for_nothing():
     trial = optuna.trial.create_trial(params=added, distributions=distributions(SPACE), values=[48.0, 0.9])
     for _ in range(MOST_EQUAL_FAILURES):
         study.add_trial(trial)
-    found = search(SPACE, readings, BOTH, budget=47, storage=storage, workers=2)
+    found = search(SPACE, readings, BOTH, trials=47, storage=storage, workers=2)
     assert (found.accounting.trained, found.accounting.failed) == (47, 0)
     assert added not in [dict(record.params) for record in found.records if record.state == "complete"]
     assert found.records[0].readings == {"bytes": 48.0, "accuracy": 0.9}
@@ -243,7 +243,7 @@ def test_a_function_that_changes_its_vector_changes_nothing_else():
         knobs["width"] = 0
         return {"bytes": 1.0, "accuracy": 1.0}
 
-    search(SPACE, evaluate, BOTH, budget=2, fidelities=(0.5, 1.0))
+    search(SPACE, evaluate, BOTH, trials=2, fidelities=(0.5, 1.0))
     assert seen[0] == seen[1] != seen[2] == seen[3]
     assert all(vector["width"] for vector in seen)
 
@@ -259,7 +259,7 @@ def test_a_task_is_told_once():
 
 
 def test_a_row_of_a_data_frame_is_a_reading():
-    found = search(SPACE, lambda knobs: pd.Series(readings(knobs)), BOTH, budget=2)
+    found = search(SPACE, lambda knobs: pd.Series(readings(knobs)), BOTH, trials=2)
     assert found.accounting.trained == 2
 
 
@@ -294,13 +294,13 @@ def readings_of_width(knobs):
 
 def test_a_search_within_a_search_and_in_a_thread():
     def inner(knobs):
-        found = search(SPACE, readings, BOTH, budget=2, start=[{**knobs, "bits": 8}])
+        found = search(SPACE, readings, BOTH, trials=2, start=[{**knobs, "bits": 8}])
         return found.records[0].readings
 
-    found = search({"width": SPACE["width"]}, inner, BOTH, budget=3)
+    found = search({"width": SPACE["width"]}, inner, BOTH, trials=3)
     assert found.accounting.trained == 3
     kept = []
-    thread = threading.Thread(target=lambda: kept.append(search(SPACE, readings, BOTH, budget=3)))
+    thread = threading.Thread(target=lambda: kept.append(search(SPACE, readings, BOTH, trials=3)))
     thread.start()
     thread.join()
     assert kept[0].accounting.trained == 3
@@ -314,10 +314,10 @@ def test_ctrl_c_in_a_search_within_a_search_puts_both_trials_back():
         return readings(knobs)
 
     def inner(knobs):
-        return search(SPACE, interrupted, BOTH, budget=2, storage=storages[1]).records[0].readings
+        return search(SPACE, interrupted, BOTH, trials=2, storage=storages[1]).records[0].readings
 
     with pytest.raises(KeyboardInterrupt):
-        search({"width": SPACE["width"]}, inner, BOTH, budget=3, storage=storages[0])
+        search({"width": SPACE["width"]}, inner, BOTH, trials=3, storage=storages[0])
     for storage in storages:
         assert states(optuna.load_study(study_name="search", storage=storage))[0] == "FAIL"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -329,7 +329,7 @@ def test_an_executor_that_tells_of_no_model_fails_the_trial():
             tell(Ended(self.jobs.pop(0).number, "complete"))
 
     with pytest.raises(SweepError, match="it ended without telling of a model"):
-        search(SPACE, readings, BOTH, budget=8, executor=Silent)
+        search(SPACE, readings, BOTH, trials=8, executor=Silent)
 
 
 def test_what_another_search_is_at_is_not_begun_again():
@@ -365,11 +365,11 @@ def test_what_two_drivers_queued_again_is_tried_once():
 
 def test_a_study_is_told_from_one_of_another_model():
     storage = optuna.storages.InMemoryStorage()
-    search(SPACE, readings, BOTH, budget=2, storage=storage, identity={"weights": "a1"})
+    search(SPACE, readings, BOTH, trials=2, storage=storage, identity={"weights": "a1"})
     with pytest.raises(SweepError, match="made with other weights: choose another name, or go back"):
-        search(SPACE, readings, BOTH, budget=4, storage=storage, identity={"weights": "b2"})
+        search(SPACE, readings, BOTH, trials=4, storage=storage, identity={"weights": "b2"})
     with pytest.raises(SweepError, match="made with other weights"):
-        search(SPACE, readings, BOTH, budget=4, storage=storage)
+        search(SPACE, readings, BOTH, trials=4, storage=storage)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,9 @@ def test_a_study_is_told_from_one_of_another_model():
         ({"storage": "sqlite:////nowhere/x.db"}, SweepError, "storage sqlite:.* cannot be reached"),
         ({"storage": "/tmp/x.db"}, SweepError, "storage /tmp/x.db cannot be reached"),
         ({"stop": {"seconds": 3}}, SweepError, "stop must be a sweeps.Stop, not"),
-        ({"trials": 3}, TypeError, r"search\(\) takes no trials"),
+        ({"budget": 3}, TypeError, r"search\(\) takes no budget: it is now trials"),
+        ({"constraints": {"bytes": 3}}, TypeError, r"search\(\) takes no constraints: it is now limits"),
+        ({"trails": 3}, TypeError, r"search\(\) takes no trails: did you mean trials"),
     ],
 )
 def test_settings_that_are_wrong_are_named(settings, error, message):
@@ -397,7 +399,7 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_waited_for(mon
 
     monkeypatch.setattr("sweeps.search.study.storage.RDBStorage", late)
     monkeypatch.setattr("sweeps.search.study.storage.time.sleep", lambda seconds: None)
-    found = search(SPACE, readings, BOTH, budget=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    found = search(SPACE, readings, BOTH, trials=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert (found.accounting.trained, len(made)) == (2, 2)
 
 
@@ -426,7 +428,7 @@ def test_where_nothing_else_is_left_what_a_dead_driver_was_at_is_tried(tmp_path:
             die_at_one_left(url, tried)
         return {"x": float(params["a"]), "y": float(params["b"])}
 
-    found = search(SMALL, evaluate, BY_BOTH, budget=100, storage=url, start=[], screening=None)
+    found = search(SMALL, evaluate, BY_BOTH, trials=100, storage=url, start=[], screening=None)
     assert len(tried) == sum(record.state == "complete" for record in found.records) == 6
     states = [trial.state for trial in optuna.load_study(study_name="search", storage=url).get_trials()]
     assert TrialState.RUNNING not in states

@@ -90,7 +90,7 @@ def test_fidelities_that_are_none_are_refused(shares):
 
 
 def test_limits_on_time_and_on_gain_end_it_and_are_named():
-    assert search(SPACE, readings, BOTH, budget=3).ended is None
+    assert search(SPACE, readings, BOTH, trials=3).ended is None
     found = search(SPACE, readings, BOTH, stop=Stop(training_seconds=0.1))
     assert found.accounting.trained < 10
     assert "stop.training_seconds=0.1" in found.ended
@@ -109,7 +109,7 @@ def test_limits_on_time_and_on_gain_end_it_and_are_named():
 
 def test_a_standard_error_is_kept():
     noisy = {"width": Choice((1, 2), neutral=2)}
-    found = search(noisy, lambda knobs: {"loss": Reading(knobs["width"], 0.25)}, {"loss": "minimize"}, budget=2)
+    found = search(noisy, lambda knobs: {"loss": Reading(knobs["width"], 0.25)}, {"loss": "minimize"}, trials=2)
     assert [record.stderrs for record in found.records] == [{"loss": 0.25}] * 2
     assert [dict(record.readings) for record in found.front] == [{"loss": 1.0}]
 
@@ -154,7 +154,7 @@ class Later:
 
 def test_an_executor_of_the_users_own_does_the_trials():
     made = []
-    found = search(SPACE, readings, BOTH, budget=10, executor=lambda work: made.append(Later(work)) or made[0])
+    found = search(SPACE, readings, BOTH, trials=10, executor=lambda work: made.append(Later(work)) or made[0])
     assert found.accounting.trained == 10
     assert made[0].most == 4
     assert len(set(vectors(found))) == 10
@@ -175,7 +175,7 @@ def test_vectors_of_one_model_wait_for_each_other_and_are_trained_once():
             tell(self.work_of(self.jobs.popleft(), tell))
 
     found = search(
-        SPACE, evaluate, BOTH, budget=3, start=start, executor=Fifo,
+        SPACE, evaluate, BOTH, trials=3, start=start, executor=Fifo,
         canonical=lambda knobs: (knobs["width"], knobs["bits"] > 8),
     )  # fmt: skip
     assert trained[:2] == [(12, 8), (12, 4)], "the second waits for the first, which fails; the third for the second"
@@ -183,8 +183,8 @@ def test_vectors_of_one_model_wait_for_each_other_and_are_trained_once():
     assert (12, 2) not in trained
 
 
-def test_several_searches_share_one_study_and_its_budget(tmp_path):
-    settings = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "budget": 12}
+def test_several_searches_share_one_study_and_its_trials(tmp_path):
+    settings = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "trials": 12}
     runs = [Search(SPACE, BOTH, **settings) for _ in range(2)]
     for run, _ in zip(itertools.cycle(runs), range(6), strict=False):
         task = run.ask()

@@ -39,7 +39,7 @@ def test_a_card_is_plain_enough_for_json(ran) -> None:
 
 def test_the_budget_is_on_either_side(ran) -> None:
     opened = open_run(ran)
-    within = [p for p in opened.state.points.values() if opened.card.within_budget(p)]
+    within = [p for p in opened.state.points.values() if opened.card.within_limits(p)]
     assert within == [p for p in opened.state.points.values() if p.readings["weight_bytes"][0] <= 5000]
     assert within
 

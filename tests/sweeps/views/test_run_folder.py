@@ -33,7 +33,7 @@ def test_a_folder_is_enough_without_the_config_and_under_another_name(ran, tmp_p
     shutil.copy(ran / "journal.log", tmp_path / "other")
     opened = open_run(tmp_path / "other")
     assert opened.card.config.name == "small"
-    assert opened.card.config.budget == {"weight_bytes": 5000.0}
+    assert opened.card.config.limits == {"weight_bytes": 5000.0}
 
 
 @pytest.mark.parametrize(
