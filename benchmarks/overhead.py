@@ -52,13 +52,15 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder
+from sweeps.experiment.saved_front import SavedFront
 from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.space import distributions
 from sweeps.search.study.record import study_id
-from sweeps.terminal.progress import SweepProgress
+from sweeps.terminal.progress import SweepProgress, TrialProgress
 from sweeps.views.mlflow.tracker import Tracker
+from sweeps.views.mlflow.trial_tracking import TrialTracking
 
 BAR_MS = 50.0
 WORK = 0.1
@@ -169,12 +171,14 @@ def ours(folder: Path, trials: int) -> float:
     tracker = Tracker(None, "overhead", study_id(study), home, print)
     tracker.start({"name": "overhead"}, {}, "name: overhead")
     tracker.flush()
-    sweep = Sweep(experiment, study, home, tracker)
+    saved = SavedFront(experiment, home)
+    sweep = Sweep(experiment, study, saved)
     quiet = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     start = time.perf_counter()
     with SweepProgress(quiet, 0, trials) as progress:
         for some in (*range(1000, trials, 1000), trials):
-            sweep.run(some, InProcess(ModelWork(experiment, home)), progress, Interrupts())
+            listeners = (TrialProgress(progress, sweep), TrialTracking(tracker, saved))
+            sweep.run(some, InProcess(ModelWork(experiment, home)), Interrupts(), listeners)
             _tell_growth("ours", some, time.perf_counter() - start - _work(sweep))
     tracker.flush()
     wall = time.perf_counter() - start

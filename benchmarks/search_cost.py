@@ -20,7 +20,6 @@ mean over seeds.
 import argparse
 import json
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -49,13 +48,13 @@ from sweeps.experiment.fidelity import Fidelities
 from sweeps.experiment.front import corners
 from sweeps.experiment.knob_space import to_sequence
 from sweeps.experiment.open_study import make_sampler
+from sweeps.experiment.saved_front import SavedFront
 from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.halving import Settings
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.space import distributions
 from sweeps.search.study.point import Ended, Measured, Point
-from sweeps.terminal.progress import SweepProgress
 
 BAR = 5.0
 SHARES = (0.95, 0.99)
@@ -237,13 +236,12 @@ def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Cou
     study.sampler = make_sampler(experiment, 0)
     home = Path(tempfile.mkdtemp(dir=folder))
     asker = Asker(experiment, study, statics=off != "prefilter", canonical=off != "dedup")
-    sweep = Sweep(experiment, study, home, None, asker)
+    sweep = Sweep(experiment, study, SavedFront(experiment, home), asker)
     rungs = home if off == "halving" else None
     executor = Charging(replace(task, experiment=experiment), course, off != "cache", rungs)
-    with SweepProgress(Console(file=open(os.devnull, "w")), 0, trials) as progress:
-        started = time.perf_counter()
-        sweep.run(trials, executor, progress, Interrupts())
-        course.thought = time.perf_counter() - started - executor.worked
+    started = time.perf_counter()
+    sweep.run(trials, executor, Interrupts())
+    course.thought = time.perf_counter() - started - executor.worked
     return course
 
 

@@ -3,18 +3,46 @@
 import logging
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from analysis.wording import plural
 from sweeps.errors import SweepError
+from sweeps.experiment.assessment.held_out import test_point
 from sweeps.experiment.config import Config, threads_of
+from sweeps.experiment.experiment import Experiment, build_experiment
+from sweeps.experiment.fidelity import Fidelities, fidelities_of
+from sweeps.experiment.model_work import ModelWork
+from sweeps.experiment.open_study import open_study, run_folder, with_base
+from sweeps.experiment.saved_front import SavedFront
+from sweeps.experiment.sweep import Sweep
+from sweeps.experiment.take_over import take_over
+from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
+from sweeps.search.execution.interrupts import Interrupts, Stopped
+from sweeps.search.execution.observer import Observer
+from sweeps.search.study.failures import digest
+from sweeps.search.study.lease import reclaim
+from sweeps.search.study.record import recalled, records, turned_down
+from sweeps.terminal.commands import commands
+from sweeps.terminal.front_table import print_front
+from sweeps.terminal.greeting import farewell, greet
 from sweeps.terminal.hydra_entry import enter, guarded
+from sweeps.terminal.progress import SweepProgress, TrialProgress, watch
+from sweeps.views.card import StudyCard
+from sweeps.views.finish import Written, write_results
+from sweeps.views.mlflow.open_tracker import open_tracker
+from sweeps.views.mlflow.results_tracking import ResultsTracking
+from sweeps.views.mlflow.tracker import Tracker
+from sweeps.views.mlflow.trial_tracking import TrialTracking
 
 
 def main() -> None:
@@ -33,108 +61,155 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
     return guarded(_sweep, raw, argv, console)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A study that is open, its experiment, and the commands to print for it."""
+
+    experiment: Experiment
+    study: optuna.Study
+    fidelities: Fidelities | None
+    folder: Path
+    reused: tuple[int, int] | None
+    command: str
+    resume: str
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A search that has ended: why, and with which exit code or error."""
+
+    sweep: Sweep
+    saved: SavedFront
+    why: str | None = None
+    stopped: int = 0
+    problem: SweepError | None = None
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether there was nothing to try."""
+        return self.why is not None and not self.sweep.records
+
+
 def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Console) -> int:
-    import optuna
-    import torch
-
-    from sweeps.experiment.assessment.held_out import test_point
-    from sweeps.experiment.experiment import build_experiment
-    from sweeps.experiment.fidelity import fidelities_of
-    from sweeps.experiment.model_work import ModelWork
-    from sweeps.experiment.open_study import open_study, run_folder, with_base
-    from sweeps.experiment.sweep import Sweep
-    from sweeps.experiment.take_over import take_over
-    from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
-    from sweeps.search.execution.interrupts import Interrupts, Stopped
-    from sweeps.search.study.failures import digest
-    from sweeps.search.study.lease import reclaim
-    from sweeps.search.study.record import recalled, turned_down
-    from sweeps.terminal.commands import commands
-    from sweeps.terminal.front_table import print_front
-    from sweeps.terminal.progress import SweepProgress, watch
-    from sweeps.views.card import StudyCard
-    from sweeps.views.finish import write_results
-
+    """Prepare, search, report; return the exit code."""
+    started = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("sweeps.search.proposals.choose_sampler").setLevel(
-        logging.WARNING
-    )  # the greeting says what was chosen
+    # The greeting says which sampler was chosen.
+    logging.getLogger("sweeps.search.proposals.choose_sampler").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(threads_of(config))
-    started = time.monotonic()
     folder = run_folder(config.output_dir, config.name)
-    lock = FileLock(folder / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SweepError(f"another sweep is running in {folder}: wait for it, or choose another name=…") from error
-    with held, Interrupts() as interrupts:
-        code, problem, why = 0, None, None
+    with _locked(folder), Interrupts() as interrupts:
         try:
             with interrupts.allowed():
-                experiment = build_experiment(config, plain)
-                study = open_study(experiment, folder)
-                fidelities = fidelities_of(experiment, folder)
-                taken = take_over(study, experiment, folder)
-                experiment = with_base(study, experiment)
-                test_point(experiment, study, folder, "base")
+                prepared = _prepare(config, plain, argv, folder)
         except Stopped as stop:
             console.print("stopped before the first trial")
             return stop.exit_code
         except SweepError:
             _forget_if_empty(folder)
             raise
-        if taken is not None:
-            console.print(f"{taken[0]} of {plural(taken[1], 'trial')} of {config.reuse} taken over", highlight=False)
-        if stale := reclaim(study, alone=config.storage is None):
-            console.print(f"{plural(stale, 'trial')} of a run that died tried again")
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
-        command, resume = commands(argv, config.trials)
-        with ExitStack() as closing:
-            card = StudyCard.of(experiment, command, command)
-            card.keep(study)
-            tracker = _tracker(config, card, study, folder, console)
-            sweep = Sweep(experiment, study, folder, tracker)
+        _take_up(prepared, console)
+        tracker = _open_tracker(prepared, console)
+        with tracker or nullcontext():
+            searched = _search(prepared, tracker, console, interrupts)
+            written = _report(prepared, searched, tracker, console, interrupts)
             if tracker is not None:
-                closing.enter_context(tracker)
-            _greet(console, experiment, sweep, folder)
-            with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
-                try:
-                    work = ModelWork(experiment, folder, fidelities)
-                    executor: Executor = InProcess(work)
-                    if config.workers > 1:
-                        executor = LocalProcesses(work, config.workers)
-                    why = sweep.run(config.trials, executor, progress, interrupts)
-                except Stopped as stop:
-                    code = stop.exit_code
-                    progress.say("stopping: writing the report of what is there")
-                except SweepError as error:
-                    problem = error
-            nothing_to_do = why is not None and not sweep.records
-            if why is not None and not nothing_to_do:
-                console.print(f"ended after {plural(sweep.finished, 'trial')}: {why}", highlight=False, soft_wrap=True)
-            card = StudyCard.of(experiment, command, command if code else resume)
-            written = write_results(
-                card, experiment, study, sweep, tracker, folder,
-                images=config.report.images and not code, stopping=lambda: interrupts.pending,
-            )  # fmt: skip
-            print_front(console, written.published, written.state)
-            if (kept := recalled(sweep.records)).hits:
-                console.print(str(kept), highlight=False)
-            accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
-            for message in (*accounts, *digest(sweep.records), *written.messages):
-                console.print(message, markup=False, highlight=False, soft_wrap=True)
-            if tracker is not None:
-                tracker.close("KILLED" if code else "FAILED" if problem else "FINISHED")
-    seconds = time.monotonic() - started
-    more = None if why == sweep.asker.exhausted else card.resume
-    _farewell(console, written.published.report, tracker, more, bool(code), seconds)
-    if problem is None and not code and all(record.state != "complete" for record in sweep.records):
+                tracker.close("KILLED" if searched.stopped else "FAILED" if searched.problem else "FINISHED")
+    exhausted = searched.why == searched.sweep.asker.exhausted
+    more = None if exhausted else prepared.command if searched.stopped else prepared.resume
+    place = ResultsTracking(tracker).place if tracker is not None else None
+    farewell(console, written.published.report, place, more, bool(searched.stopped), time.monotonic() - started)
+    return _exit_code(searched)
+
+
+def _prepare(config: Config, plain: dict[str, Any], argv: list[str], folder: Path) -> _Prepared:
+    """Build the experiment and open its study; the base model is measured, on test data too."""
+    experiment = build_experiment(config, plain)
+    study = open_study(experiment, folder)
+    fidelities = fidelities_of(experiment, folder)
+    reused = take_over(study, experiment, folder)
+    experiment = with_base(study, experiment)
+    test_point(experiment, study, folder, "base")
+    return _Prepared(experiment, study, fidelities, folder, reused, *commands(argv, config.trials))
+
+
+def _take_up(prepared: _Prepared, console: Console) -> None:
+    """Queue what a dead run left, keep the config, and say what was there before."""
+    config, reused = prepared.experiment.config, prepared.reused
+    if reused is not None:
+        console.print(f'reused {reused[0]} of {plural(reused[1], "trial")} from "{config.reuse}"', highlight=False)
+    if stale := reclaim(prepared.study, alone=config.storage is None):
+        console.print(f"retrying {plural(stale, 'trial')} of a run that died")
+    plain = OmegaConf.create(dict(prepared.experiment.plain))
+    (prepared.folder / "config.yaml").write_text(OmegaConf.to_yaml(plain))
+
+
+def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, interrupts: Interrupts) -> _Searched:
+    """Run the trials; what listens to them is made here."""
+    experiment, folder, config = prepared.experiment, prepared.folder, prepared.experiment.config
+    saved = SavedFront(experiment, folder)
+    sweep = Sweep(experiment, prepared.study, saved)
+    greet(console, experiment, sweep, folder)
+    work = ModelWork(experiment, folder, prepared.fidelities)
+    executor: Executor = InProcess(work) if config.workers == 1 else LocalProcesses(work, config.workers)
+    with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
+        listeners: list[Observer] = [TrialProgress(progress, sweep)]
+        if tracker is not None:
+            listeners.append(TrialTracking(tracker, saved))
+        try:
+            why = sweep.run(config.trials, executor, interrupts, listeners, progress.say)
+        except Stopped as stop:
+            progress.say("stopping: writing the report of what is there")
+            return _Searched(sweep, saved, stopped=stop.exit_code)
+        except SweepError as error:
+            return _Searched(sweep, saved, problem=error)
+    return _Searched(sweep, saved, why)
+
+
+def _report(
+    prepared: _Prepared, searched: _Searched, tracker: Tracker | None, console: Console, interrupts: Interrupts
+) -> Written:
+    """Assess the front, write every view of the study, and print what a user asks first."""
+    sweep, config = searched.sweep, prepared.experiment.config
+    if searched.why is not None and not searched.did_nothing:
+        ended = f"ended after {plural(sweep.finished, 'trial')}: {searched.why}"
+        console.print(ended, highlight=False, soft_wrap=True)
+    resume = prepared.command if searched.stopped else prepared.resume
+    written = write_results(
+        StudyCard.of(prepared.experiment, prepared.command, resume), prepared.experiment, prepared.study,
+        sweep.records, searched.saved, ResultsTracking(tracker) if tracker is not None else None, prepared.folder,
+        images=config.report.images and not searched.stopped, stopping=lambda: interrupts.pending,
+    )  # fmt: skip
+    print_front(console, written.published, written.state)
+    if (kept := recalled(sweep.records)).hits:
+        console.print(str(kept), highlight=False)
+    accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(prepared.study).items()]
+    for message in (*accounts, *digest(sweep.records), *written.messages):
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+    return written
+
+
+def _exit_code(searched: _Searched) -> int:
+    """Return the exit code of a search; raise what it failed with."""
+    if searched.problem is not None:
+        raise searched.problem
+    if not searched.stopped and all(record.state != "complete" for record in searched.sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
-        problem = SweepError(f"no trial could be run: {why}" if nothing_to_do else nothing)
-    if problem is not None:
-        raise problem
-    return code
+        raise SweepError(f"no trial could be run: {searched.why}" if searched.did_nothing else nothing)
+    return searched.stopped
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that no other sweep runs in it."""
+    lock = FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SweepError(f"another sweep is running in {folder}: wait for it, or choose another name=…") from error
+    with held:
+        yield
 
 
 def _forget_if_empty(folder: Path) -> None:
@@ -144,49 +219,17 @@ def _forget_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _tracker(config: Config, card: Any, study: Any, folder: Path, console: Console) -> Any:
-    from sweeps.search.study.record import records
-    from sweeps.views.mlflow.open_tracker import open_tracker
-
-    if not config.tracking.enabled:
+def _open_tracker(prepared: _Prepared, console: Console) -> Tracker | None:
+    """Keep the study's card, and start the tracker where the config wants one."""
+    card = StudyCard.of(prepared.experiment, prepared.command, prepared.command)
+    card.keep(prepared.study)
+    if not prepared.experiment.config.tracking.enabled:
         return None
 
     def say(message: str) -> None:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    return open_tracker(card, study, folder, say, records=records(study))
-
-
-def _greet(console: Console, experiment: Any, sweep: Any, folder: Path) -> None:
-    config = experiment.config
-    known = f", {sweep.finished} finished before" if sweep.finished else ""
-    greeting = f"{config.name}: {plural(config.trials, 'trial')}{known}, in {folder}"
-    console.print(greeting, style="bold", markup=False, highlight=False, soft_wrap=True)
-    plain_units = ("1", "fraction")
-    base = ", ".join(
-        f"{meter.name} {experiment.base.readings[meter.name].value:,.6g}"
-        + ("" if meter.unit in plain_units else f" {meter.unit}")
-        for meter in experiment.objectives
-    )
-    console.print(f"base model: {base}", highlight=False, soft_wrap=True)
-    if experiment.config.policy is None:
-        console.print(sweep.asker.description, markup=False, highlight=False, soft_wrap=True)
-    knobs = "; ".join(f"{name} {domain}" for name, domain in experiment.space.items())
-    console.print(f"searching {knobs}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _farewell(console: Console, report: Path, tracker: Any, more: str | None, stopped: bool, seconds: float) -> None:
-    def line(label: str, text: str) -> None:
-        console.print(f"{label:<8}{text}", markup=False, highlight=False, soft_wrap=True)
-
-    line("report", str(report))
-    if tracker is not None and tracker.place is not None:
-        line("MLflow", tracker.place.ui)
-        line("", f"then open {tracker.place.link}")
-        line("", f"the study {tracker.place.study_link}")
-    if more is not None:
-        line("resume" if stopped else "extend", more)
-    console.print(f"done in {seconds:.0f} s", highlight=False)
+    return open_tracker(card, prepared.study, prepared.folder, say, records=records(prepared.study))
 
 
 if __name__ == "__main__":

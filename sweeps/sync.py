@@ -16,6 +16,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 from sweeps.views.card import StudyCard
 from sweeps.views.mlflow.open_tracker import open_tracker
+from sweeps.views.mlflow.results_tracking import ResultsTracking
 from sweeps.views.publish import publish
 from sweeps.views.run_folder import open_run
 
@@ -78,7 +79,7 @@ def sync(
                 card, opened.study, folder, failures.append, records=opened.state.records, live=False
             ) as tracker:
                 example = _example(card, say) if models and card.config.tracking.models else None
-                published = publish(opened.state, folder, tracker, images=images, example=example)
+                published = publish(opened.state, folder, ResultsTracking(tracker), images=images, example=example)
                 tracker.close("FINISHED" if done else "KILLED")
             if failures:
                 raise SweepError(f"the tables and the report are written, MLflow is not: {failures[0]}")

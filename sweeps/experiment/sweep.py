@@ -1,80 +1,51 @@
-"""A sweep: the search over an experiment's models, whose front is saved as artifacts while it goes on."""
+"""A sweep: one run of an experiment's study by one process."""
 
-import shutil
-import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 
-from kmr.artifact import folder as artifact
-from kmr.core import KMRError
-from sweeps.errors import describe
-from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
 from sweeps.experiment.first_trials import first_trials
 from sweeps.experiment.front import Front
-from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
-from sweeps.experiment.knob_space import to_params
-from sweeps.experiment.model_work import STAGING, save_artifact
-from sweeps.search.execution.driver import GAVE_NOTHING, drive
+from sweeps.experiment.intermediate_trials import IntermediateTrials
+from sweeps.experiment.model_catalogue import ModelCatalogue
+from sweeps.experiment.saved_front import SavedFront
+from sweeps.search.execution.driver import drive
 from sweeps.search.execution.executors import Executor
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.observer import Observer
-from sweeps.search.execution.stopping import Stopping
-from sweeps.search.space import distributions
-from sweeps.search.study.attributes import INTERMEDIATE_OF
-from sweeps.search.study.point import Measured, Point, identifier
-from sweeps.search.study.record import Record, constraints
-from sweeps.terminal.progress import SweepProgress
-from sweeps.views.mlflow.runs import run_name
-from sweeps.views.mlflow.tracker import Tracker
-
-_BEGUN_BY = "kmr:begun_by"
-"""The user attribute of the base model's trial that tells apart drivers that begin at once."""
+from sweeps.search.execution.stopping import Stop, Stopping
+from sweeps.search.study.record import Record
 
 
-class Sweep(Observer):
-    """One run of a study by one process.
-
-    Intermediate models are told to the study as finished trials of their own, marked with the trial they come from.
+class Sweep:
+    """The search over an experiment's models.
 
     Args:
         experiment: what is searched.
         study: where it is kept.
-        folder: of the study; front members are saved under it as soon as they are measured.
-        tracker: writes to MLflow; None writes nothing.
-        asker: proposes the trials; one with all it can do by default.
+        saved: keeps the front and its artifacts.
+        asker: proposes the trials; by default with all that the experiment knows beforehand.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        study: optuna.Study,
-        folder: Path,
-        tracker: Tracker | None,
-        asker: Asker | None = None,
+        self, experiment: Experiment, study: optuna.Study, saved: SavedFront, asker: Asker | None = None
     ) -> None:
-        self._experiment, self._study, self._folder, self._tracker = experiment, study, folder, tracker
-        self._progress: SweepProgress | None = None
-        self._hypervolumes: list[float] = []
-        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self._experiment, self._study = experiment, study
+        self.saved = saved
+        """The front and its artifacts."""
         self.asker = asker or Asker(experiment, study)
-        self.front = Front(experiment)
-        """Every point that no other beats, the base model included."""
-        self.unsaved: dict[str, str] = {}
-        """Points that measure well but could not be saved, and why: what cannot be shipped is not on a front."""
-        self._stopping = Stopping(experiment.config.stop, self._gain)
+        growth = _Growth(experiment.config.stop, saved)
+        self._stopping = growth.stopping
+        intermediates = IntermediateTrials(experiment, study, self.asker, lambda key: self._ledger.first(key))
         self._ledger = Ledger(
-            study, self.asker.problem, self.asker.proposer, self,
-            shared=experiment.config.storage is not None, counts_served=True,
+            study, self.asker.problem, self.asker.proposer, ModelCatalogue(experiment, self.asker, saved),
+            [saved, growth, intermediates], shared=experiment.config.storage is not None, counts_served=True,
         )  # fmt: skip
-        if not self.records and not experiment.searches_policy:
-            self._begin()
+        if not self.records and not experiment.searches_policy and intermediates.tell_base():
+            self._enqueue_first()
 
     @property
     def records(self) -> Sequence[Record]:
@@ -83,164 +54,63 @@ class Sweep(Observer):
 
     @property
     def finished(self) -> int:
-        """Trials that count towards the total: all that ended by themselves."""
+        """How many trials count towards the total: all that ended by themselves."""
         return self._ledger.finished
 
-    def run(self, trials: int, executor: Executor, progress: SweepProgress, interrupts: Interrupts) -> str | None:
-        """Run until this many trials are finished in all, as `sweeps.search.execution.driver.drive` does."""
-        self._progress = progress
-        return drive(
-            self._ledger, trials, executor, self._stopping, interrupts, progress.say, lambda: self.asker.exhausted
-        )
-
-    def point(self, name: str) -> Point:
-        """Return a measured point by its id."""
-        if name == "base":
-            return self.base
-        return next(p for r in self.records for p in r.points if identifier(r.number, p.step) == name)
-
-    def save_missing_artifacts(self) -> None:
-        """Make the artifacts of front members that a killed run did not get to save, or that were damaged since."""
-        for name in self._front_without_artifact():
-            point = self.point(name)
-            try:
-                model = rebuild(self._experiment, point.moves)
-                save_artifact(self._experiment, artifact_path(self._folder, name), point, model)
-            except Exception as error:  # one model that cannot be saved must not cost the report of all others
-                self.unsaved[name] = describe(error)
-                self.overtaken()
-        stray = {path.name for path in artifact_path(self._folder, "").glob("*") if self._is_ours(path)}
-        drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
-        shutil.rmtree(self._folder / STAGING, ignore_errors=True)
-
-    def kept(self, point: Point) -> Point:
-        """Note what makes the model that of another."""
-        return replace(point, key=str(self.asker.key_of(point.moves)))
-
-    def measured(self, told: Measured) -> None:
-        """Take the model on the front where it belongs there, with its artifact."""
-        name = identifier(told.number, told.point.step)
-        if told.problem is not None:
-            self.unsaved[name] = told.problem
-        elif self.front.would_join(told.point) and told.staged is not None:
-            place = artifact_path(self._folder, name)
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            told.staged.rename(place)
-            drop_artifacts(self._folder, self.front.add(name, told.point))
-        elif told.staged is not None:
-            shutil.rmtree(told.staged, ignore_errors=True)
-
-    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield every model on the way; the parameters of a policy stand for the models it leads to as a whole."""
-        if self._experiment.searches_policy:
-            if record.state == "complete":
-                yield self.asker.key(record.params), record.points
-            return
-        for count, point in enumerate(record.points, start=1):
-            self.asker.remember(point)
-            yield self.asker.key_of(point.moves), record.points[:count]
-
-    def took(self, record: Record) -> None:
-        """Take what a trial measured on the front."""
-        self._add_to_front(record)
-        self._stopping.finished(record)
-        if record.state != "interrupted":
-            self._hypervolumes.append(self.front.hypervolume)
-
-    def closed(self, record: Record) -> None:
-        """Tell the sampler of the models on the way, and the user and MLflow of the trial."""
-        self._tell_intermediates(record)
-        counts, members = self._ledger.counts, self.front.members
-        failed = sum(counts.get(state, 0) for state in GAVE_NOTHING)
-        if self._progress is not None:
-            self._progress.finished(self.front.hypervolume, len(members), counts.get("served", 0), failed)
-        if self._tracker is not None:
-            self._tracker.log_trial(record, self.front.hypervolume, run_name(record), members)
-
-    def overtaken(self) -> None:
-        """Build the front again of what the study knows."""
-        self.front = Front(self._experiment)
-        for record in self.records:
-            self._add_to_front(record)
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many trials there are of each state."""
+        return self._ledger.counts
 
     @property
-    def front_values(self) -> tuple[tuple[float, ...], ...]:
-        """The objectives' values of the front."""
-        return self.front.values
+    def front(self) -> Front:
+        """Every point that no other beats, the base model included."""
+        return self.saved.front
 
-    @property
-    def base(self) -> Point:
-        """The base model."""
-        return Point.of(0, self._experiment.base)
+    def run(
+        self,
+        trials: int,
+        executor: Executor,
+        interrupts: Interrupts,
+        listeners: Sequence[Observer] = (),
+        say: Callable[[str], None] = lambda message: None,
+    ) -> str | None:
+        """Run until this many trials are finished in all, as `sweeps.search.execution.driver.drive` does.
 
-    def _begin(self) -> None:
-        """Tell the base model, and say what is tried first; of drivers that begin at once, one does."""
-        if not self._told_bases():
-            mine = uuid.uuid4().hex
-            self._tell_point(self.base, -1, {_BEGUN_BY: mine})
-            if self._told_bases()[:1] not in ([], [mine]):
-                return
+        Args:
+            trials: in all, those of earlier runs included.
+            executor: does them.
+            interrupts: let signals in.
+            listeners: hear of every trial of this run.
+            say: tells the user of trials that gave nothing.
+        """
+        own = self._ledger.observers
+        self._ledger.observers = [*own, *listeners]
+        try:
+            return drive(self._ledger, trials, executor, self._stopping, interrupts, say, lambda: self.asker.exhausted)
+        finally:
+            self._ledger.observers = own
+
+    def _enqueue_first(self) -> None:
         if self._experiment.config.first_trials:
             for vector in first_trials(self._experiment.config.first_trials, self._experiment.space):
                 self._study.enqueue_trial(vector, skip_if_exists=True)
         self.asker.enqueue_anchors()
 
-    def _told_bases(self) -> list[str]:
-        """Return who told the study of the base model, in the order they did."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial.user_attrs[_BEGUN_BY] for trial in trials if _BEGUN_BY in trial.user_attrs]
+
+class _Growth(Observer):
+    """Observer of the front's hypervolume, trial by trial."""
+
+    def __init__(self, stop: Stop, saved: SavedFront) -> None:
+        self._saved = saved
+        self._hypervolumes: list[float] = []
+        self.stopping = Stopping(stop, self._gain)
+
+    def took(self, record: Record) -> None:
+        """Note the hypervolume after a trial."""
+        self.stopping.finished(record)
+        if record.state != "interrupted":
+            self._hypervolumes.append(self._saved.front.hypervolume)
 
     def _gain(self, window: int) -> float:
         return self._hypervolumes[-1] - self._hypervolumes[-1 - window]
-
-    def _front_without_artifact(self) -> Iterator[str]:
-        """Yield the members to save, one after the other, while the front may change."""
-        seen: set[str] = set()
-        while left := [name for name in self.front.members if name not in seen]:
-            seen.add(left[0])
-            if not self._is_saved(left[0]):
-                yield left[0]
-
-    def _is_saved(self, name: str) -> bool:
-        folder = artifact_path(self._folder, name)
-        try:
-            card = artifact.read(folder)
-            return card.sequence == self.point(name).moves and card.sha256 == artifact.digest(folder)
-        except (KMRError, OSError):
-            return False
-
-    def _is_ours(self, folder: Path) -> bool:
-        try:
-            return artifact.read(folder).extra.get("study") == self._experiment.config.name
-        except KMRError:
-            return False
-
-    def _add_to_front(self, record: Record) -> None:
-        for point in record.points if record.served_from is None else ():
-            name = identifier(record.number, point.step)
-            if name not in self.unsaved and name not in self.front.members:
-                self.front.add(name, point)
-
-    def _tell_intermediates(self, record: Record) -> None:
-        if self._experiment.searches_policy or record.served_from is not None:
-            return
-        for point in record.points[:-1] if record.state == "complete" else record.points:
-            if self._ledger.first(self.asker.key_of(point.moves)) == record.number:
-                self._tell_point(point, record.number)
-
-    def _tell_point(self, point: Point, of_trial: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Tell an intermediate model to the study as a finished trial, where a knob vector stands for it."""
-        experiment, problem = self._experiment, self.asker.problem
-        params = to_params(experiment.instantiation, experiment.space, point.moves)
-        if params is None:
-            return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                values=point.values(list(problem.objectives)),
-                params=params,
-                distributions=distributions(experiment.space),
-                user_attrs={INTERMEDIATE_OF: of_trial, **more},
-                constraints=constraints(problem, point) or None,
-            )
-        )

@@ -29,7 +29,7 @@ from sweeps.search.study import lease as leases
 from sweeps.search.study.point import Ended, Measured, Point
 from sweeps.search.study.storage import open_storage
 from sweeps.search.tables import Readings
-from sweeps.search.watcher import Watcher
+from sweeps.search.watcher import CompleteTrials, Watcher
 
 _PROBLEM = "kmr:problem"
 _FORMAT = 2
@@ -95,7 +95,9 @@ class Search:
                 self.study.enqueue_trial(vector, skip_if_exists=True)
         self.watcher = Watcher(self.problem, stop or Stop())
         """Is told of every trial."""
-        self.ledger = Ledger(self.study, self.problem, proposer, self.watcher, shared=storage is not None)
+        self.ledger = Ledger(
+            self.study, self.problem, proposer, CompleteTrials(self.problem), [self.watcher], shared=storage is not None
+        )
         """Every trial of the study, and what is under way."""
         self._work = FunctionWork(dict, self.problem.objectives, tuple(self.problem.limits))
 

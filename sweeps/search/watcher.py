@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.pareto.dominance import Floats, as_costs
 from analysis.pareto.hypervolume import normalised
-from sweeps.search.execution.observer import Observer
+from sweeps.search.execution.observer import Catalogue, Observer
 from sweeps.search.execution.stopping import Stop, Stopping
 from sweeps.search.problem import Problem
 from sweeps.search.result import Searched, of_record
@@ -14,8 +14,20 @@ from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record
 
 
+class CompleteTrials(Catalogue):
+    """Knowledge of the models of complete trials, by the problem's canonical vectors."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
+        """Yield the model of a complete trial."""
+        if record.state == "complete":
+            yield self._problem.canonical(record.params), record.points
+
+
 class Watcher(Observer):
-    """Is told of every trial of a search.
+    """Observer of a search over a user's function.
 
     Args:
         problem: what is searched.
@@ -29,11 +41,6 @@ class Watcher(Observer):
         """Says when the search has done enough."""
         self.on_trial: Callable[[Searched], None] | None = None
         """Told of every trial of this run as it ends."""
-
-    def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield the model of a complete trial."""
-        if record.state == "complete":
-            yield self._problem.canonical(record.params), record.points
 
     def took(self, record: Record) -> None:
         """Keep what the trial came to."""

@@ -23,7 +23,9 @@ from rich.progress import (
 from rich.text import Text
 
 from analysis.wording import plural
-from sweeps.search.study.record import recalled
+from sweeps.search.execution.driver import GAVE_NOTHING
+from sweeps.search.execution.observer import Observer
+from sweeps.search.study.record import Record, recalled
 from sweeps.terminal.braille_plot import sketch
 
 if TYPE_CHECKING:
@@ -82,6 +84,24 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
 
 
 Item = TypeVar("Item")
+
+
+class TrialProgress(Observer):
+    """Observer that shows the trials of a sweep as they end.
+
+    Args:
+        progress: the view.
+        sweep: whose trials they are.
+    """
+
+    def __init__(self, progress: "SweepProgress", sweep: "Sweep") -> None:
+        self._progress, self._sweep = progress, sweep
+
+    def closed(self, record: Record) -> None:
+        """Show one more finished trial."""
+        front, counts = self._sweep.front, self._sweep.counts
+        failed = sum(counts.get(state, 0) for state in GAVE_NOTHING)
+        self._progress.finished(front.hypervolume, len(front.members), counts.get("served", 0), failed)
 
 
 class SweepProgress:

@@ -20,10 +20,11 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import make_sampler
+from sweeps.experiment.saved_front import SavedFront
 from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.executors import Executor, InProcess
 from sweeps.search.execution.interrupts import Interrupts
-from sweeps.terminal.progress import SweepProgress
+from sweeps.terminal.progress import SweepProgress, TrialProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +110,18 @@ def study_of(experiment: Experiment, storage: Any = None) -> optuna.Study:
     return study
 
 
+def sweep_of(experiment: Experiment, study: optuna.Study, folder: Path) -> Sweep:
+    """Make a sweep whose front is saved in a folder."""
+    return Sweep(experiment, study, SavedFront(experiment, folder))
+
+
 def run(
     experiment: Experiment, study: optuna.Study, folder: Path, trials: int, executor: Executor | None = None
 ) -> tuple[Sweep, str | None, str]:
     """Run a sweep up to so many trials; return it, why it ended earlier, and what it printed."""
-    sweep = Sweep(experiment, study, folder, None)
+    sweep = sweep_of(experiment, study, folder)
     console = Console(file=io.StringIO(), width=200, record=True)
     with SweepProgress(console, sweep.finished, trials) as progress:
-        why = sweep.run(trials, executor or InProcess(ModelWork(experiment, folder)), progress, Interrupts())
+        work = executor or InProcess(ModelWork(experiment, folder))
+        why = sweep.run(trials, work, Interrupts(), [TrialProgress(progress, sweep)], progress.say)
     return sweep, why, console.export_text()

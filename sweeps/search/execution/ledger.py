@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from kmr.core import Value
 from sweeps.errors import SweepError
-from sweeps.search.execution.observer import Observer
+from sweeps.search.execution.observer import Catalogue, Observer, each
 from sweeps.search.execution.work import Job
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.proposer import Proposer
@@ -69,7 +69,8 @@ class Ledger:
         study: Optuna's; all that has finished in it is taken in.
         problem: what is searched.
         proposer: of the trials.
-        observer: told of everything.
+        catalogue: knows which vectors lead to one model.
+        observers: hear of every event.
         shared: whether other processes may be at the study now.
         counts_served: whether trials that needed no training count as finished.
     """
@@ -79,12 +80,15 @@ class Ledger:
         study: optuna.Study,
         problem: Problem,
         proposer: Proposer,
-        observer: Observer,
+        catalogue: Catalogue,
+        observers: Sequence[Observer],
         *,
         shared: bool = False,
         counts_served: bool = False,
     ) -> None:
-        self.study, self.problem, self._proposer, self._observer = study, problem, proposer, observer
+        self.study, self.problem, self._proposer, self._catalogue = study, problem, proposer, catalogue
+        self.observers = list(observers)
+        """Those that hear of every event."""
         self.shared, self._counts_served = shared, counts_served
         self.records: list[Record] = []
         """Finished trials, in the order they were learned of."""
@@ -155,12 +159,12 @@ class Ledger:
 
     def job(self, task: Task) -> Job:
         """Return what whoever does a trial must know."""
-        return Job(task.number, dict(task.params), self._observer.front_values, task.static)
+        return Job(task.number, dict(task.params), self._catalogue.front_values, task.static)
 
     def measured(self, told: Measured) -> None:
         """Take a model that a trial measured. Raises SweepError where it is not under way."""
-        self._task(told.number).points.append(self._observer.kept(told.point))
-        self._observer.measured(told)
+        self._task(told.number).points.append(self._catalogue.kept(told.point))
+        each(self.observers, lambda observer: observer.measured(told))
 
     def end(self, ended: Ended) -> Record:
         """Close a trial, or put it back where it was lost.
@@ -170,7 +174,7 @@ class Ledger:
             SweepError: it is not under way.
         """
         task = self._task(ended.number)
-        if ended.state == "complete" and not task.points and self._observer.base is None:
+        if ended.state == "complete" and not task.points and self._catalogue.base is None:
             ended = replace(ended, state="failed", error="it ended without telling of a model")
         try:
             match ended.state:
@@ -183,7 +187,7 @@ class Ledger:
                     abandon(self.study, task.trial, task.points, ended, known)
         except UpdateFinishedTrialError:
             del self._under_way[ended.number]
-            self._observer.overtaken()
+            each(self.observers, lambda observer: observer.overtaken())
             raise
         return self._close(task)
 
@@ -196,7 +200,7 @@ class Ledger:
         try:
             put_back(self.study, task.trial, why, task.points, task.seconds, count=False)
         except UpdateFinishedTrialError:
-            self._observer.overtaken()
+            each(self.observers, lambda observer: observer.overtaken())
             return
         self._remember(self._record(task))
 
@@ -290,7 +294,7 @@ class Ledger:
 
     def _final(self, points: Sequence[Point]) -> Point:
         """Return the model that a complete trial came to."""
-        final = points[-1] if points else self._observer.base
+        final = points[-1] if points else self._catalogue.base
         assert final is not None, "only where there is a base model can a trial measure nothing"
         return final
 
@@ -299,7 +303,7 @@ class Ledger:
         self._remember(record)
         del self._under_way[task.number]
         if record.state != "interrupted":
-            self._observer.closed(record)
+            each(self.observers, lambda observer: observer.closed(record))
         return record
 
     def _record(self, task: Task) -> Record:
@@ -311,6 +315,6 @@ class Ledger:
         for kind in ("served" if record.served_from is not None else "", record.state):
             self.counts[kind] = self.counts.get(kind, 0) + 1
         if record.served_from is None:
-            for key, points in self._observer.known(record):
+            for key, points in self._catalogue.known(record):
                 self._known.setdefault(key, (record.number, points))
-        self._observer.took(record)
+        each(self.observers, lambda observer: observer.took(record))

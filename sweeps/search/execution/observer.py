@@ -1,33 +1,21 @@
-"""Who is told what happens to a study."""
+"""Interfaces of the ledger: a catalogue of known models, and observers of trials."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from sweeps.search.study.point import Measured, Point
 from sweeps.search.study.record import Record
 
 
-class Observer:
-    """Is told what happens to a study, and has a say in what is kept; this one does nothing."""
+class Catalogue:
+    """Knowledge of models, by which the ledger avoids to train one twice; this one knows nothing."""
 
     def kept(self, point: Point) -> Point:
-        """Return a point of a trial under way as the study shall keep it."""
+        """Return a point of a running trial as the study shall keep it."""
         return point
 
-    def measured(self, told: Measured) -> None:
-        """Take a model of a trial under way; the ledger has its point."""
-
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield what need not be trained again after a trial: the key of a model, and the points that lead to it."""
+        """Yield the models that a trial measured: the key of each, and the points that lead to it."""
         return ()
-
-    def took(self, record: Record) -> None:
-        """Take a finished trial, of this run or another; those of earlier runs come when the ledger is opened."""
-
-    def closed(self, record: Record) -> None:
-        """Take a trial of this run that is over for good; `took` has been told of it."""
-
-    def overtaken(self) -> None:
-        """Forget what a trial has measured that another driver finished: it is no record of the study."""
 
     @property
     def front_values(self) -> tuple[tuple[float, ...], ...]:
@@ -36,5 +24,33 @@ class Observer:
 
     @property
     def base(self) -> Point | None:
-        """The model that a vector leads to which changes nothing."""
+        """The model of the vector that changes nothing."""
         return None
+
+
+class Observer:
+    """Listener to the events of a study; this one does nothing."""
+
+    def measured(self, told: Measured) -> None:
+        """Hear of a model that a running trial measured; the ledger has its point."""
+
+    def took(self, record: Record) -> None:
+        """Hear of a finished trial, of this run or another; those of earlier runs come when the ledger is opened."""
+
+    def closed(self, record: Record) -> None:
+        """Hear of a trial of this run that has ended; `took` was called before."""
+
+    def overtaken(self) -> None:
+        """Forget what a trial measured that another driver finished: it is no record of the study."""
+
+
+def each(observers: Sequence[Observer], event: Callable[[Observer], None]) -> None:
+    """Call every observer, then raise the first error: one that fails does not silence the others."""
+    problems = []
+    for observer in observers:
+        try:
+            event(observer)
+        except Exception as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]

@@ -1,6 +1,5 @@
 """The driver with executors that lose trials, with a second driver beside it, and with limits known before training."""
 
-import io
 import threading
 import time
 from dataclasses import dataclass
@@ -9,20 +8,18 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from rich.console import Console
-from tiny import Half, Halve, Mean, run, study_of, tiny_experiment
+from tiny import Half, Halve, Mean, run, study_of, sweep_of, tiny_experiment
 
 from kmr.core import Reading
 from sweeps.experiment.config import Stop
+from sweeps.experiment.intermediate_trials import IntermediateTrials
 from sweeps.experiment.model_work import ModelWork
-from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.interrupts import Interrupts, Stopped
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, reclaim, renew
 from sweeps.search.study.point import Ended, Measured
 from sweeps.search.study.record import records, turned_down
-from sweeps.terminal.progress import SweepProgress
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
 STEPS = {"first": {"by": EIGHTHS}, "second": {"by": EIGHTHS}}
@@ -168,16 +165,14 @@ def test_two_drivers_of_one_study_share_its_trials(tmp_path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     experiment = tiny_experiment(storage=url, anchors=0)
     one, two = study_of(experiment, url), study_of(experiment, url)
-    other = Sweep(experiment, two, tmp_path / "two", None)
+    other = sweep_of(experiment, two, tmp_path / "two")
     first, _, _ = run(experiment, one, tmp_path / "one", 4)
-    quiet = Console(file=io.StringIO())
-    with SweepProgress(quiet, 0, 6) as progress:
-        other.run(6, InProcess(ModelWork(experiment, tmp_path / "two")), progress, Interrupts())
+    other.run(6, InProcess(ModelWork(experiment, tmp_path / "two")), Interrupts())
     assert first.finished == 4
     assert other.finished == 6, "four of the first, two of its own"
     numbers = [record.number for record in records(two)]
     assert numbers == sorted(set(numbers))
-    assert sorted(other.front.values) == sorted(Sweep(experiment, one, tmp_path / "three", None).front.values)
+    assert sorted(other.front.values) == sorted(sweep_of(experiment, one, tmp_path / "three").front.values)
 
 
 def test_of_drivers_that_begin_at_once_one_says_what_is_tried_first(tmp_path, monkeypatch) -> None:
@@ -186,16 +181,17 @@ def test_of_drivers_that_begin_at_once_one_says_what_is_tried_first(tmp_path, mo
 
     def told(self, *given) -> None:
         monkeypatch.undo()
-        Sweep(experiment, study, tmp_path, None)  # the rival is through before this one has told its base model
-        self._tell_point(*given)
+        sweep_of(experiment, study, tmp_path)  # the rival is through before this one has told its base model
+        self._tell(*given)
 
-    monkeypatch.setattr(Sweep, "_tell_point", told)
-    Sweep(experiment, study, tmp_path, None)
+    monkeypatch.setattr(IntermediateTrials, "_tell", told)
+
+    sweep_of(experiment, study, tmp_path)
     vectors = [str(trial.system_attrs["fixed_params"]) for trial in study.get_trials() if trial.state.name == "WAITING"]
     assert len(vectors) == len(set(vectors)) > 0
     bases = len(study.get_trials()) - len(vectors)
     assert bases == 2
-    Sweep(experiment, study, tmp_path, None)
+    sweep_of(experiment, study, tmp_path)
     assert len(study.get_trials()) == len(vectors) + bases, "one that begins later tells nothing again"
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import optuna
 import pytest
-from tiny import Half, run, study_of, tiny_experiment
+from tiny import Half, run, study_of, sweep_of, tiny_experiment
 
 from sweeps.errors import SweepError
 from sweeps.experiment.model_work import ModelWork
-from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.driver import MOST_EQUAL_FAILURES
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.work import Job, Tell, Told
@@ -228,8 +227,8 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
     assert "finished by another driver meanwhile" in printed
     known = {"base", *(f"{record.number}.{point.step}" for record in sweep.records for point in record.points)}
     assert set(sweep.front.members) <= known
-    sweep.save_missing_artifacts()
-    assert set(sweep.front.members) == set(Sweep(experiment, study, tmp_path, None).front.members)
+    sweep.saved.save_missing()
+    assert set(sweep.front.members) == set(sweep_of(experiment, study, tmp_path).front.members)
 
 
 def test_a_trial_that_ended_early_carries_the_limits_known_of_it(tmp_path: Path) -> None:

@@ -115,14 +115,14 @@ def test_a_changed_space_is_a_new_study_that_takes_over_what_fits(finished, caps
     assert code == 0, printed
     known, wider = table(finished), table(finished, "wider")
     sequences = set(known[known["last"] & (known["state"] == "complete")]["sequence"])
-    assert f"{len(sequences) - 1} of {len(sequences) - 1} trials of small taken over" in printed, "but the base"
+    assert f'reused {len(sequences) - 1} of {len(sequences) - 1} trials from "small"' in printed, "but the base"
     assert sequences <= set(wider["sequence"])
     assert wider[wider["last"]]["trial"].nunique() == 8
     code, printed = sweep(
         finished, "name=narrow", f"reuse={finished / 'small'}", "space.structured.ratio.high=0.1", "trials=1"
     )
     assert code == 0, printed
-    assert f" of {finished / 'small'} taken over" in printed, "a folder will do as well as a name"
+    assert f' from "{finished / "small"}"' in printed, "a folder will do as well as a name"
     code, _ = sweep(finished, "name=nothing", "reuse=smal")
     assert code == 2
     assert "did you mean small? There are " in capsys.readouterr().err

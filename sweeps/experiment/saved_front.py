@@ -1,0 +1,105 @@
+"""The front of a running study, whose members are saved as artifacts as soon as they are measured."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmr.artifact import folder as artifact
+from kmr.core import KMRError
+from sweeps.errors import describe
+from sweeps.experiment.evaluation import rebuild
+from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.front import Front
+from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
+from sweeps.experiment.model_work import STAGING, save_artifact
+from sweeps.search.execution.observer import Observer
+from sweeps.search.study.point import Measured, Point, identifier
+from sweeps.search.study.record import Record
+
+
+class SavedFront(Observer):
+    """Observer that keeps the front, and an artifact for each of its members.
+
+    Args:
+        experiment: what is searched.
+        folder: of the study; artifacts lie below it.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self._experiment, self._folder = experiment, folder
+        self._points: dict[str, Point] = {"base": Point.of(0, experiment.base)}
+        self.front = Front(experiment)
+        """Every point that no other beats, the base model included."""
+        self.unsaved: dict[str, str] = {}
+        """Points that cannot be saved, and why: what cannot be shipped is not on a front."""
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+    def measured(self, told: Measured) -> None:
+        """Put the model on the front where it belongs there, with its artifact."""
+        name = identifier(told.number, told.point.step)
+        if told.problem is not None:
+            self.unsaved[name] = told.problem
+        elif self.front.would_join(told.point) and told.staged is not None:
+            place = artifact_path(self._folder, name)
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            told.staged.rename(place)
+            drop_artifacts(self._folder, self.front.add(name, told.point))
+        elif told.staged is not None:
+            shutil.rmtree(told.staged, ignore_errors=True)
+
+    def took(self, record: Record) -> None:
+        """Put the models of a trial on the front."""
+        if record.served_from is not None:
+            return
+        for point in record.points:
+            name = identifier(record.number, point.step)
+            self._points[name] = point
+            self._add(name, point)
+
+    def overtaken(self) -> None:
+        """Build the front again from the study's records."""
+        self.front = Front(self._experiment)
+        for name, point in self._points.items():
+            if name != "base":
+                self._add(name, point)
+
+    def save_missing(self) -> None:
+        """Save front members that a killed run did not get to, or whose artifacts were damaged since."""
+        for name in self._without_artifact():
+            point = self._points[name]
+            try:
+                model = rebuild(self._experiment, point.moves)
+                save_artifact(self._experiment, artifact_path(self._folder, name), point, model)
+            except Exception as error:  # one model that cannot be saved must not cost the report of all others
+                self.unsaved[name] = describe(error)
+                self.overtaken()
+        stray = {path.name for path in artifact_path(self._folder, "").glob("*") if self._is_ours(path)}
+        drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
+        shutil.rmtree(self._folder / STAGING, ignore_errors=True)
+
+    def _add(self, name: str, point: Point) -> None:
+        if name not in self.unsaved and name not in self.front.members:
+            self.front.add(name, point)
+
+    def _without_artifact(self) -> Iterator[str]:
+        """Yield the members to save, one after the other, while the front may change."""
+        seen: set[str] = set()
+        while left := [name for name in self.front.members if name not in seen]:
+            seen.add(left[0])
+            if not self._is_saved(left[0]):
+                yield left[0]
+
+    def _is_saved(self, name: str) -> bool:
+        folder = artifact_path(self._folder, name)
+        try:
+            card = artifact.read(folder)
+            return card.sequence == self._points[name].moves and card.sha256 == artifact.digest(folder)
+        except (KMRError, OSError):
+            return False
+
+    def _is_ours(self, folder: Path) -> bool:
+        try:
+            return artifact.read(folder).extra.get("study") == self._experiment.config.name
+        except KMRError:
+            return False
