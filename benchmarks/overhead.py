@@ -47,9 +47,9 @@ from kmr.artifact.folder import Builder
 from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Rule, Value
 from kmr.data import as_data
 from kmr.finetune import FineTune
+from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder
 from sweeps.experiment.saved_front import SavedFront
@@ -141,17 +141,17 @@ def tiny_experiment(folder: Path, trials: int) -> Experiment:
     instantiation = Instantiation(
         "overhead", rules, (Norm(name="norm"),), (Rippled(name="quality"), *(Another(name=name) for name in OTHERS))
     )
+    compression = Compression(
+        nn.Linear(4, 2), instantiation, Wait(data=data.train), objectives=("norm", "quality"), copied=False
+    )
     plain: Mapping[str, Any] = {"sampler": _sampler(trials), "screening": False}
     return Experiment(
         config=Config(name="overhead", output_dir=str(folder), trials=trials, objectives=["norm", "quality"]),
         plain=plain,
-        model=nn.Linear(4, 2),
+        compression=compression,
         data=data,
-        instantiation=instantiation,
-        space=search_space(instantiation, {}),
-        objectives=(*instantiation.costs, *instantiation.qualities[:1]),
+        space=compression.space,
         test_qualities=instantiation.qualities,
-        finetune=Wait(data=data.train),
         builder=Builder("torch.nn.Linear", {"in_features": 4, "out_features": 2}),
         identity={},
     )

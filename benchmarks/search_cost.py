@@ -18,6 +18,7 @@ mean over seeds.
 """
 
 import argparse
+import copy
 import json
 import logging
 import sys
@@ -195,16 +196,23 @@ def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str], recorde
     recipe = {"finetune": describe(experiment.finetune, without=("progress",))}
     cache = PrefixCache(Store(folder / "recall", 10**9), experiment.model, recipe)
     params = {move.knob: move.value for move in sequence}
-    evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
+    evaluate(_recalling(experiment, cache), params, lambda point, model: None)
     started = time.perf_counter()
-    evaluate(replace(experiment, prefixes=cache), params, lambda point, model: None)
+    evaluate(_recalling(experiment, cache), params, lambda point, model: None)
     recall = time.perf_counter() - started
-    experiment = replace(experiment, prefixes=cast(Any, recorded))
+    experiment = _recalling(experiment, recorded)
     share = experiment.config.limits.get("weight_bytes")
     if share is not None:
         limit = share * experiment.base.costs["weight_bytes"].value
         experiment = replace(experiment, config=replace(experiment.config, limits={"weight_bytes": limit}))
     return Task(name, experiment, recorded, recall)
+
+
+def _recalling(experiment: Experiment, prefixes: object) -> Experiment:
+    """Return the experiment with another thing that recalls models."""
+    compression = copy.copy(experiment.compression)
+    compression.__dict__["prefixes"] = prefixes
+    return replace(experiment, compression=compression)
 
 
 def bare(task: Task, seed: int, trials: int) -> Course:
@@ -231,7 +239,8 @@ def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Cou
     course = Course()
     plain = {**task.experiment.plain, "screening": off != "screening", "seed": seed}
     config = replace(task.experiment.config, seed=seed, anchors=0 if off == "anchors" else 3)
-    experiment = replace(task.experiment, plain=plain, config=config)
+    # What was read for another seed is read again.
+    experiment = _recalling(replace(task.experiment, plain=plain, config=config), task.experiment.prefixes)
     study = optuna.create_study(directions=experiment.directions)
     study.sampler = make_sampler(experiment, 0)
     home = Path(tempfile.mkdtemp(dir=folder))

@@ -56,7 +56,7 @@ def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None 
     """
     config = replace(card.config, cache=replace(card.config.cache, enabled=False))
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    experiment = replace(build_experiment(config, card.plain), known_base=card.base)
+    experiment = build_experiment(config, card.plain).with_base(card.base)
     digests = {data.context: data.digest for data in card.datasets}
     now = {data.context: data.digest for data in StudyCard.of(experiment).datasets}
     if other := [context for context, digest in digests.items() if now.get(context) != digest]:

@@ -3,15 +3,26 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from kmr.cache import PrefixCache, Store, describe, fingerprint
-from kmr.core import Direction, Instantiation, KMRError, Reading, Run, Step, measure_base, run_sequence
+from kmr.cache import PrefixCache, Store, describe, fingerprint, keeping
+from kmr.core import (
+    Direction,
+    Instantiation,
+    KMRError,
+    OnStep,
+    Reading,
+    Run,
+    Step,
+    TransformationSequence,
+    measure_base,
+    run_sequence,
+)
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError
 from sweeps.experiment.knob_space import search_space, to_sequence
@@ -40,6 +51,10 @@ class Compression:
         space: narrows the knobs, as `sweeps.experiment.knob_space.search_space` takes it: `{"quantize": {"bits":
         {"values": [4, 8]}}}`.
         store: keeps models that vectors begin with alike, so that their beginnings are made once.
+        objectives: names of the meters that are searched over; all by default.
+        limited: names of meters that are limited and no objectives.
+        must_lower: the cost that every move has to lower, where a policy chooses the moves.
+        copied: whether the model is copied, so that the caller may go on with it.
 
     Raises:
         SweepError: an entry of the space names no knob, or leaves its domain.
@@ -53,15 +68,21 @@ class Compression:
         finetune: FineTune | None = None,
         space: Mapping[str, Any] | None = None,
         store: Store | None = None,
+        *,
+        objectives: Sequence[str] | None = None,
+        limited: Sequence[str] = (),
+        must_lower: str | None = None,
+        copied: bool = True,
     ) -> None:
-        self.model = copy.deepcopy(model).eval()
+        self.model = copy.deepcopy(model).eval() if copied else model
         self.instantiation, self.finetune, self.store = instantiation, finetune, store
         self.space: Space = search_space(instantiation, space or {})
         """The domain of every knob."""
-        meters = (*instantiation.costs, *instantiation.qualities)
-        self.objectives: dict[str, Direction] = {meter.name: meter.direction for meter in meters}
-        """The direction of every meter; `{**problem, "objectives": …}` searches over fewer."""
-        self._recipes: dict[float, _Recipe] = {}
+        meters = {meter.name: meter.direction for meter in (*instantiation.costs, *instantiation.qualities)}
+        self.objectives: dict[str, Direction] = {name: meters[name] for name in objectives or meters}
+        """The direction of every objective; `{**problem, "objectives": …}` searches over fewer."""
+        self._limited, self._must_lower = tuple(limited), must_lower
+        self._shares: dict[float, Compression] = {}
 
     @property
     def problem(self) -> dict[str, Any]:
@@ -89,12 +110,48 @@ class Compression:
 
     def run(self, params: Params, share: float = 1.0) -> Run:
         """Make the model of a vector, with every step on the way."""
-        recipe = self._recipe(share)
-        sequence = to_sequence(self.instantiation, params)
-        return run_sequence(
-            self.model, recipe.instantiation, sequence, finetune=recipe.finetune, base=recipe.base,
-            prefixes=recipe.prefixes,
-        )  # fmt: skip
+        return self.at(share).make(to_sequence(self.instantiation, params))
+
+    def make(self, sequence: TransformationSequence, on_step: OnStep | None = None) -> Run:
+        """Make the model of a sequence; `on_step` is called with every model on the way, the base model first."""
+        with keeping(self.store):
+            return run_sequence(
+                self.model, self.instantiation, sequence, finetune=self.finetune, on_step=on_step, base=self.base,
+                prefixes=self.prefixes,
+            )  # fmt: skip
+
+    def at(self, share: float) -> "Compression":
+        """Return the compression with a share of the fine-tuning, whose objectives read that share of their data.
+
+        Args:
+            share: in (0, 1]; at least one step and 32 samples are left.
+
+        Raises:
+            SweepError: a share out of its range, or there are no fine-tuning steps to share out.
+        """
+        if share == 1:
+            return self
+        if not 0 < share < 1:
+            raise SweepError(f"a share of the fine-tuning must be in (0, 1], not {share}")
+        if self.finetune is None:
+            raise SweepError("fidelities share out fine-tuning steps: give a finetune")
+        if share not in self._shares:
+            judged = replace(
+                self.instantiation,
+                costs=tuple(meter for meter in self.instantiation.costs if meter.name in self.objectives),
+                qualities=tuple(meter for meter in self.instantiation.qualities if meter.name in self.objectives),
+            )
+            self._shares[share] = Compression(
+                self.model, *at_share(judged, self.finetune, share), store=self.store,
+                objectives=tuple(self.objectives), copied=False,
+            )  # fmt: skip
+        return self._shares[share]
+
+    def with_base(self, base: Step) -> "Compression":
+        """Return the compression with the base model's step as it was measured before: timings never read the same."""
+        other = copy.copy(self)
+        other.__dict__["base"] = base
+        return other
 
     @cached_property
     def base(self) -> Step:
@@ -104,7 +161,17 @@ class Compression:
     @cached_property
     def statics(self) -> Statics:
         """What is known of a vector before it is trained."""
-        return Statics(self.model, self.instantiation, tuple(self.objectives), self.store)
+        return Statics(self.model, self.instantiation, {*self.objectives, *self._limited}, self.store)
+
+    @cached_property
+    def prefixes(self) -> PrefixCache | None:
+        """What recalls models; None without a store or fine-tuning, or where a part cannot be told from others."""
+        if self.store is None or self.finetune is None or getattr(self.finetune, "total_steps", 1) == 0:
+            return None
+        context = {"finetune": describe(self.finetune, without=("progress",))}
+        if self._must_lower is not None:  # what had to lower a cost is kept apart
+            context["must_lower"] = self._must_lower
+        return PrefixCache(self.store, self.model, context, worth=_WORTH_KEEPING)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -116,28 +183,10 @@ class Compression:
         }  # fmt: skip
         return {"model": fingerprint(self.model), **{name: _digest(value) for name, value in parts.items()}}
 
-    def _recipe(self, share: float) -> "_Recipe":
-        if share not in self._recipes:
-            self._recipes[share] = self._make_recipe(share)
-        return self._recipes[share]
-
-    def _make_recipe(self, share: float) -> "_Recipe":
-        if not 0 < share <= 1:
-            raise SweepError(f"a share of the fine-tuning must be in (0, 1], not {share}")
-        instantiation, finetune, base, prefixes = self.instantiation, self.finetune, self.base, None
-        if share < 1:
-            if finetune is None:
-                raise SweepError("fidelities share out fine-tuning steps: give a finetune")
-            instantiation, finetune = at_share(instantiation, finetune, share)
-            base = measure_base(self.model, instantiation)
-        if self.store is not None and finetune is not None:
-            context = {"finetune": describe(finetune, without=("progress",))}
-            prefixes = PrefixCache(self.store, self.model, context, worth=_WORTH_KEEPING)
-        return _Recipe(instantiation, finetune, base, prefixes)
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes for itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "statics"} | {"_recipes": {}}
+        made = ("statics", "prefixes")
+        return {name: value for name, value in self.__dict__.items() if name not in made} | {"_shares": {}}
 
 
 def _digest(value: object) -> str | None:
@@ -146,13 +195,3 @@ def _digest(value: object) -> str | None:
     except KMRError:
         return None
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How models are made and judged at one fidelity."""
-
-    instantiation: Instantiation
-    finetune: FineTune | None
-    base: Step
-    prefixes: PrefixCache | None

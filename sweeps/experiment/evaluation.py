@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import nn
 
 from kmr.cache import keeping
-from kmr.core import Budget, Outcome, Step, TransformationSequence, Value, budgeted_kmr, run_sequence
+from kmr.core import Budget, Outcome, Step, TransformationSequence, Value, budgeted_kmr
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.experiment.knob_space import search_space, to_sequence
@@ -37,18 +37,17 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
             points.append(Point.of(len(points), step))
             on_point(points[-1], model)
 
-    told: dict[str, Any] = {
-        "finetune": experiment.finetune, "on_step": on_step, "base": experiment.base, "prefixes": experiment.prefixes,
-    }  # fmt: skip
-    with keeping(experiment.store):
-        if experiment.searches_policy:
-            budget = _budget(experiment, params)
-            policy = _policy(experiment, params, budget)
-            told["on_no_progress"] = experiment.config.on_no_progress
-            run = budgeted_kmr(experiment.model, experiment.instantiation, policy, budget, **told)
-        else:
-            sequence = to_sequence(experiment.instantiation, params)
-            run = run_sequence(experiment.model, experiment.instantiation, sequence, **told)
+    mine = experiment.compression
+    if experiment.searches_policy:
+        budget = _budget(experiment, params)
+        policy = _policy(experiment, params, budget)
+        with keeping(mine.store):
+            run = budgeted_kmr(
+                mine.model, mine.instantiation, policy, budget, finetune=mine.finetune, base=mine.base,
+                on_no_progress=cast(Any, experiment.config.on_no_progress), on_step=on_step, prefixes=mine.prefixes,
+            )  # fmt: skip
+    else:
+        run = mine.make(to_sequence(mine.instantiation, params), on_step)
     seconds = time.perf_counter() - start
     notes = [note for step in run.trace if not step.accepted for note in step.notes]
     if run.outcome is Outcome.FAILURE:
@@ -59,12 +58,7 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
 
 def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
     """Make the model of a point again: the same moves and seed give the same model."""
-    with keeping(experiment.store):
-        run = run_sequence(
-            experiment.model, experiment.instantiation, sequence,
-            finetune=experiment.finetune, base=experiment.base, prefixes=experiment.prefixes,
-        )  # fmt: skip
-    return run.model
+    return experiment.compression.make(sequence).model
 
 
 def _budget(experiment: Experiment, params: Mapping[str, Value]) -> Budget:

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from kmr.artifact.folder import Builder
-from kmr.cache import PrefixCache, Store, describe
+from kmr.cache import PrefixCache, Store
 from kmr.core import (
-    Cost,
     Direction,
     Instantiation,
     KMRError,
@@ -26,7 +25,6 @@ from kmr.core import (
     Rule,
     Step,
     measure,
-    measure_base,
 )
 from kmr.data import Data, as_data, forward
 from kmr.finetune import FineTune
@@ -34,10 +32,10 @@ from kmr.meters import Predictions
 from kmr.runtimes.program import describe_inputs
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment.base_weights import with_weights
+from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.experiment.instantiate import part
-from sweeps.experiment.knob_space import parameter_space, search_space
-from sweeps.experiment.reduced_fidelity import at_share
+from sweeps.experiment.knob_space import parameter_space
 from sweeps.search.space import Space
 
 
@@ -45,25 +43,49 @@ from sweeps.search.space import Space
 class Experiment:
     """Everything a trial needs: the base model, its data, what may be done to it, and how it is judged.
 
-    `identity` holds what must not change for a study to be continued, in plain values. `known_base` is the base model's
-    step where the study has measured it before: timings would not read the same twice. `prefixes` recalls models that
-    earlier trials made, `store` what they found out on the way.
+    `identity` holds what must not change for a study to be continued, in plain values.
     """
 
     config: Config
     plain: Mapping[str, Any]
-    model: nn.Module
+    compression: Compression
     data: Data
-    instantiation: Instantiation
     space: Space
-    objectives: tuple[Meter, ...]
     test_qualities: tuple[Quality, ...]
-    finetune: FineTune
     builder: Builder
     identity: Mapping[str, Any] = field(repr=False)
-    known_base: Step | None = None
-    prefixes: PrefixCache | None = None
-    store: Store | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The base model."""
+        return self.compression.model
+
+    @property
+    def instantiation(self) -> Instantiation:
+        """The rules and the meters."""
+        return self.compression.instantiation
+
+    @property
+    def finetune(self) -> FineTune:
+        """What follows every move."""
+        assert self.compression.finetune is not None, "a config always names one"
+        return self.compression.finetune
+
+    @property
+    def store(self) -> Store | None:
+        """What rules found out, and models on the way."""
+        return self.compression.store
+
+    @property
+    def prefixes(self) -> PrefixCache | None:
+        """What recalls models that earlier trials made."""
+        return self.compression.prefixes
+
+    @property
+    def objectives(self) -> tuple[Meter, ...]:
+        """The meters that are searched over."""
+        meters = {meter.name: meter for meter in (*self.instantiation.costs, *self.instantiation.qualities)}
+        return tuple(meters[name] for name in self.compression.objectives)
 
     @property
     def searches_policy(self) -> bool:
@@ -75,10 +97,18 @@ class Experiment:
         """The direction of each objective."""
         return [meter.direction for meter in self.objectives]
 
-    @cached_property
+    @property
     def base(self) -> Step:
         """The base model's readings, measured once in the life of a study."""
-        return self.known_base or measure_base(self.model, self.instantiation)
+        return self.compression.base
+
+    def with_base(self, base: Step) -> "Experiment":
+        """Return the experiment with the base model's step as the study has measured it before."""
+        return replace(self, compression=self.compression.with_base(base))
+
+    def at_share(self, share: float) -> "Experiment":
+        """Return the experiment with a share of its fine-tuning, whose objectives read that share of their data."""
+        return replace(self, compression=self.compression.at(share))
 
     @cached_property
     def usage(self) -> dict[str, Any]:
@@ -130,58 +160,33 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
-    turned = search_space(instantiation, plain["space"])
-    store = _store(config)
-    space = parameter_space(config.policy_space, _turned(instantiation, turned)) if config.policy else turned
-    if config.policy and not space:
-        raise SweepError(
-            "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
-        )
     objectives = _objectives(config, instantiation)
     lowered = next((meter.name for meter in objectives if meter.direction == "minimize"), None)
+    compression = Compression(
+        model, instantiation, finetune, plain["space"], _store(config), copied=False,
+        objectives=[meter.name for meter in objectives], limited=tuple(config.limits),
+        must_lower=lowered if config.policy else None,
+    )  # fmt: skip
+    space = compression.space
+    if config.policy:
+        space = parameter_space(config.policy_space, _turned(instantiation, space))
+        if not space:
+            raise SweepError(
+                "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
+            )
     return Experiment(
         config=config,
         plain=plain,
-        model=model,
+        compression=compression,
         data=data,
-        instantiation=instantiation,
         space=space,
-        objectives=objectives,
         test_qualities=tuple(
             meter
             for meter in _meters(plain, {**live, "data": Predictions.of(data.test)}, trusted)
             if isinstance(meter, Quality)
         ),
-        finetune=finetune,
         builder=_builder(plain["model"]),
         identity=json.loads(json.dumps(identity, default=str)),
-        prefixes=_prefixes(store, model, finetune, lowered if config.policy else None),
-        store=store,
-    )
-
-
-def at_fidelity(experiment: Experiment, share: float) -> Experiment:
-    """Return the experiment with a share of its fine-tuning steps, and its objectives read on that share of the data.
-
-    Args:
-        experiment: at full fidelity.
-        share: in (0, 1); at least one step and 32 samples are left.
-
-    Raises:
-        SweepError: the fine-tuning has no number of steps to share out.
-    """
-    costs = tuple(meter for meter in experiment.objectives if isinstance(meter, Cost))
-    qualities = tuple(meter for meter in experiment.objectives if isinstance(meter, Quality))
-    judged = replace(experiment.instantiation, costs=costs, qualities=qualities)
-    instantiation, finetune = at_share(judged, experiment.finetune, share)
-    meters: dict[str, Meter] = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
-    return replace(
-        experiment,
-        instantiation=instantiation,
-        objectives=tuple(meters[meter.name] for meter in experiment.objectives),
-        finetune=finetune,
-        known_base=None,
-        prefixes=_prefixes(experiment.store, experiment.model, finetune),
     )
 
 
@@ -223,10 +228,6 @@ def _try_once(model: nn.Module, data: Data) -> None:
             raise SweepError(f"the model does not take the {name} data: {type(error).__name__}: {why}") from error
 
 
-_WORTH_KEEPING = 0.1
-"""Seconds: a step made in less is not worth a file."""
-
-
 def _store(config: Config) -> Store | None:
     if not config.cache.enabled:
         return None
@@ -235,21 +236,6 @@ def _store(config: Config) -> Store | None:
         return Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
     except KMRError as error:
         print(f"nothing is cached: {error}")
-        return None
-
-
-def _prefixes(
-    store: Store | None, model: nn.Module, finetune: FineTune, must_lower: str | None = None
-) -> PrefixCache | None:
-    """Return what recalls models; moves that had to lower a cost are kept apart from those that did not."""
-    if store is None or finetune.total_steps == 0:
-        return None
-    try:
-        context = {"finetune": describe(finetune, without=("progress",))}
-        context |= {} if must_lower is None else {"must_lower": must_lower}
-        return PrefixCache(store, model, context, worth=_WORTH_KEEPING)
-    except KMRError as error:
-        print(f"models are not cached: {error}")
         return None
 
 

@@ -10,7 +10,6 @@ import optuna
 from kmr.core import TransformationSequence, Value
 from sweeps.errors import SweepError
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.choose_sampler import describe_sampler, is_fixed, screening_pays, seed_after
@@ -40,7 +39,7 @@ class Asker:
         self, experiment: Experiment, study: optuna.Study, *, statics: bool = True, canonical: bool = True
     ) -> None:
         self._experiment, self._study, self._canonical = experiment, study, canonical
-        self._statics = None if experiment.searches_policy else Statics.of(experiment)
+        self._statics = None if experiment.searches_policy else experiment.compression.statics
         self.fixed = is_fixed(study.sampler)
         """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
         config = experiment.config

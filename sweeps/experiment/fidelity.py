@@ -7,7 +7,7 @@ from pathlib import Path
 from kmr.core import Value
 from sweeps.errors import SweepError
 from sweeps.experiment.evaluation import evaluate
-from sweeps.experiment.experiment import Experiment, at_fidelity
+from sweeps.experiment.experiment import Experiment
 from sweeps.search.execution.halving import Settings
 from sweeps.search.execution.rungs import RungStore
 
@@ -30,7 +30,7 @@ class Fidelities:
 
     def __init__(self, settings: Settings, experiment: Experiment, folder: Path) -> None:
         self._halving = settings.halving(experiment.directions).restore(RungStore(folder))
-        self._experiments = [at_fidelity(experiment, share) for share in self._halving.fidelities[:-1]]
+        self._experiments = [experiment.at_share(share) for share in self._halving.fidelities[:-1]]
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

@@ -4,7 +4,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,7 +108,7 @@ class _Recipe:
 
         config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), dict(self.plain))))
         torch.set_num_threads(threads_of(config))
-        experiment = replace(build_experiment(config, self.plain), known_base=self.base)
+        experiment = build_experiment(config, self.plain).with_base(self.base)
         if experiment.identity["weights_digest"] != self.weights:
             raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
         return ModelWork(experiment, self.folder, fidelities_of(experiment, self.folder))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
         for meters in (experiment.instantiation.costs, experiment.instantiation.qualities)
     ]
     step = Step(None, point.moves, split[0], split[1], Seconds(**point.seconds))
-    return replace(experiment, known_base=step)
+    return experiment.with_base(step)
 
 
 def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:

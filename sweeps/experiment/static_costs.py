@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -17,9 +16,6 @@ from kmr.cache import Store, fingerprint, keeping
 from kmr.core import Instantiation, Move, TransformationSequence, apply_move, measure
 from sweeps.experiment.knob_space import to_sequence
 from sweeps.search.problem import Params
-
-if TYPE_CHECKING:
-    from sweeps.experiment.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,6 @@ class Statics:
         self._costs: dict[Hashable, dict[str, float]] = {}
         self._broken: set[Hashable] = set()
         self._read, self._spent = 0, 0.0
-
-    @classmethod
-    def of(cls, experiment: "Experiment") -> "Statics":
-        """Make what reads the vectors of an experiment."""
-        wanted = {meter.name for meter in experiment.objectives} | set(experiment.config.limits)
-        return cls(experiment.model, experiment.instantiation, wanted, experiment.store)
 
     @property
     def names(self) -> tuple[str, ...]:

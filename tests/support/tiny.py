@@ -15,9 +15,9 @@ from kmr.artifact.folder import Builder
 from kmr.core import Cost, FloatRange, Instantiation, Knob, Quality, Reading, Rule
 from kmr.data import as_data
 from kmr.finetune import FineTune
+from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.knob_space import search_space
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import make_sampler
 from sweeps.experiment.saved_front import SavedFront
@@ -86,16 +86,19 @@ def tiny_experiment(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Linear(4, 2)
+    objectives = [costs[0].name, qualities[0].name]
+    checked = Config(**{"name": "tiny", "trials": 8, "objectives": objectives, **config})
+    compression = Compression(
+        model, instantiation, FineTune(data=data.train, steps=0), space, objectives=objectives,
+        limited=tuple(checked.limits),
+    )  # fmt: skip
     return Experiment(
-        config=Config(**{"name": "tiny", "trials": 8, "objectives": [costs[0].name, qualities[0].name], **config}),
+        config=checked,
         plain={"sampler": {"_target_": "optuna.samplers.RandomSampler"}, **(plain or {})},
-        model=model,
+        compression=compression,
         data=data,
-        instantiation=instantiation,
-        space=search_space(instantiation, space or {}),
-        objectives=(costs[0], qualities[0]),
+        space=compression.space,
         test_qualities=qualities,
-        finetune=FineTune(data=data.train, steps=0),
         builder=Builder("torch.nn.Linear", {"in_features": 4, "out_features": 2}),
         identity={},
     )

@@ -14,6 +14,7 @@ from kmr.data import Data, Split
 from kmr.finetune import FineTune
 from kmr.meters import Accuracy, Agreement, NegativeMSE
 from sweeps.experiment.assessment.noise import Noise, bootstrap_readings, kept_noise, measure_noise, other_seed, summary
+from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.experiment.config import Noise as NoiseConfig
 from sweeps.search.study.point import Point
@@ -132,10 +133,11 @@ class _Study:
 
     def __init__(self, instantiation: Instantiation, model: nn.Module, split: Split, noise: NoiseConfig) -> None:
         self.config = Config(objectives=["total", "neg_mse"], noise=noise)
-        self.model, self.instantiation, self.prefixes, self.store = model, instantiation, None, None
+        self.finetune = FineTune(data=split, epochs=0, loss=nn.functional.mse_loss)
+        self.compression = Compression(model, instantiation, self.finetune)
+        self.model, self.instantiation, self.store = model, instantiation, None
         self.objectives = (*instantiation.costs, *instantiation.qualities)
         self.directions = [meter.direction for meter in self.objectives]
-        self.finetune = FineTune(data=split, epochs=0, loss=nn.functional.mse_loss)
         self.base = measure_base(model, instantiation)
         self.data = Data(split, split, split)
 
