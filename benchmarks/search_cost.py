@@ -41,9 +41,10 @@ from torch import nn
 from analysis.pareto.hypervolume import normalised
 from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Instantiation, Move, Step, TransformationSequence
+from sweeps.experiment.build_experiment import build_experiment
 from sweeps.experiment.config import Config
 from sweeps.experiment.evaluation import evaluate
-from sweeps.experiment.experiment import Experiment, build_experiment
+from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
 from sweeps.experiment.fidelity import Fidelities
 from sweeps.experiment.front import corners

@@ -26,11 +26,11 @@ from kmr.runtimes.onnxruntime import PRECISIONS, OnnxSession
 from kmr.runtimes.program import described_inputs
 from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
 from sweeps.errors import SweepError
-from sweeps.experiment.front_artifacts import FOLDER, artifact_path
+from sweeps.experiment.front_artifacts import FRONT, artifact_path
 from sweeps.experiment.instantiate import part
+from sweeps.views.paths import CONFIG
 
 FORMATS = ("onnx", "pt2", "packed")
-_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +81,10 @@ def locate(source: Path, *, trial: int | None = None, point: str | None = None) 
         SweepError: there is none there; the message says which there are.
     """
     if (source / artifact.CARD).is_file():
-        study = source.parent.parent if source.parent.name == FOLDER else None
+        study = source.parent.parent if source.parent.name == FRONT else None
         return Source(source, str(artifact.read(source).extra.get("point", source.name)), study)
-    if not (source / FOLDER).is_dir():
-        raise SweepError(f"{source} is neither a study's folder (with {FOLDER}/) nor a saved model ({artifact.CARD})")
+    if not (source / FRONT).is_dir():
+        raise SweepError(f"{source} is neither a study's folder (with {FRONT}/) nor a saved model ({artifact.CARD})")
     members = sorted((p.name for p in artifact_path(source, "").iterdir() if (p / artifact.CARD).is_file()), key=_order)
     there = f"the front has {', '.join(members) or 'no point'}"
     if point is None and trial is None:
@@ -158,7 +158,7 @@ def _check(model: nn.Module, example: Inputs, made: Session, data: Data | None, 
 
 def _data(source: Source, trusted: Sequence[str]) -> Data | None:
     """Make the study's data, as its config says."""
-    config = None if source.study is None else source.study / _CONFIG
+    config = None if source.study is None else source.study / CONFIG
     if config is None or not config.is_file():
         return None
     plain: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)

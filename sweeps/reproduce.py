@@ -13,7 +13,7 @@ from rich.table import Table
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError, measure, run_sequence
 from sweeps.errors import SweepError
-from sweeps.experiment.experiment import build_experiment
+from sweeps.experiment.build_experiment import build_experiment
 from sweeps.search.study.point import Point
 from sweeps.terminal.console import wide_console
 from sweeps.views.card import StudyCard

@@ -18,8 +18,9 @@ from rich.console import Console
 from analysis.wording import plural
 from sweeps.errors import SweepError
 from sweeps.experiment.assessment.held_out import test_point
+from sweeps.experiment.build_experiment import build_experiment
 from sweeps.experiment.config import Config, threads_of
-from sweeps.experiment.experiment import Experiment, build_experiment
+from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.fidelity import Fidelities, fidelities_of
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder, with_base
@@ -43,6 +44,7 @@ from sweeps.views.mlflow.open_tracker import open_tracker
 from sweeps.views.mlflow.results_tracking import ResultsTracking
 from sweeps.views.mlflow.tracker import Tracker
 from sweeps.views.mlflow.trial_tracking import TrialTracking
+from sweeps.views.paths import CONFIG, LOCK
 
 
 def main() -> None:
@@ -142,7 +144,7 @@ def _take_up(prepared: _Prepared, console: Console) -> None:
     if stale := reclaim(prepared.study, alone=config.storage is None):
         console.print(f"retrying {plural(stale, 'trial')} of a run that died")
     plain = OmegaConf.create(dict(prepared.experiment.plain))
-    (prepared.folder / "config.yaml").write_text(OmegaConf.to_yaml(plain))
+    (prepared.folder / CONFIG).write_text(OmegaConf.to_yaml(plain))
 
 
 def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, interrupts: Interrupts) -> _Searched:
@@ -203,7 +205,7 @@ def _exit_code(searched: _Searched) -> int:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder, so that no other sweep runs in it."""
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         held = lock.acquire(timeout=0)
     except Timeout as error:
@@ -214,8 +216,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _forget_if_empty(folder: Path) -> None:
     """Remove a folder in which nothing but the lock was made, so that a failed start leaves no trace."""
-    if {path.name for path in folder.iterdir()} <= {".lock"}:
-        (folder / ".lock").unlink(missing_ok=True)
+    if {path.name for path in folder.iterdir()} <= {LOCK}:
+        (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 

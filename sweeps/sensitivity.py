@@ -44,7 +44,7 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     from analysis.exporting.export import export_images
     from analysis.plots.sensitivity import sensitivity
     from analysis.report.sensitivity import Scan, write_sensitivity
-    from sweeps.experiment.experiment import build_experiment
+    from sweeps.experiment.build_experiment import build_experiment
     from sweeps.experiment.layer_scan import probes, scan, values_of
     from sweeps.experiment.open_study import run_folder
     from sweeps.terminal.progress import counted

@@ -17,6 +17,7 @@ from sweeps.terminal.braille_plot import sketch
 from sweeps.terminal.console import wide_console
 from sweeps.terminal.front_table import front_table
 from sweeps.views.mlflow.runs import Place
+from sweeps.views.paths import JOURNAL, MLFLOW, REPORT
 from sweeps.views.run_folder import Opened, open_run
 
 
@@ -87,15 +88,15 @@ def show(opened: Opened, console: Console) -> None:
 def _where(opened: Opened, line: object) -> None:
     assert callable(line)
     folder, card = opened.folder, opened.card
-    report = folder / "report.html"
+    report = folder / REPORT
     if report.is_file():
         line(f"report  {report}")
-    database = folder / "mlflow.db"
+    database = folder / MLFLOW
     if card.config.tracking.uri or database.is_file():
         line(f"MLflow  {Place(card.config.tracking.uri or f'sqlite:///{database}', '', '').ui}")
     line(f"choose  python -m sweeps.recommend {folder} '<meter><=<number>'")
     if card.config.storage is None:
-        line(f"Optuna  optuna-dashboard {folder / 'journal.log'} --host 127.0.0.1")
+        line(f"Optuna  optuna-dashboard {folder / JOURNAL} --host 127.0.0.1")
     if card.resume:
         line(f"go on   {card.resume}")
 

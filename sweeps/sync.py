@@ -17,6 +17,7 @@ from sweeps.experiment.instantiate import part
 from sweeps.views.card import StudyCard
 from sweeps.views.mlflow.open_tracker import open_tracker
 from sweeps.views.mlflow.results_tracking import ResultsTracking
+from sweeps.views.paths import LOCK, MLFLOW, MLFLOW_FILES
 from sweeps.views.publish import publish
 from sweeps.views.run_folder import open_run
 
@@ -65,7 +66,7 @@ def sync(
     folder = Path(folder).expanduser().absolute()
     opened = open_run(folder)
     try:
-        held = FileLock(folder / ".lock").acquire(timeout=0)
+        held = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise SweepError(f"a sweep is running in {folder} and keeps everything up to date: wait for it") from error
     with held:
@@ -96,7 +97,7 @@ def sync(
 
 def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
     """Begin the folder's own MLflow anew where it was made in another place, to which its artifacts would go."""
-    database = folder / "mlflow.db"
+    database = folder / MLFLOW
     if card.config.tracking.uri is not None or not database.is_file():
         return
     import sqlite3
@@ -108,7 +109,7 @@ def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
         connection.close()
     except sqlite3.DatabaseError:
         rows = [("a damaged database",)]
-    if rows and rows[0][0] != (folder / "mlartifacts").as_uri():
+    if rows and rows[0][0] != (folder / MLFLOW_FILES).as_uri():
         database.rename(database.with_suffix(".moved"))
         say(f"{database} was made for {rows[0][0]}: set aside as mlflow.moved, and written anew")
 

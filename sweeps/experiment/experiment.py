@@ -1,16 +1,10 @@
 """An experiment: the live parts of a config, checked before anything expensive starts."""
 
-import copy
-import hashlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from kmr.artifact.folder import Builder
@@ -18,24 +12,17 @@ from kmr.cache import PrefixCache, Store
 from kmr.core import (
     Direction,
     Instantiation,
-    KMRError,
     Meter,
     Quality,
     Readings,
-    Rule,
     Step,
     measure,
 )
-from kmr.data import Data, as_data, forward
+from kmr.data import Data
 from kmr.finetune import FineTune
-from kmr.meters import Predictions
 from kmr.runtimes.program import describe_inputs
-from sweeps.errors import SweepError, unknown
-from sweeps.experiment.base_weights import with_weights
 from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
-from sweeps.experiment.instantiate import part
-from sweeps.experiment.knob_space import parameter_space
 from sweeps.search.space import Space
 
 
@@ -119,199 +106,3 @@ class Experiment:
     def test(self, model: nn.Module) -> Readings:
         """Read the quality meters on the held-out test data."""
         return measure(model, self.test_qualities)
-
-
-def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
-    """Make the live parts of a config.
-
-    Args:
-        config: checked against the schema.
-        plain: the same with everything resolved, as plain dicts and lists.
-
-    Raises:
-        SweepError: a part is missing, wrong or does not fit the others; the message says which and what to do.
-    """
-    if config.trials < 1:
-        raise SweepError(f"trials must be at least 1, not {config.trials}")
-    for needed in ("model", "data"):
-        if plain.get(needed) is None:
-            raise SweepError(f"the experiment has no {needed}: set {needed}._target_ to a function that makes it")
-    _check_numbers(config)
-    trusted = tuple(config.trusted_modules)
-    torch.manual_seed(config.seed)
-    made = part("data", plain["data"], trusted)
-    try:
-        data = _evaluated_in_large_batches(as_data(made, config.batch_size), config)
-        data_digest = data.fingerprint()
-    except Exception as error:  # what a user's data holds may fail anywhere
-        raise SweepError(f"data: {' '.join(str(error).split()) or type(error).__name__}") from error
-    model = part("model", plain["model"], trusted)
-    if not isinstance(model, nn.Module):
-        raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
-    _try_once(model, data)
-    model = with_weights(model, config, plain, data, trusted).eval()
-    live = {
-        "example_inputs": data.train.first_inputs(),
-        "calibration": data.train,
-        "original": model,
-        "seed": config.seed,
-    }
-    finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed, original=model)
-    instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
-    parts = {name: plain[name] for name in _IDENTITY}
-    identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
-    objectives = _objectives(config, instantiation)
-    lowered = next((meter.name for meter in objectives if meter.direction == "minimize"), None)
-    compression = Compression(
-        model, instantiation, finetune, plain["space"], _store(config), copied=False,
-        objectives=[meter.name for meter in objectives], limited=tuple(config.limits),
-        must_lower=lowered if config.policy else None,
-    )  # fmt: skip
-    space = compression.space
-    if config.policy:
-        space = parameter_space(config.policy_space, _turned(instantiation, space))
-        if not space:
-            raise SweepError(
-                "a sweep over a policy needs policy_space, for example policy_space.budget={low: 0.1, high: 0.8}"
-            )
-    return Experiment(
-        config=config,
-        plain=plain,
-        compression=compression,
-        data=data,
-        space=space,
-        test_qualities=tuple(
-            meter
-            for meter in _meters(plain, {**live, "data": Predictions.of(data.test)}, trusted)
-            if isinstance(meter, Quality)
-        ),
-        builder=_builder(plain["model"]),
-        identity=json.loads(json.dumps(identity, default=str)),
-    )
-
-
-def _turned(instantiation: Instantiation, space: Space) -> tuple[Rule, ...]:
-    """Return the rules with a knob that is turned."""
-    return tuple(rule for rule in instantiation.rules if any(knob.name in space for knob in rule.knobs))
-
-
-_IDENTITY = (
-    "model", "weights", "train", "data", "batch_size", "rules", "meters", "finetune", "space", "policy", "policy_space",
-    "policy_max_moves", "on_no_progress", "objectives", "limits", "seed",
-)  # fmt: skip
-"""The parts of a config that decide what a trial's values mean."""
-
-
-def _check_numbers(config: Config) -> None:
-    for name, limit in config.limits.items():
-        if not math.isfinite(limit):
-            raise SweepError(f"limits.{name} must be a finite number, not {limit}")
-    if config.threads is not None and not 1 <= config.threads <= 1024:
-        raise SweepError(f"threads must be between 1 and 1024, not {config.threads}")
-    if not 1 <= config.workers <= 1024:
-        raise SweepError(f"workers must be between 1 and 1024, not {config.workers}")
-    if config.policy_max_moves < 1:
-        raise SweepError(f"policy_max_moves must be at least 1, not {config.policy_max_moves}")
-    if config.on_no_progress not in ("break", "next"):
-        raise SweepError(f"on_no_progress must be break or next, not {config.on_no_progress}")
-
-
-def _try_once(model: nn.Module, data: Data) -> None:
-    """Call the model on a few samples of each split, so that what does not fit shows before hours are spent."""
-    twin = copy.deepcopy(model).eval()
-    for name in ("train", "validation", "test"):
-        try:
-            with torch.no_grad():
-                forward(twin, getattr(data, name).subset(4).first_inputs(4))
-        except Exception as error:  # a user's forward pass may raise anything
-            why = " ".join(str(error).split())[:300]
-            raise SweepError(f"the model does not take the {name} data: {type(error).__name__}: {why}") from error
-
-
-def _store(config: Config) -> Store | None:
-    if not config.cache.enabled:
-        return None
-    folder = Path(config.cache.folder) if config.cache.folder else Path(config.output_dir) / ".cache" / "prefixes"
-    try:
-        return Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
-    except KMRError as error:
-        print(f"nothing is cached: {error}")
-        return None
-
-
-def _evaluated_in_large_batches(data: Data, config: Config) -> Data:
-    size = config.eval_batch_size
-    return replace(data, validation=replace(data.validation, batch_size=size), test=replace(data.test, batch_size=size))
-
-
-def _instantiation(
-    config: Config, plain: Mapping[str, Any], data: Data, live: Mapping[str, Any], trusted: tuple[str, ...]
-) -> Instantiation:
-    _check_are_parts("rules", "rule", plain.get("rules") or {})
-    rules = [
-        part(f"rules.{name}", entry, trusted, name=name, data=data.train, **live)
-        for name, entry in (plain.get("rules") or {}).items()
-        if entry is not None
-    ]
-    for rule in rules:
-        if not isinstance(rule, Rule):
-            raise SweepError(f"rules hold a {type(rule).__name__}, which is not a kmr Rule")
-    if not rules:
-        raise SweepError("the experiment has no rules: choose some, for example rule=[structured,lowrank,quantize]")
-    meters = _meters(plain, {**live, "data": Predictions.of(data.validation)}, trusted)
-    costs = tuple(m for m in meters if m.direction == "minimize")
-    qualities = tuple(m for m in meters if m.direction == "maximize")
-    try:
-        return Instantiation(config.name, tuple(rules), costs, qualities)  # type: ignore[arg-type]
-    except KMRError as error:
-        raise SweepError(str(error)) from error
-    except (TypeError, AttributeError) as error:
-        raise SweepError(f"a rule's knobs must be a tuple of Knob: {error}") from error
-
-
-def _check_are_parts(group: str, option: str, entries: Mapping[str, Any]) -> None:
-    """Raise `SweepError` where settings are given for a part the experiment does not have."""
-    known = [name for name, entry in entries.items() if isinstance(entry, Mapping) and "_target_" in entry]
-    for name, entry in entries.items():
-        if entry is not None and name not in known:
-            raise SweepError(
-                f"the experiment has no {group}.{name}{unknown(name, known)}; choose it with {option}=[…], or name its "
-                "code in _target_"
-            )
-
-
-def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Meter]:
-    _check_are_parts("meters", "meter", plain.get("meters") or {})
-    meters = []
-    for name, entry in (plain.get("meters") or {}).items():
-        if entry is None:
-            continue
-        meter = part(f"meters.{name}", entry, trusted, name=name, **live)
-        if not isinstance(meter, Meter):
-            raise SweepError(f"meters.{name} made a {type(meter).__name__}, which is not a kmr Meter")
-        meters.append(meter)
-    return meters
-
-
-def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ...]:
-    meters = {meter.name: meter for meter in (*instantiation.costs, *instantiation.qualities)}
-    wanted = [*config.objectives, *config.limits, *config.reference]
-    missing = [name for name in wanted if name not in meters]
-    if missing:
-        raise SweepError(f"no meter is named {', '.join(missing)}: there are {', '.join(meters) or 'none'}")
-    if len(config.objectives) < 2 or len(set(config.objectives)) < len(config.objectives):
-        raise SweepError(f"objectives must name two or more different meters, not {list(config.objectives)}")
-    return tuple(meters[name] for name in config.objectives)
-
-
-def _builder(config: Mapping[str, Any]) -> Builder:
-    return Builder(str(config["_target_"]), {key: value for key, value in config.items() if not key.startswith("_")})
-
-
-def _digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(
-            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()

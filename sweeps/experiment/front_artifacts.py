@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-FOLDER = "front"
+FRONT = "front"
+"""The folder of artifacts in a run folder."""
 
 
 def artifact_path(folder: Path, identifier: str) -> Path:
     """Return where a front member's artifact lies."""
-    return folder / FOLDER / identifier
+    return folder / FRONT / identifier
 
 
 def drop_artifacts(folder: Path, identifiers: Sequence[str]) -> None:

@@ -103,8 +103,8 @@ class _Recipe:
         import torch
         from omegaconf import OmegaConf
 
+        from sweeps.experiment.build_experiment import build_experiment
         from sweeps.experiment.config import Config, threads_of
-        from sweeps.experiment.experiment import build_experiment
 
         config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), dict(self.plain))))
         torch.set_num_threads(threads_of(config))

@@ -19,6 +19,8 @@ from sweeps.search.study.storage import open_storage
 
 IDENTITY = "kmr:identity"
 """The study's attribute of what it searches."""
+LOCK = ".lock"
+"""The file in a run folder that a running sweep holds."""
 BASE = "kmr:base"
 """The study's attribute of what its base model measured."""
 

@@ -8,7 +8,7 @@ from sweeps.errors import SweepError, unknown
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import problem_of
 from sweeps.experiment.knob_space import to_params, to_sequence
-from sweeps.experiment.open_study import BASE, IDENTITY, differences
+from sweeps.experiment.open_study import BASE, IDENTITY, LOCK, differences
 from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OUTCOME, OWNER
 from sweeps.search.study.journal import JOURNAL, journal_to_read
@@ -83,7 +83,7 @@ def _named(asked: str, folder: Path, *, by_path: bool) -> tuple[Path, str]:
 
 
 def _open(asked: str, name: str, place: Path, storage: str | None) -> optuna.Study:
-    if storage is None and not (place.is_dir() and any(path.name != ".lock" for path in place.iterdir())):
+    if storage is None and not (place.is_dir() and any(path.name != LOCK for path in place.iterdir())):
         known = sorted(path.parent.name for path in place.parent.glob(f"*/{JOURNAL}")) if place.parent.is_dir() else []
         raise SweepError(f"reuse={asked}: there is no study in {place}{unknown(name, known) if known else ''}")
     try:

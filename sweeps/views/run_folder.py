@@ -18,9 +18,8 @@ from sweeps.search.study.record import records
 from sweeps.search.study.storage import open_storage
 from sweeps.views import results_table as results
 from sweeps.views.card import StudyCard
+from sweeps.views.paths import CONFIG
 from sweeps.views.state import State, final_front, read_state
-
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)

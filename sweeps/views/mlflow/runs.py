@@ -20,6 +20,7 @@ from typing import Any
 
 from sweeps.search.study.record import Record
 from sweeps.views.card import DatasetCard
+from sweeps.views.paths import CONFIG
 
 STUDY_TAG = "kmr.study_id"
 TRIAL_TAG = "kmr.trial"
@@ -110,7 +111,7 @@ class StudyRuns:
     ) -> None:
         """Write on the parent what the study is: its config, tags and data."""
         self.write(self.parent, params=params if self.is_new else {}, tags=tags)
-        self.client.log_text(self.parent, config, "config.yaml")
+        self.client.log_text(self.parent, config, CONFIG)
         if self.is_new and datasets:
             self._log_datasets(datasets)
         self.is_new = False

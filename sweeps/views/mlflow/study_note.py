@@ -5,6 +5,7 @@ from pathlib import Path
 
 from analysis.wording import plural
 from sweeps.experiment.front import Front
+from sweeps.views.paths import FRONT
 from sweeps.views.state import State
 
 
@@ -32,7 +33,7 @@ def study_note(state: State, front: Front, answers: Sequence[str], folder: Path)
             "The interactive report is `report/report.html` under Artifacts.",
             "\n".join(lines),
             said,
-            f'Load a point: `kmr.load("{folder / "front"}/<point>")`',
+            f'Load a point: `kmr.load("{folder / FRONT}/<point>")`',
             f"Run again: `{state.card.command}`" if state.card.command else "",
         )
         if part

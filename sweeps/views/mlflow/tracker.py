@@ -21,6 +21,7 @@ from sweeps.search.study.record import Record
 from sweeps.views.card import DatasetCard
 from sweeps.views.mlflow.models import FrontModel, log_front_models
 from sweeps.views.mlflow.runs import Place, StudyRuns
+from sweeps.views.paths import MLFLOW, MLFLOW_FILES
 
 _PATIENCE = 120.0
 """Seconds to wait at the end for what is still to be written."""
@@ -76,8 +77,8 @@ class Tracker:
         retry: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-        self._artifacts = (folder / "mlartifacts").as_uri() if uri is None else None
+        self._uri = uri or f"sqlite:///{folder / MLFLOW}"
+        self._artifacts = (folder / MLFLOW_FILES).as_uri() if uri is None else None
         self._experiment, self._study_id, self._folder, self._say = experiment, study_id, folder, say
         self._figures = figures
         self._system_metrics, self._retry, self._clock = system_metrics, retry, clock

@@ -1,0 +1,17 @@
+"""Names of the files in a run folder."""
+
+from analysis.table import META, RESULTS
+from sweeps.experiment.front_artifacts import FRONT
+from sweeps.experiment.open_study import LOCK
+from sweeps.search.study.journal import JOURNAL
+
+CONFIG = "config.yaml"
+"""The composed config."""
+MLFLOW = "mlflow.db"
+"""MLflow's runs, where the config names no server."""
+MLFLOW_FILES = "mlartifacts"
+"""MLflow's files, beside `MLFLOW`."""
+REPORT = "report.html"
+"""The report's page."""
+
+__all__ = ["CONFIG", "FRONT", "JOURNAL", "LOCK", "META", "MLFLOW", "MLFLOW_FILES", "REPORT", "RESULTS"]
