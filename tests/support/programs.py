@@ -9,6 +9,9 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Mapping
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,18 @@ import sweeps
 LAZY = ("mlflow", "sklearn.datasets", "torch._dynamo", "torch_pruning")
 """What a sweep imports on its way."""
 
-_SERVER = multiprocessing.get_context("forkserver")
+
+@cache
+def server() -> ForkServerContext:
+    """Return what forks processes, its server started."""
+    context = multiprocessing.get_context("forkserver")
+    modules = [module.name for module in pkgutil.walk_packages(sweeps.__path__, "sweeps.")]
+    context.set_forkserver_preload([__name__, *LAZY, *modules])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # a process of several threads is not to be forked
+        forkserver.ensure_running()
+    return context
 
 
 class Program:
@@ -33,13 +47,8 @@ class Program:
     def __init__(self, program: tuple[str, ...], printed: Path, environment: Mapping[str, str] | None = None) -> None:
         self.printed = printed
         told = dict(os.environ if environment is None else environment)
-        self._process = _SERVER.Process(target=_run, args=(program, printed, told))
-        modules = [module.name for module in pkgutil.walk_packages(sweeps.__path__, "sweeps.")]
-        _SERVER.set_forkserver_preload([__name__, *LAZY, *modules])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-            patch.setenv("OPENBLAS_NUM_THREADS", "1")  # a process of several threads is not to be forked
-            self._process.start()
+        self._process = server().Process(target=_run, args=(program, printed, told))
+        self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
 

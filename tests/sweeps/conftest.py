@@ -1,5 +1,6 @@
 """What takes seconds to make and is made once for all test processes: an empty MLflow database, finished sweeps."""
 
+import multiprocessing
 import os
 import shutil
 import warnings
@@ -64,6 +65,15 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert sweep(folder, f"trials={TRIALS}")[0] == 0
 
     return once(tmp_path_factory, "calm", make)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let worker processes be forked off a server that has imported all, where how they start is not the point."""
+    from programs import server
+
+    context = server()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Local worker processes: the same results as in one process, whoever is killed on the way."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -56,16 +55,6 @@ def test_two_processes_measure_what_one_does(calm, tmp_path) -> None:
     assert TrialState.RUNNING not in states(tmp_path)
     for _, row in table(tmp_path)[table(tmp_path)["artifact"].notna()].iterrows():
         assert (tmp_path / "small" / row["artifact"] / "model.safetensors").stat().st_size == row["meter/weight_bytes"]
-
-
-def test_a_killed_worker_costs_nothing_but_its_time(calm, tmp_path) -> None:
-    process = start(tmp_path, "workers=2")
-    wait_until(lambda: told(tmp_path) >= 1, process)
-    os.kill(workers_of(process)[0], signal.SIGKILL)
-    printed = process.wait()
-    assert process.returncode == 0, printed
-    assert measured(tmp_path) == measured(calm)
-    assert TrialState.RUNNING not in states(tmp_path)
 
 
 def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(calm, tmp_path) -> None:
