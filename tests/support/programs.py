@@ -3,6 +3,7 @@
 To import it anew takes seconds of every start. What is claimed of a command as a user starts it needs a real start.
 """
 
+import atexit
 import multiprocessing
 import os
 import pkgutil
@@ -27,7 +28,7 @@ def server() -> ForkServerContext:
     """Return what forks processes, its server started."""
     context = multiprocessing.get_context("forkserver")
     modules = [module.name for module in pkgutil.walk_packages(sweeps.__path__, "sweeps.")]
-    context.set_forkserver_preload([__name__, *LAZY, *modules])
+    context.set_forkserver_preload([__name__, *LAZY, *(name for name in modules if not name.endswith("__main__"))])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("OPENBLAS_NUM_THREADS", "1")  # a process of several threads is not to be forked
@@ -49,6 +50,7 @@ class Program:
         told = dict(os.environ if environment is None else environment)
         self._process = server().Process(target=_run, args=(program, printed, told))
         self._process.start()
+        atexit.register(self._process.kill)  # else one that a failed test leaves behind would be waited for
         assert self._process.pid is not None
         self.pid = self._process.pid
 
