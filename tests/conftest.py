@@ -1,12 +1,14 @@
-"""What every test gets: one torch thread, and the folder of real data where there is one."""
+"""What every test gets: one torch thread, a Ctrl-C that is heard, and the folder of real data where there is one."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to it
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from kmr.core import KMRError
@@ -82,8 +81,10 @@ class _Frozen:
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes in self._known:
             return self._compiled(*tensors)
+        from torch._inductor import config  # here, since it takes seconds
+
         # Both the tracer and the code generator read this setting, so that it cannot be an option of the one.
-        with warnings.catch_warnings(), torch.no_grad(), torch._inductor.config.patch(freezing=True):
+        with warnings.catch_warnings(), torch.no_grad(), config.patch(freezing=True):
             warnings.simplefilter("ignore")
             output = self._compiled(*tensors)
         self._known.add(shapes)

@@ -21,6 +21,7 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
+from programs import Program
 from rich.console import Console
 from small import SMALL, measured, sweep, table
 
@@ -84,7 +85,7 @@ def halt(moment):
         return
 
 
-if multiprocessing.parent_process() is not None:
+if multiprocessing.current_process().daemon:  # a worker
     real_call, real_recv = ModelWork.__call__, Connection.recv
 
     def call(work, job, tell):
@@ -139,25 +140,23 @@ def calm(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Path:
 @contextmanager
 def started(
     folder: Path, *overrides: str, program: tuple[str, ...] = ("-m", "sweeps.run"), **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a sweep in a session of its own, its output in a file; whatever is left of it at the end is killed."""
-    command = [sys.executable, *program, *SMALL, f"output_dir={folder}", *overrides]
-    told = {**os.environ, "HALT_IN": str(folder), **environment}
-    with (folder / "printed").open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=told, start_new_session=True)
+) -> Iterator[Program]:
+    """Start a sweep; whatever is left of it at the end is killed."""
+    command = (*program, *SMALL, f"output_dir={folder}", *overrides)
+    process = Program(command, folder / "printed", {**os.environ, "HALT_IN": str(folder), **environment})
     try:
         yield process
     finally:
         for pid in session(process):
             os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
 
 
 def printed(folder: Path) -> str:
     return (folder / "printed").read_text()
 
 
-def session(process: subprocess.Popen[bytes]) -> set[int]:
+def session(process: Program) -> set[int]:
     """Return the processes of a sweep that are alive, itself among them."""
     found = set()
     for each in psutil.process_iter():
@@ -169,7 +168,7 @@ def session(process: subprocess.Popen[bytes]) -> set[int]:
     return found
 
 
-def workers(process: subprocess.Popen[bytes]) -> set[int]:
+def workers(process: Program) -> set[int]:
     found = set()
     for pid in session(process):
         try:
@@ -180,7 +179,7 @@ def workers(process: subprocess.Popen[bytes]) -> set[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], folder: Path) -> None:
+def wait_until(condition: Callable[[], bool], process: Program, folder: Path) -> None:
     end = time.monotonic() + LONGEST
     while not condition():
         assert process.poll() is None, printed(folder)
@@ -188,12 +187,9 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         time.sleep(0.02)
 
 
-def ends(process: subprocess.Popen[bytes], folder: Path, code: int, seconds: float = LONGEST) -> str:
+def ends(process: Program, folder: Path, code: int, seconds: float = LONGEST) -> str:
     """Wait until a sweep and all its processes are gone; return what it printed."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"it does not end: {printed(folder)}")
+    process.wait(seconds)
     assert process.returncode == code, printed(folder)
     assert "Traceback" not in printed(folder)
     end = time.monotonic() + 20

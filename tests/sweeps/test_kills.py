@@ -9,13 +9,12 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small import SMALL, measured, sweep
+from programs import Program
+from small import SMALL, TRIALS, measured, sweep
 
 from sweeps.search.study.record import records
 from sweeps.search.study.storage import open_storage
 
-TRIALS = 9
-"""All the anchors and no more, so that what is tried does not depend on when it is killed."""
 KILLER = """
 import importlib, os, signal, sys
 
@@ -57,19 +56,12 @@ BOUNDARIES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("calm")
-    assert sweep(folder, f"trials={TRIALS}")[0] == 0
-    return folder
-
-
 @pytest.mark.parametrize(("module", "name", "call", "when"), BOUNDARIES)
 def test_the_next_run_goes_on(calm, tmp_path, module: str, name: str, call: int, when: str) -> None:
     overrides = [*SMALL, f"output_dir={tmp_path}", f"trials={TRIALS}"]
-    command = [sys.executable, "-c", KILLER, module, name, str(call), when, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == -9, done.stdout + done.stderr
+    killed = Program(("-c", KILLER, module, name, str(call), when, *overrides), tmp_path / "printed")
+    said = killed.wait()
+    assert killed.returncode == -9, said
     before = optuna.load_study(study_name="small", storage=open_storage(None, tmp_path / "small"))
     told = {record.number for record in records(before) if record.state == "complete"}
     code, printed = sweep(tmp_path, f"trials={TRIALS}")
@@ -115,10 +107,9 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(calm, small_disk,
 
 
 JUMPER = """
-import atexit, sys, time
+import sys, time
 
 real, calls = time.time, 0
-atexit.register(lambda: print(f"asked for the time {calls} times"))
 
 def jumping():
     global calls
@@ -127,17 +118,20 @@ def jumping():
 
 time.time = jumping
 from sweeps.run import main
-main()
+try:
+    main()
+finally:
+    print(f"asked for the time {calls} times")
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_clock_that_jumps_by_months_changes_nothing(calm, tmp_path, workers: int) -> None:
     overrides = [*SMALL, f"output_dir={tmp_path}", f"trials={TRIALS}", f"workers={workers}", "threads=1"]
-    command = [sys.executable, "-c", JUMPER, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[-2]) >= TRIALS, "it jumped while trials were claimed"
+    done = Program(("-c", JUMPER, *overrides), tmp_path / "printed")
+    printed = done.wait()
+    assert done.returncode == 0, printed
+    assert int(printed.split()[-2]) >= TRIALS, "it jumped while trials were claimed"
     assert measured(tmp_path) == measured(calm)
     study = optuna.load_study(study_name="small", storage=open_storage(None, tmp_path / "small"))
     assert [record.state for record in records(study)] == ["complete"] * TRIALS
@@ -150,10 +144,9 @@ def test_two_drivers_on_one_study_share_its_trials(calm, tmp_path) -> None:
     drivers = []
     for name in ("one", "two"):
         overrides = [*SMALL, f"output_dir={tmp_path / name}", f"storage={url}", f"trials={TRIALS}"]
-        command = [sys.executable, "-m", "sweeps.run", *overrides]
-        drivers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        drivers.append(Program(("-m", "sweeps.run", *overrides), tmp_path / f"{name}.printed"))
     for driver in drivers:
-        printed, _ = driver.communicate(timeout=400)
+        printed = driver.wait()
         assert driver.returncode == 0, printed
     study = optuna.load_study(study_name="small", storage=url)
     found = records(study)

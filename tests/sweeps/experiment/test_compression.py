@@ -97,7 +97,7 @@ def test_beginnings_that_vectors_share_are_made_once(tmp_path) -> None:
     assert pickle.loads(pickle.dumps(mine)).store.folder == store.folder
 
 
-def test_it_is_searched_under_a_limit_in_two_processes() -> None:
+def test_it_is_searched_under_a_limit_in_two_processes(forked_workers) -> None:
     mine = tiny(space={"first": {"by": {"values": [0.0, 0.5, 1.0]}}, "second": {"by": {"values": [0.0, 0.5, 1.0]}}})
     limit = 0.5 * mine.base.readings["total"].value
     found = search(**mine.problem, limits={"total": limit}, trials=3, workers=2)

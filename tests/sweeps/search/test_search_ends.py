@@ -133,7 +133,7 @@ def test_a_trial_drawn_while_ctrl_c_comes_is_put_back():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers):
+def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers, forked_workers):
     def broken(knobs):
         raise RuntimeError("no data")
 
@@ -189,7 +189,7 @@ def test_a_study_kept_in_another_way_is_refused():
         search(SPACE, readings, BOTH, trials=4, storage=storage)
 
 
-def test_a_trial_added_by_hand_is_known_and_counts_for_nothing():
+def test_a_trial_added_by_hand_is_known_and_counts_for_nothing(forked_workers):
     storage = optuna.storages.InMemoryStorage()
     study = Search(SPACE, BOTH, storage=storage, start=[]).study
     added = {"width": 12, "bits": 32}

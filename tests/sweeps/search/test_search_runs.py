@@ -1,7 +1,6 @@
 """How `search` runs: in several processes, at rising fidelities, to its limits, by an executor of the user's own."""
 
 import itertools
-import os
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from collections import Counter, deque
 import optuna
 import pytest
 from functions import KilledOnce, Logged, readings
+from programs import Program
 
 from kmr.core import Choice, IntRange, Reading
 from sweeps import Search, Stop, search
@@ -49,7 +49,7 @@ def test_several_processes_share_the_trials_and_none_is_trained_twice():
     assert len(told) == 16
 
 
-def test_a_process_that_dies_loses_no_trial(tmp_path, caplog):
+def test_a_process_that_dies_loses_no_trial(tmp_path, caplog, forked_workers):
     found = search(SPACE, KilledOnce(tmp_path), BOTH, None, 6, workers=2)
     assert found.accounting.trained == 6
     assert vectors(found, "interrupted") == [(12, 8)]
@@ -65,7 +65,7 @@ def test_what_cannot_be_sent_to_another_process_is_said_at_once():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_trials_that_look_hopeless_at_a_low_fidelity_are_stopped_there(tmp_path, workers):
+def test_trials_that_look_hopeless_at_a_low_fidelity_are_stopped_there(tmp_path, workers, forked_workers):
     evaluate = Logged(tmp_path)
     settings = {"fidelities": Settings((0.25, 1.0), grace=3), "workers": workers, "folder": tmp_path / "rungs"}
     found = search(SPACE, evaluate, BOTH, None, 30, sampler=optuna.samplers.RandomSampler(seed=1), **settings)
@@ -210,12 +210,13 @@ def test_an_executor_that_breaks_leaves_no_trial_running():
 
 
 STARTS_AT_ONCE = """
-import sys, time
+import sys, time, warnings
 from functions import readings
 from kmr.core import Choice, IntRange
 from sweeps import search
 
 space = {"width": IntRange(1, 12, neutral=12), "bits": Choice((32, 8, 4, 2), neutral=32)}
+warnings.simplefilter("ignore")
 time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
 found = search(
     space, readings, {"bytes": "minimize", "accuracy": "maximize"}, None, 24, storage=sys.argv[1],
@@ -227,14 +228,14 @@ print(found.accounting.trained, found.ended)
 
 def test_processes_that_begin_one_study_at_once_train_nothing_twice(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    command = [sys.executable, "-W", "ignore", "-c", STARTS_AT_ONCE, url, str(time.time() + 12)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    Program(("-c", ""), tmp_path / "warm").wait()
+    command = ("-c", STARTS_AT_ONCE, url, str(time.time() + 3))
+    started = [Program(command, tmp_path / f"printed.{count}") for count in range(2)]
     for process in started:
-        printed, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        assert printed.startswith("24 ") or "other processes are at" in printed
+        printed = process.wait()
+        assert process.returncode == 0, printed
+        last = printed.splitlines()[-1]
+        assert last.startswith("24 ") or "other processes are at" in last
     found = Search(SPACE, BOTH, storage=url).result
     trained = vectors(found)
     assert len(trained) == len(set(trained))

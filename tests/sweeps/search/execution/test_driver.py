@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from programs import Program
 from rich.console import Console
 from small import SMALL, sweep, table
 
@@ -266,10 +267,9 @@ def test_a_stopped_sweep_writes_its_report_and_can_be_resumed(tmp_path, number, 
 
 
 def test_a_killed_sweep_loses_no_finished_trial(tmp_path) -> None:
-    process = start(tmp_path)
+    process = Program(("-m", "sweeps.run", *SMALL, f"output_dir={tmp_path}", "trials=500"), tmp_path / "printed")
     wait_for_trials(tmp_path, 3)
     process.kill()
-    process.communicate(timeout=60)
     code, _ = sweep(tmp_path, "trials=4")
     assert code == 0
     study = optuna.load_study(
