@@ -149,7 +149,7 @@ class FineTune:
         """What is trained on, and what it is judged by."""
         if not self._selects or self.validation is not None:
             return self.data, self.validation
-        return self.data.divided(self.holdout, self.seed)
+        return self.data.divide(self.holdout, self.seed)
 
     @property
     def _selects(self) -> bool:
