@@ -1,1 +1,1 @@
-"""The configuration groups: one YAML for each part, one for each experiment."""
+"""Configuration groups: one YAML for each part and for each experiment."""

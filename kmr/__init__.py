@@ -1,4 +1,4 @@
-"""KMR: knobs, meters and rules for model efficiency, and the budgeted loop over them."""
+"""KMR: knobs, meters and rules for model efficiency, and the budgeted search loop over them."""
 
 from kmr import core
 from kmr.artifact.folder import load, save

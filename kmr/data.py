@@ -1,4 +1,4 @@
-"""Data splits as meters and fine-tuning read them: batches of (inputs, targets) in a known order."""
+"""Data splits for meters and fine-tuning: batches of (inputs, targets) in a reproducible order."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sized
@@ -23,7 +23,10 @@ class Split:
         source: a pair (inputs, targets) of tensors or arrays held in memory, or any map-style torch `Dataset` of
             (input, target) samples.
         batch_size: samples in a batch.
-        rows: the numbers of the samples that belong to the split, in its order; all of the source when None.
+        rows: indices into the source of the split's samples, in its order; the whole source when None.
+
+    Raises:
+        KMRError: the source is of another kind or empty, its inputs and targets differ in length, or `batch_size` < 1.
     """
 
     source: Any
@@ -53,43 +56,49 @@ class Split:
         return len(cast(Sized, self.source))
 
     def batches(self, shuffle_seed: int | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield (inputs, targets) batches, in order, or shuffled by the seed given."""
+        """Yield (inputs, targets) batches, in order, or shuffled with `shuffle_seed`."""
         for _, inputs, targets in self.numbered_batches(shuffle_seed):
             yield inputs, targets
 
     def numbered_batches(self, shuffle_seed: int | None = None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        """Yield (places, inputs, targets) batches; places are the samples' positions in the unshuffled split."""
+        """Yield (places, inputs, targets) batches; `places` holds the samples' positions in the unshuffled split."""
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
         places = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         chunks = torch.split(places, self.batch_size)
         if isinstance(self.source, tuple):
             inputs, targets = self.source
             for chunk in chunks:
-                # Neighbours are a view, which costs nothing; anything else is gathered.
+                # Consecutive rows are a view, without a copy; any others must be gathered.
                 rows: Any = self._rows(chunk)
                 if generator is None and self.rows is None:
                     rows = slice(int(chunk[0]), int(chunk[-1]) + 1)
                 yield chunk, inputs[rows], targets[rows]
             return
         dataset = cast("Dataset[Any]", self.source)
-        # Without a generator of its own a loader draws its base seed from the global one and moves it.
+        # Without its own generator, a loader draws its base seed from the global one and so advances it.
         loader = DataLoader(
             dataset, batch_sampler=[self._rows(chunk).tolist() for chunk in chunks], generator=torch.Generator()
         )
         for chunk, batch in zip(chunks, loader, strict=True):
             yield chunk, batch[0], batch[1]
 
-    def divided(self, share: float, seed: int = 0) -> tuple["Split", "Split"]:
-        """Return the split without a share of its samples, chosen by the seed, and those samples; nothing is copied.
+    def divide(self, share: float, seed: int = 0) -> tuple["Split", "Split"]:
+        """Hold out a random share of the samples; return the rest and the held-out samples, without copying either.
+
+        Args:
+            share: the fraction to hold out, in (0, 1).
+            seed: decides which samples are held out.
 
         Raises:
-            KMRError: one of the two would be empty.
+            KMRError: one of the two parts would be empty.
         """
-        kept_aside = round(share * len(self))
-        if not 0 < kept_aside < len(self):
-            raise KMRError(f"a share of {share} of {len(self)} samples leaves one of the two parts without any")
+        count = round(share * len(self))
+        if not 0 < count < len(self):
+            raise KMRError(
+                f"cannot hold out a share of {share} of {len(self)} samples: one part would be empty; choose another"
+            )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        parts = (order[kept_aside:].sort().values, order[:kept_aside].sort().values)
+        parts = (order[count:].sort().values, order[:count].sort().values)
         rest, aside = (Split(self.source, self.batch_size, self._rows(part)) for part in parts)
         return rest, aside
 
@@ -97,12 +106,12 @@ class Split:
         return places if self.rows is None else self.rows[places]
 
     def first_inputs(self, count: int = 1) -> Inputs:
-        """Return the inputs of the first samples, as one batch."""
+        """Return the inputs of the first `count` samples, at most one batch of them."""
         inputs, _ = next(self.batches())
         return map_tensors(lambda tensor: tensor[:count], inputs)
 
     def subset(self, count: int) -> "Split":
-        """Return the first `count` samples as a split (the whole split where it has no more)."""
+        """Return the first `count` samples as a split, or the whole split if it has no more."""
         if count >= len(self):
             return self
         if self.rows is not None:
@@ -112,7 +121,7 @@ class Split:
         return Split(torch.utils.data.Subset(self.source, range(count)), self.batch_size)
 
     def fingerprint(self) -> str:
-        """Return a digest of the samples: all of them when in memory, else the length and the first batch."""
+        """Return a SHA-256 digest of all samples held in memory; of a `Dataset`, of its length and first batch."""
         if not self._fingerprint:
             digest = hashlib.sha256(str(len(self)).encode())
             if self.rows is not None:
@@ -126,9 +135,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The three splits a sweep needs: train to recover, validation to choose, test to report.
+    """The three splits of a sweep: train for fine-tuning, validation to rank trials, test for the final report.
 
-    `preprocessing` says, in JSON values, how raw samples became inputs; it goes with the models that are shipped.
+    `preprocessing` describes, in JSON values, how raw samples become inputs; it is stored with every saved model.
     """
 
     train: Split
@@ -144,13 +153,13 @@ class Data:
 
 
 def as_data(splits: object, batch_size: int) -> Data:
-    """Turn what a user's data function returned into `Data`.
+    """Convert the return value of a user's data function to `Data`.
 
     Args:
         splits: a `Data`, or a mapping with the keys train, validation and test; each value a `Split`, a pair
-            (inputs, targets) or a torch `Dataset`. A fourth key, preprocessing, may say in JSON values how raw samples
-            became inputs.
-        batch_size: of the splits that do not say their own.
+            (inputs, targets) or a torch `Dataset`. A fourth key, preprocessing, may describe in JSON values how raw
+            samples become inputs.
+        batch_size: samples in a batch, for values that are not a `Split` already.
 
     Raises:
         KMRError: a split is missing, empty or of another kind.
@@ -184,8 +193,11 @@ def map_tensors(function: Any, inputs: Inputs) -> Inputs:
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
     """Call a model on a batch and return its output tensor, on the model's device.
 
-    A tuple is passed as positional arguments and a mapping as keywords. Of a structured output the `logits` (or the
-    first tensor of a tuple) are returned.
+    A tuple is passed as positional arguments and a mapping as keyword arguments. From a structured output, `forward`
+    returns the `logits` or the first tensor of a tuple.
+
+    Raises:
+        KMRError: the output contains no such tensor.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
@@ -200,10 +212,16 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def output_tensor(output: Any) -> Tensor:
-    """Return the tensor of a model's output: itself, its `logits`, or the first tensor of a tuple."""
+    """Return the tensor of a model's output: the output itself, its `logits`, or the first tensor of a tuple.
+
+    Raises:
+        KMRError: the output contains no such tensor.
+    """
     output = getattr(output, "logits", output)
     if isinstance(output, tuple | list):
         output = output[0]
     if not isinstance(output, Tensor):
-        raise KMRError(f"the model returned {type(output).__name__}, not a tensor, a tuple of tensors or .logits")
+        raise KMRError(
+            f"the model returned {type(output).__name__}: return a tensor, a tuple of tensors or an object with .logits"
+        )
     return output

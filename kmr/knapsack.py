@@ -1,7 +1,7 @@
-"""Sharing out a budget: one option for each item, the least total loss at a total cost (multiple-choice knapsack).
+"""Multiple-choice knapsack: one option for each item, with the least total loss within a total cost.
 
-Exact by dynamic programming over the pairs (cost, loss) that no other pair beats in both, for all budgets at once. A
-Lagrangian bound says how far from the best a result could be where the list of pairs had to be thinned.
+Dynamic programming over the non-dominated (cost, loss) pairs solves it exactly. Where that list of pairs must be
+thinned, a Lagrangian lower bound on the loss limits how far the result can be from the optimum.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ MOST_PAIRS = 50_000
 
 @dataclass(frozen=True)
 class Allocation:
-    """One option for each item.
+    """A solution of the knapsack: one option for each item.
 
     Args:
-        choice: the option's place in each item's list.
+        choice: the index of the chosen option in each item's list.
         cost: the sum of the chosen costs.
         loss: the sum of the chosen losses.
-        bound: no choice within the budget loses less than this.
+        bound: a lower bound on the loss of any choice within the budget.
     """
 
     choice: tuple[int, ...]
@@ -39,42 +39,45 @@ def allocate(
     *,
     most_pairs: int = MOST_PAIRS,
 ) -> Allocation:
-    """Choose one option of each item so that the costs stay within a budget and the losses sum to the least.
+    """Choose one option of each item to minimise the total loss within a budget on the total cost.
 
     Args:
-        costs: for each item the cost of each of its options.
-        losses: the same shape, what each option loses.
-        budget: the most the costs may sum to.
-        most_pairs: pairs kept from item to item; past it, of neighbours in cost the one that loses less is kept.
+        costs: the cost of each option, a list for each item.
+        losses: the loss of each option, of the same shape.
+        budget: the upper limit on the total cost.
+        most_pairs: (cost, loss) pairs carried from item to item; a longer list is thinned evenly, keeping both ends.
 
     Raises:
-        NotApplicable: even the cheapest options cost more.
+        KMRError: there are no items, an item has no options, or costs and losses differ in shape.
+        NotApplicable: even the cheapest options exceed the budget.
     """
     if not costs or [len(row) for row in costs] != [len(row) for row in losses] or not all(costs):
-        raise KMRError("an allocation needs items with as many costs as losses")
+        raise KMRError(
+            f"cannot allocate {len(costs)} items: every item needs at least one option and as many costs as losses"
+        )
     cheapest = sum(min(options) for options in costs)
     if cheapest > budget:
-        raise NotApplicable(f"the cheapest options cost {cheapest:g} together, more than the budget of {budget:g}")
+        raise NotApplicable(f"the cheapest options cost {cheapest:g} in total: more than the budget of {budget:g}")
     total_cost, total_loss = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     back: list[tuple[Tensor, Tensor]] = []
-    # What the items still to come cost at least: a pair that leaves less cannot be completed.
+    # The least cost of the remaining items: a pair that leaves less cannot be completed within the budget.
     rest = cheapest
     for item_costs, item_losses in zip(costs, losses, strict=True):
         rest -= min(item_costs)
         cost = (total_cost[:, None] + torch.tensor(item_costs, dtype=torch.float64)[None]).reshape(-1)
         loss = (total_loss[:, None] + torch.tensor(item_losses, dtype=torch.float64)[None]).reshape(-1)
-        # Sums in another order may differ in their last bits.
+        # The tolerance allows for sums that round differently in another order.
         keep = torch.nonzero(cost <= budget - rest + 1e-9 * max(1.0, abs(budget))).reshape(-1)
         keep = keep[torch.argsort(loss[keep], stable=True)]
         keep = keep[torch.argsort(cost[keep], stable=True)]
         lowest = torch.cummin(loss[keep], 0).values
         keep = keep[torch.cat([torch.ones(1, dtype=torch.bool), loss[keep][1:] < lowest[:-1]])]
         if len(keep) > most_pairs:
-            # The cheapest stays, so that a completion within the budget always exists.
+            # The cheapest pair must stay: it alone guarantees a completion within the budget.
             keep = keep[torch.unique(torch.linspace(0, len(keep) - 1, most_pairs, dtype=torch.float64).long())]
         total_cost, total_loss = cost[keep], loss[keep]
         back.append((keep // len(item_costs), keep % len(item_costs)))
-    # The list ascends in cost and descends in loss: its last pair loses least.
+    # Costs ascend and losses descend: the last pair has the least loss.
     at = len(total_cost) - 1
     cost_found, loss_found = float(total_cost[at]), float(total_loss[at])
     choice = []

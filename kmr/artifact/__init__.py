@@ -1,4 +1,4 @@
-"""Artifacts: a compressed model as a folder of safetensors and JSON that can be loaded without pickle."""
+"""Artifacts: folders of safetensors and JSON that store compressed models without pickle."""
 
 from kmr.artifact.folder import load, save
 

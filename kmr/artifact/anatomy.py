@@ -1,4 +1,4 @@
-"""What became of each layer: its width, rank, bits, kept weights and stored bytes beside the base model's."""
+"""Anatomy of a compressed model: width, rank, bits, remaining weights and stored bytes by layer, beside the base's."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,12 @@ from kmr.representation.weights import WeightLayer, read_weight, weight_layers
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """A layer of the base model and what stands in its place now; `…_of` is what the base has.
+    """A layer of the base model and its replacement in the compressed one; `…_of` fields describe the base.
 
-    `width` counts outputs, `rank` is the narrowest width on the way through (None where it is one layer, whose rank is
-    not bounded), `bits` are the most that a stored weight takes, `kept` the share of the base's weights that are left
-    and not masked (above 1 where there are more), `bytes` what `kmr.artifact.packing` stores for all of its tensors.
+    `width` counts outputs. `rank` is the narrowest width inside the replacement (None for a single layer, whose rank is
+    not bounded). `bits` is the maximum per stored weight. `kept` is the share of the base's weights that remain and are
+    not masked; it exceeds 1 if there are more. `bytes` is the size that `kmr.artifact.packing` stores for all its
+    tensors.
     """
 
     layer: str
@@ -32,9 +33,9 @@ class LayerAnatomy:
 
 
 def anatomy(base: nn.Module, model: nn.Module) -> list[LayerAnatomy]:
-    """Compare a compressed model with its base, layer by layer; layers that are gone have a width of 0.
+    """Compare a compressed model with its base, layer by layer; removed layers have width 0.
 
-    A layer is found by its path: what stands there, or below, took its place. Neither model is changed.
+    The modules at or below a layer's path count as its replacement. Neither model is changed.
     """
     layers = dict(weight_layers(model))
     stored, stored_of = _bytes(model), _bytes(base)

@@ -1,4 +1,4 @@
-"""Plain attributes of modules as JSON, told apart from those that only their own code can make."""
+"""Plain module attributes as JSON, distinguished from those that only their own code can build."""
 
 import math
 from types import FunctionType
@@ -11,12 +11,14 @@ from torch.nn import functional
 from kmr.core import KMRError
 
 UNDESCRIBED = object()
-"""What `encode` returns for a value that JSON cannot give back."""
+"""The result of `encode` for a value that JSON cannot represent."""
 
 
 def encode(value: object) -> Any:
-    """Return a JSON form of None, numbers, strings, types of tensors, functions of `torch.nn.functional`, and tuples,
-    lists and string-keyed dicts of them; `UNDESCRIBED` of anything else.
+    """Return a value's JSON form, or `UNDESCRIBED` if it has none.
+
+    None, numbers, strings, tensor dtypes, functions of `torch.nn.functional`, and tuples, lists and string-keyed dicts
+    of these have one.
     """
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         value = value.item()
@@ -44,10 +46,10 @@ def encode(value: object) -> Any:
 
 
 def decode(form: Any) -> Any:
-    """Return the value that a JSON form stands for.
+    """Return the value that a JSON form represents.
 
     Raises:
-        KMRError: the form is unknown.
+        KMRError: the form is of an unknown kind.
     """
     if isinstance(form, list):
         return [decode(part) for part in form]
@@ -67,14 +69,14 @@ def decode(form: Any) -> Any:
             return {key: decode(part) for key, part in content.items()}
         case "function" if callable(getattr(functional, content, None)):
             return getattr(functional, content)
-    raise KMRError(f"an attribute is described as {kind} {content!r}, which this version cannot build")
+    raise KMRError(f"unknown attribute in the artifact: {kind} {content!r}; load it with the version that saved it")
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values that JSON cannot hold can stand for one another.
+    """Tell whether two values without a JSON form are interchangeable.
 
-    Functions are compared by their code and what they close over, tensors by shape and type; of other objects the class
-    has to be the same, since their content is the affair of the code that built them.
+    Functions are compared by their code and closures, tensors by shape and type, other objects by class alone, since
+    the code that built them decides their content.
     """
     if one is other:
         return True

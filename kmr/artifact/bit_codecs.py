@@ -1,26 +1,26 @@
-"""Whole numbers as bits: fixed-width codes, and positions as gaps of fixed width.
+"""Bit codecs for whole numbers: fixed-width codes, positions as gaps, and compressed sparse rows.
 
-A code of b bits takes b bits, whatever b: eight codes of up to 7 bits fill b whole bytes, the lowest bits first; wider
-codes are a plane of their low bytes followed by their packed high bits. Positions are stored as the number of places
-skipped since the last one; the largest symbol skips and places nothing, so that a long gap needs no value of its own
-(the relative indexing of Han et al., 2016, without its filler zeros). Compressed sparse rows are counts and columns,
-each of the width that the largest one needs.
+A code of b bits takes exactly b bits. Eight codes of up to 7 bits fill b whole bytes, lowest bits first. Wider codes
+are a plane of their low bytes followed by their packed high bits. A position is stored as the number of entries skipped
+since the previous one. The largest symbol only skips, so a long gap takes several symbols but no stored value (the
+relative indexing of Han et al. 2016, without its filler zeros). Compressed sparse rows are counts and columns, each in
+the width that the largest one needs.
 """
 
 import torch
 from torch import Tensor
 
 GAP_BITS = range(2, 17)
-"""Widths a gap may have; a gap of 1 bit would be the bit mask itself."""
+"""Possible widths of a gap; gaps of 1 bit would be the bit mask itself."""
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Return the bytes that `count` codes of `bits` bits take."""
+    """Return the size in bytes of `count` codes of `bits` bits."""
     return (count * bits + 7) // 8
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack whole numbers in [0, 2^bits − 1], 1 to 16 bits, of any shape, into bytes."""
+    """Pack whole numbers in [0, 2^bits − 1], 1 to 16 bits, from a tensor of any shape into bytes."""
     codes = codes.reshape(-1)
     if bits > 8:
         return torch.cat([(codes & 255).to(torch.uint8), pack_bits(codes >> 8, bits - 8)])
@@ -50,12 +50,12 @@ def unpack_bits(data: Tensor, bits: int, count: int) -> Tensor:
 
 
 def gaps(positions: Tensor) -> Tensor:
-    """Return the number of places skipped before each of these ascending positions."""
+    """Return the number of entries skipped before each of these ascending positions."""
     return torch.diff(positions, prepend=positions.new_tensor([-1])) - 1
 
 
 def narrowest_gaps(positions: Tensor) -> tuple[int, int]:
-    """Choose the width of a gap that takes the fewest bytes; return it and the number of symbols it makes."""
+    """Return the gap width that takes the fewest bytes, and the number of symbols at that width."""
     skipped = gaps(positions)
     common = skipped < 2**16
     counts = torch.bincount(skipped[common], minlength=1)
@@ -82,7 +82,7 @@ def pack_gaps(positions: Tensor, bits: int) -> Tensor:
 
 
 def unpack_gaps(data: Tensor, bits: int, symbols: int) -> Tensor:
-    """Return the ascending positions that this many packed symbols stand for."""
+    """Return the ascending positions that this many packed symbols represent."""
     escape = 2**bits - 1
     codes = unpack_bits(data, bits, symbols).to(torch.int64)
     places = codes < escape
@@ -90,10 +90,10 @@ def unpack_gaps(data: Tensor, bits: int, symbols: int) -> Tensor:
 
 
 def row_widths(kept: Tensor) -> tuple[int, int] | None:
-    """Return the bits of a row's count and of a column for compressed sparse rows; None where 16 do not hold them.
+    """Return the bits of a row's count and of a column for compressed sparse rows; None if either exceeds 16.
 
     Args:
-        kept: which entries are kept, shape (rows, columns).
+        kept: boolean mask of the kept entries, shape (rows, columns).
     """
     most = int(kept.sum(1).max()) if kept.numel() else 0
     widths = max(1, most.bit_length()), max(1, (kept.shape[1] - 1).bit_length())
@@ -101,13 +101,13 @@ def row_widths(kept: Tensor) -> tuple[int, int] | None:
 
 
 def pack_rows(kept: Tensor, widths: tuple[int, int]) -> Tensor:
-    """Pack which entries are kept, shape (rows, columns), as the number in each row and their columns in order."""
+    """Pack a mask of kept entries, shape (rows, columns), as the count of each row and the columns in order."""
     counts, columns = kept.sum(1).to(torch.int32), torch.nonzero(kept)[:, 1].to(torch.int32)
     return torch.cat([pack_bits(counts, widths[0]), pack_bits(columns, widths[1])])
 
 
 def unpack_rows(counts: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Return which entries, shape (rows, width), are kept in rows of so many each, at these columns in order."""
+    """Return the mask of kept entries, shape (rows, width), from the count of each row and the columns in order."""
     kept = torch.zeros(len(counts), width, dtype=torch.bool)
     rows = torch.repeat_interleave(torch.arange(len(counts)), counts.to(torch.int64))
     kept[rows, columns.to(torch.int64)] = True

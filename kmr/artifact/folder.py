@@ -1,8 +1,8 @@
-"""A compressed model as a folder that can be shipped: `model.safetensors` and `kmr.json`, no code and no pickle.
+"""Artifact folders: a compressed model as `model.safetensors` and `kmr.json`, without code or pickle.
 
-The weights file is `kmr.artifact.packing`'s. The JSON names the function that builds the base architecture, says how
-the model's differs from it (`kmr.artifact.structure`), and keeps the moves that led to the model and what its meters
-read. A folder is written aside and renamed: a half-written artifact is never seen.
+`kmr.artifact.packing` writes the weights file. The JSON names the function that builds the base architecture, describes
+how the model's differs from it (`kmr.artifact.structure`), and records the moves and the meters' readings. The folder
+is written under another name and then renamed, so that no half-written artifact is ever visible.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 CARD = "kmr.json"
 TRUSTED = ("kmr", "sweeps", "torch.nn")
-"""The packages whose builders are run without being asked for by name."""
+"""The packages whose builders may run without the user naming them."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Names the function or class that builds the base architecture, and its keyword arguments (JSON values)."""
+    """The name of the function or class that builds the base architecture, and its keyword arguments (JSON values)."""
 
     target: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Builder:
         """Import and call the target.
 
         Args:
-            trusted_modules: packages or modules whose code may run beside `TRUSTED`; None trusts the target itself.
+            trusted_modules: packages or modules whose code may run besides `TRUSTED`; None trusts the target itself.
 
         Raises:
             KMRError: the target is not trusted, cannot be imported, or builds no module.
@@ -64,7 +64,7 @@ class Builder:
         if trusted_modules is not None:
             if not isinstance(found, types.FunctionType | type):
                 raise KMRError(f"the builder {self.target} is neither a function nor a class")
-            # A trusted module also holds what it imports from others.
+            # A trusted module also contains names that it imports from other modules.
             self._check_trust(found.__module__, trusted_modules)
         try:
             model = found(**self.kwargs)
@@ -79,7 +79,7 @@ class Builder:
         if not colon:
             module_name, _, names = self.target.rpartition(".")
         if not module_name or not names:
-            raise KMRError(f"a builder is named package.module:function, not {self.target!r}")
+            raise KMRError(f"invalid name of a builder: {self.target!r}; write package.module:function")
         return module_name, names.split(".")
 
     def _check_trust(self, module_name: str, trusted_modules: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class Card:
-    """What an artifact says of itself: how its base is built, the moves, the readings, and what was added to them."""
+    """The metadata of an artifact: its base's builder, the moves, the readings, extra values and file digests."""
 
     builder: Builder
     sequence: TransformationSequence
@@ -115,19 +115,19 @@ def save(
     readings: Mapping[str, Reading] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a model as an artifact; neither it nor the base is changed.
+    """Write a model as an artifact; return its folder. Neither the model nor the base is changed.
 
     Args:
-        folder: where; an artifact already there is replaced, any other folder that is not empty is not.
+        folder: the destination; an artifact there is replaced, any other non-empty folder is an error.
         model: the compressed model.
-        base: the model it came from, of which the architecture counts; built by the builder when None.
-        builder: what builds the base where the artifact is loaded.
+        base: the uncompressed model, of which only the architecture matters; built by `builder` when None.
+        builder: builds the base when the artifact is loaded.
         sequence: the moves from the base to the model.
-        readings: what its meters read.
-        extra: anything else to keep, JSON values.
+        readings: the model's readings, by meter.
+        extra: any other JSON values to store.
 
     Raises:
-        KMRError: the model cannot be stored exactly, or something given is not JSON.
+        KMRError: the model cannot be stored exactly, a value is not JSON, or the folder holds something else.
     """
     folder = Path(folder)
     base = builder.build() if base is None else base
@@ -164,24 +164,27 @@ def load(
     base: nn.Module | Callable[[], nn.Module] | None = None,
     trusted_modules: Sequence[str] = (),
 ) -> nn.Module:
-    """Rebuild the model of an artifact, in evaluation mode, on the CPU; its grids and masks hold as before.
+    """Rebuild the model of an artifact, in evaluation mode, on the CPU, with its grids and masks in force.
 
     Args:
         folder: the artifact.
-        base: a model of the base architecture, which is not changed, or what builds one; by default the builder that
-            the artifact names is imported and run.
-        trusted_modules: packages whose builders may run, beside those of `TRUSTED`.
+        base: a model of the base architecture, which is not changed, or a function that builds one; by default the
+            builder named in the artifact is imported and called.
+        trusted_modules: packages whose builders may run, besides those in `TRUSTED`.
 
     Raises:
-        KMRError: something is missing, damaged, of another version, not trusted, or does not fit the base.
+        KMRError: the artifact is missing, damaged or of another version, its builder is not trusted, or the base does
+            not match.
     """
     folder = Path(folder)
     card, described = _card(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise KMRError(f"the artifact {folder} has no {WEIGHTS}")
+        raise KMRError(f"the artifact {folder} has no {WEIGHTS}: save it again")
     if (found := _digest(weights)) != card.sha256:
-        raise KMRError(f"{weights} is not the file that {CARD} describes: its sha256 is {found[:12]}…")
+        raise KMRError(
+            f"{weights} does not match {CARD}: its sha256 is {found[:12]}…, not {card.sha256[:12]}…; save it again"
+        )
     packed = packing.read(weights)
     if base is None:
         base = card.builder.build(trusted_modules)
@@ -191,7 +194,7 @@ def load(
         raise KMRError(f"the base is a {type(base).__name__}, not a module")
     try:
         if described["classes"] != _classes(base):
-            raise KMRError("it consists of other modules")
+            raise KMRError("its modules differ")
         model = packing.unpack(packed, structure.rebuild(base, described["structure"]).cpu())
         apply_layout(model, described["layout"])
     except (KMRError, KeyError, AttributeError, RuntimeError) as error:
@@ -200,27 +203,27 @@ def load(
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
-    """Return the sha256 of an artifact's weights as they are on disk; `read(folder).sha256` says what it should be."""
+    """Return the sha256 of an artifact's weights file; `read(folder).sha256` is the expected one."""
     return _digest(Path(folder) / WEIGHTS)
 
 
 def read(folder: str | os.PathLike[str]) -> Card:
-    """Read what an artifact says of itself, without building anything.
+    """Read an artifact's metadata without building a model.
 
     Raises:
-        KMRError: there is no artifact, or its JSON is damaged or of another version.
+        KMRError: the folder holds no artifact, or its JSON is damaged or of another version.
     """
     return _card(Path(folder))[0]
 
 
 def _card(folder: Path) -> tuple[Card, dict[str, Any]]:
-    """Return the card of an artifact, and all of its JSON."""
+    """Return an artifact's card and its complete JSON."""
     if not folder.is_dir():
-        raise KMRError(f"there is no artifact at {folder}: no such folder")
+        raise KMRError(f"no artifact at {folder}: the folder does not exist")
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise KMRError(f"{folder} is no artifact: it has no {CARD}") from None
+        raise KMRError(f"not an artifact ({CARD} is missing): {folder}") from None
     except ValueError as error:
         raise KMRError(f"{folder / CARD} is damaged: {error}") from None
     if not isinstance(card, dict) or card.get("format") != FORMAT:
@@ -237,25 +240,25 @@ def _card(folder: Path) -> tuple[Card, dict[str, Any]]:
             weights_bytes=card["weights"]["bytes"],
         )
         if not isinstance(card["structure"], dict) or not isinstance(card["classes"], str):
-            raise TypeError("its structure is described in another way")
+            raise TypeError("its structure has another format")
     except (AttributeError, KeyError, TypeError) as error:
         raise KMRError(f"{folder / CARD} is damaged: {type(error).__name__} {error}") from None
     return described, card
 
 
 def _classes(base: nn.Module) -> str:
-    """Digest which modules a base consists of: another class under the same name would compute something else."""
+    """Return a digest of the base's module classes: another class at the same path would compute something else."""
     listed = []
     for path, module in base.named_modules(remove_duplicate=False):
         if "parametrizations" not in path.split("."):
-            # The class of a parametrized module is one of its own; the layer's is behind it.
+            # Parametrization gives a module its own class, whose base is the layer's.
             kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
             listed.append(f"{path}:{kind.__name__}")
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
 
 
 def _not_of_the_base(model: nn.Module, rebuilt: nn.Module) -> list[str]:
-    """Name the buffers outside the model's state that the rebuilt architecture does not have as they are."""
+    """Return the names of non-persistent buffers that differ from those of the rebuilt architecture."""
     theirs = {slot.name: slot.tensor for slot in _unsaved(rebuilt)}
     return [slot.name for slot in _unsaved(model) if not torch.equal(slot.tensor.cpu(), theirs[slot.name].cpu())]
 
@@ -273,7 +276,7 @@ def _json(card: Mapping[str, Any]) -> str:
     try:
         return json.dumps(card, indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise KMRError(f"an artifact keeps JSON values only: {error}") from None
+        raise KMRError(f"an artifact stores JSON values only: {error}") from None
 
 
 def _rename(aside: Path, folder: Path) -> None:
@@ -283,7 +286,7 @@ def _rename(aside: Path, folder: Path) -> None:
         aside.rename(folder)
         return
     if not (folder / CARD).is_file():
-        raise KMRError(f"{folder} exists and is no artifact: choose another folder or empty it")
+        raise KMRError(f"{folder} exists and is not an artifact: choose another folder or empty it")
     old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     folder.rename(old)
     try:

@@ -1,7 +1,7 @@
-"""What decides how a model's sums round, beside its values: the order of its parameters and how tensors lie in memory.
+"""Memory layout of a model: the order of its parameters and the strides of its tensors.
 
-A norm over all gradients or a matrix product rounds differently where these differ, so a model that is to come back to
-the last bit comes back with them.
+Both decide how sums round: in a norm over all gradients, or in a matrix product. An artifact stores them so that a
+loaded model computes the same to the last bit.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, tied ones under each of theirs."""
+    """Return all parameters and buffers by name, tied ones under each of their names."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -20,7 +20,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def describe_layout(model: nn.Module, twin: nn.Module) -> dict[str, Any]:
-    """Return, as JSON values, in what a model's layout differs from that of a twin with the same names and shapes."""
+    """Return, as JSON values, how a model's layout differs from that of a twin with the same names and shapes."""
     theirs = {path: list(module._parameters) for path, module in twin.named_modules()}
     ours = {path: list(module._parameters) for path, module in model.named_modules()}
     other = tensors_of(twin)
@@ -35,7 +35,7 @@ def describe_layout(model: nn.Module, twin: nn.Module) -> dict[str, Any]:
 
 
 def apply_layout(model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Give a model the layout described, in place; its values stay."""
+    """Set a model's layout to the described one, in place; its values stay."""
     for path, names in description["order"].items():
         parameters = model.get_submodule(path)._parameters
         reordered = {name: parameters[name] for name in names}

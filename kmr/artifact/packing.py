@@ -1,10 +1,13 @@
-"""Exact storage of a compressed model: one safetensors file, every weight in the fewest bytes that give it back.
+"""Exact storage of a compressed model: one safetensors file with every weight in the fewest bytes.
 
-What is stored, and therefore counted: for each weight of a `kmr.representation.weights.WeightLayer` its b-bit codes or
-its raw values, the scales and zero points of its grid and, where it is sparse, which entries are kept
-(`kmr.artifact.weight_encoding`); every other parameter and buffer of the model's state as it is; each tied tensor once;
-and the file's header, which holds the names, shapes and the manifest that decodes the rest. The round trip is exact to
-the last bit and brings the grids and masks back, so that training can go on.
+The file stores, and its size therefore counts:
+
+- for each weight of a `kmr.representation.weights.WeightLayer`, its b-bit codes or raw values, the scales and zero
+  points of its grid and, if it is sparse, the index of its kept entries (`kmr.artifact.weight_encoding`);
+- every other parameter and buffer of the model's state, unchanged; each tied tensor once;
+- the header with the names, the shapes and the manifest that decodes the rest.
+
+The round trip is exact to the last bit and restores grids and masks, so that training can continue.
 """
 
 import copy
@@ -41,12 +44,12 @@ _DTYPES = {
     torch.int16: "I16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""The types a file can hold and their names there, in the order in which it holds them."""
+"""The dtypes of a file and their names in it, in the file's order of tensors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A model's tensors as they are stored, and the JSON that says how to read them."""
+    """A model's stored tensors, and the JSON manifest that decodes them."""
 
     tensors: dict[str, Tensor]
     manifest: dict[str, Any]
@@ -56,9 +59,8 @@ def pack(model: nn.Module, *, also: Collection[str] = ()) -> Packed:
     """Pack a model's state; the model is not changed.
 
     Args:
-        model: any module; its weights may be held by `kmr.representation.weights.Grid` and
-        `kmr.representation.weights.Mask`.
-        also: names of buffers to store although the model's state leaves them out.
+        model: any module; its weights may have a `Grid` or `Codebook` and a `Mask` of `kmr.representation.weights`.
+        also: names of non-persistent buffers to store as well.
 
     Raises:
         KMRError: a tensor or a parametrization is of a kind that cannot be stored exactly.
@@ -83,10 +85,10 @@ def pack(model: nn.Module, *, also: Collection[str] = ()) -> Packed:
 
 
 def unpack(packed: Packed, model: nn.Module) -> nn.Module:
-    """Give a model of the same architecture the packed weights, grids, masks and buffers, in place; return it.
+    """Restore the packed weights, grids, masks and buffers in a model of the same architecture, in place; return it.
 
     Raises:
-        KMRError: the model's tensors have other names, shapes or types.
+        KMRError: the model's tensors have other names, shapes, dtypes or ties.
     """
     strip_all(model)
     check_fit(packed, model)
@@ -100,20 +102,20 @@ def unpack(packed: Packed, model: nn.Module) -> nn.Module:
         else:
             _copy(found[name], stored)
     for name, source in tied.items():
-        # A module used in two places has its weight in both as soon as it has it in one.
+        # A module used in two places needs its weight set only once.
         if found[name].owner is not found[source].owner:
             _copy(found[name], found[source].tensor)
     return model
 
 
 def check_fit(packed: Packed, model: nn.Module) -> None:
-    """Raise `KMRError` unless the model has tensors of the packed names, shapes, types and ties."""
+    """Raise `KMRError` unless the model's tensors have the packed names, shapes, dtypes and ties."""
     found = {slot.name: slot for slot in slots(model)}
     tied = packed.manifest["tied"]
     stored = {*packed.tensors, *tied}
     wanted = {slot.name for slot in found.values() if slot.persistent}
     if missing := sorted(wanted - stored) + sorted(stored - found.keys()):
-        raise KMRError(f"the model and the stored weights do not fit: one of them has no {', '.join(missing[:3])}")
+        raise KMRError(f"the model and the stored weights do not match: one of them has no {', '.join(missing[:3])}")
     owners: dict[int, str] = {}
     for name in sorted(stored):
         source = tied.get(name, name)
@@ -122,13 +124,15 @@ def check_fit(packed: Packed, model: nn.Module) -> None:
         shape = tuple(kept.shape) if entry is None else tuple(entry["shape"])
         dtype = str(kept.dtype).removeprefix("torch.") if entry is None else entry.get("dtype", "float32")
         if shape != tuple(tensor.shape) or f"torch.{dtype}" != str(tensor.dtype):
-            raise KMRError(f"{name} is {tuple(tensor.shape)} {tensor.dtype} in the model but {shape} {dtype} as stored")
+            raise KMRError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype} in the model but {shape} {dtype} in the file"
+            )
         if owners.setdefault(found[name].identity, source) != source:
-            raise KMRError(f"{name} and {owners[found[name].identity]} are tied in the model but stored apart")
+            raise KMRError(f"{name} and {owners[found[name].identity]} are tied in the model but not in the file")
 
 
 def file_bytes(packed: Packed) -> int:
-    """Return the size of the file that `write` writes: header, manifest and data, to the byte."""
+    """Return the exact size in bytes of the file that `write` writes: header, manifest and data."""
     order = {dtype: place for place, dtype in enumerate(_DTYPES)}
     header: dict[str, Any] = {"__metadata__": {"kmr": _manifest_text(packed)}}
     end = 0
@@ -140,22 +144,27 @@ def file_bytes(packed: Packed) -> int:
 
 
 def write(packed: Packed, path: str | os.PathLike[str]) -> None:
-    """Write a packed model to one safetensors file; raises OSError as the file system reports it."""
+    """Write a packed model to one safetensors file.
+
+    Raises:
+        KMRError: safetensors is not installed.
+        OSError: the file system's error.
+    """
     library = _safetensors()
     try:
         library.torch.save_file(packed.tensors, path, {"kmr": _manifest_text(packed)})
     except library.SafetensorError as error:
-        # The library puts the system's error in words.
+        # The library reports the system's error only as text.
         if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), os.fspath(path)) from error
 
 
 def read(path: str | os.PathLike[str]) -> Packed:
-    """Read the file that `write` wrote.
+    """Read a file that `write` wrote.
 
     Raises:
-        KMRError: there is no such file, it is damaged, or it is no packed model.
+        KMRError: the file is missing, damaged or not a packed model.
     """
     library = _safetensors()
     if not os.path.isfile(path):
@@ -165,9 +174,9 @@ def read(path: str | os.PathLike[str]) -> Packed:
             text = (file.metadata() or {}).get("kmr")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except library.SafetensorError as error:
-        raise KMRError(f"{os.fspath(path)} is damaged or no safetensors file ({error})") from None
+        raise KMRError(f"{os.fspath(path)} is damaged or not a safetensors file ({error})") from None
     if text is None:
-        raise KMRError(f"{os.fspath(path)} is a safetensors file but not one of packed weights")
+        raise KMRError(f"{os.fspath(path)} is a safetensors file without packed weights: read it with safetensors")
     try:
         manifest = json.loads(text)
     except ValueError as error:
@@ -190,7 +199,7 @@ def _encode(slot: Slot) -> tuple[Tensor, dict[str, Any]] | None:
     held = state.grid is not None or state.keep is not None
     if not state.weight.is_floating_point() or state.weight.element_size() == 1:
         if held:
-            raise KMRError(f"{slot.name} has a grid or mask over {state.weight.dtype}: only 16 to 64-bit floats may")
+            raise KMRError(f"{slot.name} has a grid or mask over {state.weight.dtype}: only 16- to 64-bit floats can")
         return None
     return encode_weight(_to_cpu(state), latent.cpu())
 
@@ -205,7 +214,7 @@ def _check_parametrizations(slot: Slot) -> None:
     if ours and kinds not in ([Grid], [Codebook], [Mask], [Grid, Mask], [Codebook, Mask]):
         names = ", ".join(kind.__name__ for kind in kinds)
         raise KMRError(
-            f"{slot.name} is held by {names}: a weight can be stored under a Grid or Codebook, a Mask, or both in turn"
+            f"{slot.name} has the parametrizations {names}: a weight can be stored with a Grid or Codebook, then a Mask"
         )
 
 
@@ -219,15 +228,17 @@ def _to_cpu(state: WeightState) -> WeightState:
 def _plain(slot: Slot) -> Tensor:
     tensor = slot.tensor
     _check_storable(slot.name, tensor)
-    # A copy, so that the file holds no tensor's storage twice and what is packed does not change with the model.
+    # A copy, so that no storage is in the file twice and packed tensors do not change with the model.
     return tensor.detach().cpu().contiguous().clone()
 
 
 def _check_storable(name: str, tensor: Tensor) -> None:
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        raise KMRError(f"{name} is a {type(tensor).__name__} of layout {tensor.layout}: only plain tensors are stored")
+        raise KMRError(
+            f"cannot store {name}, a {type(tensor).__name__} of layout {tensor.layout}: only plain tensors are"
+        )
     if tensor.dtype not in _DTYPES:
-        raise KMRError(f"{name} has type {tensor.dtype}, which safetensors cannot hold")
+        raise KMRError(f"{name} has type {tensor.dtype}, which safetensors cannot store: convert it")
 
 
 def _write(slot: Slot, state: WeightState) -> None:
@@ -255,5 +266,5 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise KMRError(f"packed weights are safetensors files: pip install safetensors numpy ({error})") from None
+        raise KMRError(f"packed weights need safetensors ({error}): pip install safetensors numpy") from None
     return safetensors

@@ -1,4 +1,4 @@
-"""Which tensors describe a model: its parameters and buffers, each compressed weight seen as one effective weight."""
+"""Tensors that describe a model: its parameters and buffers, with each compressed weight as one effective weight."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Slot:
     """One named tensor of a model.
 
     Args:
-        name: as the model without parametrizations calls it.
-        owner: the module that holds it.
-        attribute: its name there.
+        name: its name in the model without parametrizations.
+        owner: the module that has it.
+        attribute: its name in the owner.
         parameter: whether it is a parameter, not a buffer.
-        persistent: whether the model's state holds it; a buffer may be left out of it.
+        persistent: whether the model's state includes it; a buffer can be non-persistent.
     """
 
     name: str
@@ -31,17 +31,17 @@ class Slot:
 
     @property
     def parametrized(self) -> bool:
-        """Tell whether this is the weight of a layer, held by parametrizations."""
+        """Tell whether this is a layer's weight with parametrizations."""
         return parametrize.is_parametrized(self.owner, self.attribute)
 
     @property
     def tensor(self) -> Tensor:
-        """What the model computes with."""
+        """The tensor that the model computes with, detached."""
         return cast(Tensor, getattr(self.owner, self.attribute)).detach()
 
     @property
     def identity(self) -> int:
-        """The same number for two slots that are one tensor."""
+        """A number that is equal for two slots of one tensor."""
         if self.parametrized:
             return id(self.owner)
         return id(getattr(self.owner, self.attribute))
@@ -53,7 +53,7 @@ def slots(model: nn.Module) -> list[Slot]:
     A parametrized weight of a weight layer is listed once, as the layer's effective `weight`, without what makes it.
 
     Raises:
-        KMRError: the model keeps state in other ways (packed or quantized modules, extra state), which would be missed.
+        KMRError: the model keeps state elsewhere (packed or quantized modules, extra state), which would be lost.
     """
     _check_state(model)
     return list(_walk(model))
@@ -91,6 +91,6 @@ def _check_state(model: nn.Module) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         if value is not None and id(value) not in known:
             raise KMRError(
-                f"the state of the model holds {name}, which is no parameter or buffer ({type(value).__name__}): "
-                "weights kept that way (torch.ao modules, extra state) cannot be counted or stored"
+                f"cannot store {name} of the model's state, a {type(value).__name__}: state must be in parameters and "
+                "buffers, not in torch.ao modules or extra state"
             )

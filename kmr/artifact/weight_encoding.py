@@ -1,13 +1,13 @@
-"""One weight as bytes: codes of its grid or raw values, of all its entries or of those that are left.
+"""Encoding of one weight as bytes: codes of its grid or raw values, for all its entries or for the kept ones.
 
-Stored are, one after the other: which entries are kept (nothing when dense, one bit for each entry, the gaps between
-the kept or the removed ones, whichever are fewer, or the compressed sparse rows of the kept ones), the values, the
-grid's scale, the grid's zero point. Of the forms that give the weight, the grid and the mask back exactly, the one with
-the fewest bytes is encoded.
+The bytes hold in sequence: the index of the kept entries, the values, the grid's scale and the grid's zero point. The
+index is empty for a dense weight, one bit for each entry, the gaps between kept or removed entries (whichever are
+fewer), or the compressed sparse rows of the kept entries. The encoder chooses the smallest form that restores weight,
+grid and mask exactly.
 
-Only a mask makes a weight sparse: a zero that nothing holds is stored as any other value, since training moves it, and
-a size that depended on it would too. A masked weight is dense only where zero says it all: where no kept entry is 0 and
-its grid has a code for 0.
+Only a mask makes a weight sparse. A zero outside a mask is stored like any other value: training can move it, and would
+then change the size. A masked weight can be stored densely only where its zeros alone determine the mask: no kept entry
+is 0, and its grid has a code for 0.
 """
 
 import json
@@ -38,7 +38,7 @@ _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
 @dataclass(frozen=True)
 class _Index:
-    """One way to say which entries are kept: its size, its line in the manifest, its encoder."""
+    """One form of the index of kept entries: its size in bytes, its manifest entry, its encoder."""
 
     size: int
     entry: dict[str, Any]
@@ -47,12 +47,12 @@ class _Index:
 
 @torch.no_grad()
 def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str, Any]] | None:
-    """Encode a weight as bytes and the manifest entry that decodes them; None where it is best stored as it is.
+    """Encode a weight as bytes and the manifest entry that decodes them; return None if it has no grid and no mask.
 
     Args:
         state: the effective weight, its grid and its mask, on the CPU.
-        latent: the values under the grid and mask, stored in place of the codes where those do not give the effective
-            weight back to the last bit (16-bit floats may not).
+        latent: the values under the grid and mask; stored instead of codes where those do not restore the effective
+            weight to the last bit (with 16-bit floats they may not).
     """
     weight, grid, keep = state.weight.contiguous(), state.grid, state.keep
     keep = None if keep is None else keep.expand(weight.shape)
@@ -82,7 +82,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
 
     def cost(index: _Index) -> int:
         count = kept if index.entry else len(values)
-        # The entry is JSON within JSON: its quotes are escaped once more.
+        # The entry is JSON within JSON, so its quotes are escaped twice.
         return index.size + packed_size(count, width) + len(json.dumps(json.dumps(index.entry)))
 
     best = min(indices, key=cost)
@@ -97,7 +97,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
 
 @torch.no_grad()
 def decode_weight(data: Tensor, entry: dict[str, Any]) -> WeightState:
-    """Return the weight (the latent one where that was stored), grid and mask that bytes and manifest entry hold."""
+    """Decode bytes and manifest entry to the weight (the latent one if that was stored), grid and mask."""
     reader = _Reader(data)
     shape, dtype = tuple(entry["shape"]), _dtype(entry.get("dtype", "float32"))
     total = math.prod(shape)
@@ -125,7 +125,7 @@ def decode_weight(data: Tensor, entry: dict[str, Any]) -> WeightState:
 
 
 class _Reader:
-    """Hands out bytes from front to back."""
+    """A sequential reader of bytes."""
 
     def __init__(self, data: Tensor) -> None:
         self.data = data
@@ -134,7 +134,7 @@ class _Reader:
     def take(self, count: int) -> Tensor:
         part = self.data[self.start : self.start + count]
         if len(part) != count:
-            raise KMRError(f"a packed weight ends after {len(self.data)} bytes, {self.start + count} are needed")
+            raise KMRError(f"a packed weight ends after {len(self.data)} of at least {self.start + count} bytes")
         self.start += count
         return part.clone()
 
@@ -260,7 +260,7 @@ def _fits(values: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _raw(values: Tensor) -> Tensor:
-    """Look at values as whole numbers, so that −0 and NaN compare by their bits."""
+    """View values as whole numbers, so that −0 and NaN compare by their bits."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return values.contiguous().view(integers[values.element_size()])
 
@@ -272,5 +272,5 @@ def _dtype_name(tensor: Tensor) -> str:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise KMRError(f"a packed weight has the unknown type {name!r}")
+        raise KMRError(f"a packed weight has an unknown dtype: {name!r}")
     return dtype

@@ -1,12 +1,12 @@
-"""What was computed before and need not be again: models on the way of a sequence, and any named tensors.
+"""Caching of intermediate models along a sequence of moves, and of any named tensors.
 
-A cache is four parts. A key is a digest of everything a result depends on (`key_of`; `describe` says what an object is
-in JSON). A `Store` keeps tensors and JSON under keys, shared by any number of processes. `models` turns a model into
-those and back, to the last bit or not at all. `PrefixCache` chains keys along a sequence of moves, so that a run starts
-from the longest beginning that some run has reached.
+A cache has four parts. A key is a digest of everything a result depends on (`key_of`; `describe` turns an object into
+JSON). A `Store` keeps tensors and JSON under keys and can be shared by any number of processes. `models` converts a
+model to those and back, exactly or not at all. `PrefixCache` chains keys along a sequence of moves: a run starts from
+the longest prefix that any run has reached.
 
-Calibration statistics, saliency scores, SVD factors and a teacher's answers are `derived`: kept where the run is made
-with a store open (`keeping`).
+Calibration statistics, saliency scores, SVD factors and a teacher's outputs are `derived`: cached while a store is open
+(`keeping`).
 """
 
 from kmr.cache.derived import derived, keeping

@@ -1,7 +1,7 @@
-"""What rules and trainings find out by running a model over data or by decomposing weights, kept while a store is open.
+"""Cached results that rules and trainings derive from a model, its data or its weights.
 
-A rule is given a model and a value, and no store: whoever runs it opens one around it with `keeping`. Without one
-everything is computed each time, to the same result.
+A rule gets a model and a value but no store: its caller opens one with `keeping`. Without an open store everything is
+computed each time, with the same result.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ _STORE: ContextVar[Store | None] = ContextVar("store", default=None)
 
 @contextmanager
 def keeping(store: Store | None) -> Iterator[None]:
-    """Keep what is derived in the body in a store; None keeps nothing."""
+    """Cache the derived results of the body in a store; None caches nothing."""
     token = _STORE.set(store)
     try:
         yield
@@ -31,14 +31,14 @@ def keeping(store: Store | None) -> Iterator[None]:
 
 
 def derived(what: str, make: Callable[[], Mapping[str, Tensor]], seed: int = 0, /, **parts: Any) -> dict[str, Tensor]:
-    """Return tensors on the CPU that follow from some parts alone, computed where no store has them.
+    """Return tensors that depend on the named parts alone, from the open store or newly computed, on the CPU.
 
     Args:
-        what: names the kind of result.
-        make: computes it; its random choices flow from the seed, and the caller's generators stay as they are.
-        seed: of those.
-        parts: all that the result depends on, anything `kmr.cache.describe` takes; where one cannot be described
-            nothing is kept.
+        what: the kind of result.
+        make: computes it; its random choices follow `seed`, and the caller's random generators are not advanced.
+        seed: seeds `make`.
+        parts: everything that the result depends on, of any type that `kmr.cache.describe` takes; if a part cannot be
+            described, the result is not cached.
     """
 
     def made() -> dict[str, Tensor]:

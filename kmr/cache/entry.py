@@ -1,6 +1,6 @@
-"""One entry of a store as two files: tensors as safetensors, everything else as JSON, each byte under a digest.
+"""The file format of a cache entry: tensors as safetensors, everything else as JSON, both under digests.
 
-The JSON holds the digest of the tensors' file and one of itself, so that no damaged byte is taken for a result.
+The JSON holds the digest of the tensors' file and one of itself, so that no damaged byte passes for a result.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ TENSORS = "tensors.safetensors"
 CARD = "entry.json"
 
 Content: TypeAlias = tuple[Mapping[str, Tensor], Mapping[str, Any]]
-"""What is kept under a key: named tensors, and metadata in JSON values."""
+"""The content under a key: named tensors, and metadata in JSON values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What a store holds under a key.
+    """An entry of a store.
 
     Args:
-        key: the digest it is found by.
-        tensors: on the CPU.
-        metadata: JSON values, in the order they were given in.
-        seconds: how long it took to compute.
-        created: when it was put, in seconds since 1970.
+        key: its digest, 64 hex digits.
+        tensors: named tensors on the CPU.
+        metadata: JSON values, in their original order.
+        seconds: the time its computation took.
+        created: the time it was stored, in seconds since 1970.
     """
 
     key: str
@@ -43,19 +43,19 @@ class Entry:
 
 
 class Damaged(Exception):
-    """The bytes of an entry are not those that were written."""
+    """An entry whose bytes are not those that were written."""
 
 
 def check_content(content: Content) -> Content:
-    """Return content as it will be read back: contiguous tensors on the CPU that share nothing, lists for tuples.
+    """Return content as it will be read back: contiguous CPU tensors without shared storage, lists for tuples.
 
     Raises:
-        KMRError: a tensor or a metadata value cannot be kept exactly.
+        KMRError: a tensor or a metadata value cannot be stored exactly.
     """
     tensors, metadata = content
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise KMRError(f"the tensor {name} of layout {tensor.layout} on {tensor.device} cannot be cached")
+            raise KMRError(f"cannot cache the tensor {name} of layout {tensor.layout} on {tensor.device}")
     kept = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     return kept, json.loads(exact_json(metadata))
 
@@ -65,7 +65,7 @@ def write_entry(entry: Entry) -> dict[str, bytes]:
     try:
         data: bytes = _safetensors().torch.save(entry.tensors)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise KMRError(f"the tensors of a cache entry cannot be written as safetensors: {error}") from error
+        raise KMRError(f"cannot write the tensors of a cache entry as safetensors: {error}") from error
     card = {
         "format": FORMAT,
         "key": entry.key,
@@ -81,17 +81,17 @@ def read_entry(key: str, card_file: bytes, tensors_file: bytes) -> Entry:
     """Read an entry from the bytes of its files.
 
     Raises:
-        Damaged: they are not what was written under this key, or were by another version.
+        Damaged: the bytes differ from those written under this key, or have another format.
     """
     try:
         card = json.loads(card_file)
-        told = card.pop("sha256")
-        if told != _digest(card):
-            raise Damaged(f"{CARD} does not fit its own digest")
+        expected = card.pop("sha256")
+        if expected != _digest(card):
+            raise Damaged(f"{CARD} does not match its own digest")
         if card["format"] != FORMAT or card["key"] != key:
-            raise Damaged(f"{CARD} is of format {card['format']} and key {card['key'][:12]}")
+            raise Damaged(f"{CARD} has format {card['format']} and key {card['key'][:12]}")
         if hashlib.sha256(tensors_file).hexdigest() != card["tensors"]["sha256"]:
-            raise Damaged(f"{TENSORS} does not fit its digest")
+            raise Damaged(f"{TENSORS} does not match its digest")
         tensors: dict[str, Tensor] = _safetensors().torch.load(tensors_file)
         return Entry(key, tensors, card["metadata"], float(card["seconds"]), float(card["created"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, _safetensors().SafetensorError) as error:
@@ -99,7 +99,7 @@ def read_entry(key: str, card_file: bytes, tensors_file: bytes) -> Entry:
 
 
 def check_installed() -> None:
-    """Raise `KMRError` unless what a store needs beside torch is there."""
+    """Raise `KMRError` unless safetensors is installed."""
     _safetensors()
 
 
@@ -112,5 +112,5 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise KMRError(f"cache entries are safetensors files: pip install safetensors numpy ({error})") from None
+        raise KMRError(f"the cache needs safetensors ({error}): pip install safetensors numpy") from None
     return safetensors

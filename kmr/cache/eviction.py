@@ -1,4 +1,4 @@
-"""Which entries of a store go when it grows too large, and how something goes: at once, for everybody."""
+"""Eviction of the least recently used entries of a store, and atomic removal."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ ENTRIES, LOCKS, ASIDE, QUARANTINE = "entries", "locks", "aside", "quarantine"
 """The folders of a store."""
 
 _STALE = {ASIDE: 3600.0, LOCKS: 86400.0}
-"""Seconds after which what a dead process left in a folder is cleared away."""
+"""Seconds after which the leftovers of a dead process in a folder are deleted."""
 
 
 def make_room(store: Path, max_bytes: int, *, keep: Path) -> int:
-    """Remove what was used longest ago until the rest fits, and what dead processes left; return the bytes of the rest.
+    """Remove the least recently used entries until the rest fits; return the bytes of the rest.
 
-    Damaged entries go first. The entry to keep stays, whatever its size.
+    Damaged entries go first. The entry `keep` stays, whatever its size. Leftovers of dead processes are removed too.
     """
     listed = sorted(_entries(store), key=lambda found: found[0])
     total = sum(size for _, size, _ in listed)
@@ -39,20 +39,20 @@ def make_room(store: Path, max_bytes: int, *, keep: Path) -> int:
 
 
 def bytes_in(store: Path) -> int:
-    """Return the bytes that entries take, those in quarantine with them."""
+    """Return the bytes of all entries, including those in quarantine."""
     return sum(size for _, size, _ in _entries(store))
 
 
 def remove(store: Path, place: Path) -> None:
-    """Take a file or folder out of a store by one rename, then delete it; nothing happens where it is gone already."""
+    """Remove a file or folder from a store by one rename, then delete it; do nothing if it no longer exists."""
     with suppress(OSError):
         (store / ASIDE).mkdir(parents=True, exist_ok=True)
-        doomed = store / ASIDE / uuid.uuid4().hex
-        os.replace(place, doomed)
-        if doomed.is_dir():
-            shutil.rmtree(doomed, ignore_errors=True)
+        moved = store / ASIDE / uuid.uuid4().hex
+        os.replace(place, moved)
+        if moved.is_dir():
+            shutil.rmtree(moved, ignore_errors=True)
         else:
-            doomed.unlink()
+            moved.unlink()
 
 
 def _entries(store: Path) -> Iterator[tuple[int, int, Path]]:

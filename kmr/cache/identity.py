@@ -1,7 +1,7 @@
-"""What an object is, as JSON: the settings of a rule, a meter or a fine-tuning recipe, and the digest of what is large.
+"""Descriptions of objects as JSON: settings of rules, meters and recipes, and digests of large values.
 
-Two objects of the same description do the same. What cannot be described so (a lambda, an object of unknown content)
-is refused rather than left out, since a key that misses a part returns the result of another.
+Two objects with the same description behave the same. An object that cannot be described (a lambda, unknown content)
+is an error: a key that omits it could return another object's result.
 """
 
 import functools
@@ -28,16 +28,16 @@ _OWN = frozenset(nn.Module().__dict__)
 def describe(value: Any, *, without: Collection[str] = ()) -> Any:
     """Describe an object in JSON values.
 
-    Described are JSON values, tensors and models (by digest), data splits, dataclasses (by their fields), classes and
-    functions of a module (by name, and by the digest of the file that holds them unless that is torch's), partial
-    applications, enumerations, torch types and devices, and anything with a `fingerprint()`.
+    It can be a JSON value, a tensor or model (described by digest), a data split, a dataclass (by its fields), a class
+    or function of a module (by name, and by the digest of its source file unless that is torch's), a partial
+    application, an enumeration, a torch dtype or device, or anything with a `fingerprint()`.
 
     Args:
         value: the object.
-        without: fields of it that change nothing in what it does, such as a progress callback.
+        without: names of fields that do not affect its results, such as a progress callback.
 
     Raises:
-        KMRError: it, or something it holds, cannot be described.
+        KMRError: the object, or a part of it, cannot be described.
     """
     match value:
         case Enum():
@@ -90,10 +90,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def code_of(named: Any) -> dict[str, str]:
-    """Name a class or function; outside torch and the standard library, add the digest of the file that holds it.
+    """Return the name of a class or function and, outside torch and the standard library, its source file's digest.
 
     Raises:
-        KMRError: it has no name by which another process could find it.
+        KMRError: another process could not find it by its name (a lambda or local function).
     """
     if "<" in named.__qualname__:
         raise KMRError(
@@ -121,7 +121,7 @@ def _digest_of_source(module: str) -> str | None:
 
 def _digest_of_tensor(tensor: Tensor) -> str:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise KMRError(f"a tensor of layout {tensor.layout} on {tensor.device} has no bytes to digest")
+        raise KMRError(f"cannot digest a tensor of layout {tensor.layout} on {tensor.device}: it has no plain bytes")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy().data)

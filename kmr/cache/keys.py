@@ -1,4 +1,4 @@
-"""Keys: the sha256 of everything a result depends on, written as JSON in one way only."""
+"""Cache keys: the sha256 of everything a result depends on, as canonical JSON."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ from kmr.core import KMRError
 
 
 def key_of(**parts: Any) -> str:
-    """Return the 64 hex digits that stand for these named parts.
+    """Return the sha256 of these named parts, 64 hex digits.
 
-    Parts are JSON values: None, booleans, whole and finite real numbers, strings, lists (a tuple counts as one) and
-    string-keyed mappings, in any order. 1, 1.0 and True are three different values, as they are in JSON.
+    Parts are JSON values: None, booleans, whole and finite real numbers, strings, lists (or tuples) and string-keyed
+    mappings, in any order. As in JSON, 1, 1.0 and True are three different values.
 
     Raises:
-        KMRError: a part is something that JSON cannot carry exactly.
+        KMRError: JSON cannot represent a part exactly.
     """
     return hashlib.sha256(exact_json(parts, sort_keys=True).encode()).hexdigest()
 
 
 def exact_json(value: Any, *, sort_keys: bool = False) -> str:
-    """Write a value as JSON on one line, floats by their repr; raise `KMRError` where it would not come back."""
+    """Write a value as JSON on one line, floats by their repr; raise `KMRError` if JSON cannot represent it exactly."""
     _check(value, "")
     return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
 
@@ -31,7 +31,7 @@ def _check(value: Any, where: str) -> None:
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise KMRError(f"{where or 'the value'} is {value}, which JSON has no number for")
+            raise KMRError(f"{where or 'the value'} is {value}, which JSON cannot represent")
     elif isinstance(value, list | tuple):
         for place, part in enumerate(value):
             _check(part, f"{where}[{place}]")
@@ -42,6 +42,6 @@ def _check(value: Any, where: str) -> None:
             _check(part, f"{where}.{name}" if where else name)
     else:
         raise KMRError(
-            f"{where or 'the value'} is a {type(value).__name__}, which JSON cannot carry exactly: give a digest of it "
+            f"{where or 'the value'} is a {type(value).__name__}, which JSON cannot represent: give a digest of it "
             "(kmr.cache.describe, kmr.cache.fingerprint)"
         )

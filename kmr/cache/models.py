@@ -1,10 +1,10 @@
-"""A model as the content of a cache entry, and back: the same to the last bit, now and in all that is done to it later.
+"""Models as the content of cache entries, exact to the last bit even in later training.
 
-The architecture is `kmr.artifact.structure`'s difference from the base, the weights, grids and masks are
-`kmr.artifact.packing`'s. Beside those are kept which modules are in training mode, in which order parameters were
-registered and how tensors lie in
-memory: a norm over all gradients or a matrix product rounds differently where these differ, and fine-tuning a recalled
-model would drift from fine-tuning the one it was made from. Whether a model comes back is tried when it is stored.
+`kmr.artifact.structure` describes the architecture by its difference from the base; `kmr.artifact.packing` stores the
+weights, grids and masks. An entry also stores which modules are in training mode, the order of the parameters and the
+memory layout of the tensors. Norms over all gradients and matrix products round differently where these differ, so
+fine-tuning a recalled model would drift from fine-tuning the original. The round trip is tested before a model is
+stored.
 """
 
 import json
@@ -23,22 +23,22 @@ from kmr.core import KMRError
 
 
 class NotStorable(KMRError):
-    """A model would not come back from a cache as it is, so it is not put there."""
+    """The error of a model that a cache could not restore exactly and therefore does not store."""
 
 
 def to_content(base: nn.Module, model: nn.Module) -> Content:
-    """Turn a model into tensors and JSON; neither it nor its base is changed.
+    """Convert a model to tensors and JSON; neither the model nor its base is changed.
 
     Raises:
-        NotStorable: the model would not come back the same: its architecture cannot be described, or it holds state
-            that is not visible (latent weights that are not settled).
+        NotStorable: the model cannot be restored exactly: its architecture cannot be described, or it has hidden state
+            (latent weights that are not settled).
     """
     try:
         description = structure.describe(base, model)
         rebuilt = structure.rebuild(base, description)
         packed = packing.pack(model, also=_unsaved_buffers(model, rebuilt))
         metadata: dict[str, Any] = {"structure": description, "packing": packed.manifest}
-        # What is tried is what will be read: metadata that has been JSON.
+        # The test uses what will be read back: metadata that has been JSON.
         metadata = json.loads(exact_json(metadata))
         twin = _rebuild(base, packed.tensors, metadata)
         metadata["training"] = [path for path, module in model.named_modules() if module.training]
@@ -47,15 +47,15 @@ def to_content(base: nn.Module, model: nn.Module) -> Content:
     except (KMRError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise NotStorable(f"the model cannot be cached: {error}") from error
     if difference := _difference(model, twin):
-        raise NotStorable(f"the model cannot be cached: {difference} would not come back as it is")
+        raise NotStorable(f"the model cannot be cached: {difference} would change")
     return packed.tensors, metadata
 
 
 def from_content(base: nn.Module, content: Content) -> nn.Module:
-    """Return the model that `to_content` turned into tensors and JSON, on the device of the base, which is not changed.
+    """Rebuild the model that `to_content` converted, on the device of the base, which is not changed.
 
     Raises:
-        KMRError: the content is not that of a model with this base.
+        KMRError: the content does not describe a model of this base.
     """
     tensors, metadata = content
     try:
@@ -83,7 +83,7 @@ def _restore(model: nn.Module, metadata: Mapping[str, Any]) -> None:
 
 
 def _unsaved_buffers(model: nn.Module, rebuilt: nn.Module) -> list[str]:
-    """Name the buffers outside the model's state that the rebuilt architecture does not have as they are."""
+    """Return the names of non-persistent buffers that differ from those of the rebuilt architecture."""
     theirs = {slot.name: slot.tensor for slot in slots(rebuilt) if not slot.persistent}
     return [
         slot.name
@@ -93,16 +93,16 @@ def _unsaved_buffers(model: nn.Module, rebuilt: nn.Module) -> list[str]:
 
 
 def _difference(model: nn.Module, twin: nn.Module) -> str | None:
-    """Name the first thing in which two models differ; None where going on from either is the same."""
+    """Return the name of the first difference between two models; None if they are interchangeable."""
     if [(p, m.training) for p, m in model.named_modules()] != [(p, m.training) for p, m in twin.named_modules()]:
-        return "the list of its modules and their modes"
+        return "its list of modules and their modes"
     if [name for name, _ in model.named_parameters()] != [name for name, _ in twin.named_parameters()]:
         return "the order of its parameters"
     ours, theirs = tensors_of(model), tensors_of(twin)
     if ours.keys() != theirs.keys():
         return f"the tensor {min(ours.keys() ^ theirs.keys())}"
     if _ties(ours) != _ties(theirs):
-        return "which of its tensors are the same one"
+        return "the ties between its tensors"
     for name, tensor in ours.items():
         other = theirs[name]
         alike = tensor.requires_grad == other.requires_grad and tensor.device == other.device
@@ -119,5 +119,5 @@ def _ties(tensors: dict[str, Tensor]) -> list[str]:
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    # As bytes: NaN equals itself, and 0 is not −0.
+    # Comparing bytes makes NaN equal to itself and 0 different from −0.
     return torch.equal(*(t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))

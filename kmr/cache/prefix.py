@@ -1,8 +1,8 @@
-"""Models on the way of a sequence, kept so that the next run which begins alike starts where this one went.
+"""Prefix cache: intermediate models of a sequence of moves, reused by later runs with the same beginning.
 
-A model's key is made of its parent's key, the rule that made it (class, version, settings) and the move; the chain
-starts at the base model's weights and code and at whatever else is fixed. What meters read of a model is kept apart,
-under the meters and the machine: another meter, or another host's clock, is no reason to train again.
+A model's key combines its parent's key, the rule that made it (class, version, settings) and the move. The chain starts
+at the base model's weights and code and the fixed context. Readings are stored separately, under the meters and the
+machine: a new meter, or another host's clock, needs no new training.
 """
 
 import platform
@@ -25,19 +25,19 @@ from kmr.cache.store import Store
 from kmr.core import Instantiation, KMRError, Move, Step, measure
 
 FORMAT = 2
-"""Raised with what an entry holds, and where a rule comes to make other models: older ones are not recalled."""
+"""The version of an entry's content; increased when the content or the models of rules change. Others are ignored."""
 
 
 @final
 class PrefixCache:
-    """Recalls the models and steps that beginnings of a sequence led to, and keeps new ones.
+    """A cache of the models and steps that prefixes of a sequence led to.
 
     Args:
-        store: where; any number of processes may share it.
-        base: M₀, as runs are given it; it must not change.
-        context: everything else that is fixed and that a model depends on, by name: the fine-tuning recipe, data, or
-            anything that `kmr.cache.describe` takes. The version of torch is added to it.
-        worth: seconds; what was made in less is not kept, since recalling it would take as long.
+        store: the store; any number of processes may share it.
+        base: M₀, the same object as in the runs; it must not change.
+        context: everything else that models depend on, by name, such as the fine-tuning recipe and the data; any type
+            that `kmr.cache.describe` takes. The version of torch is added.
+        worth: minimum seconds of computation for a model to be stored; recalling faster ones would save nothing.
 
     Raises:
         KMRError: a part of the context cannot be described.
@@ -87,17 +87,20 @@ class PrefixCache:
         move: Move,
         take: Callable[[], tuple[nn.Module, Step]],
     ) -> tuple[nn.Module, Step]:
-        """Return the model and step that one more move leads to, taking the move only where nobody has.
+        """Return the model and step that one more move leads to; take the move only if it is not cached.
 
-        A process that asks for what another is just computing waits for it. What `take` raises is raised, and nothing
-        is kept.
+        If another process is computing the same model, wait for it. An exception of `take` is passed on, and nothing is
+        stored.
 
         Args:
             base: M₀.
             instantiation: the rules and meters.
             steps: the accepted steps so far, without the base model's.
-            move: the next one, not neutral.
-            take: applies it to the model of the last step and measures the result.
+            move: the next move, not neutral.
+            take: applies the move to the model of the last step and measures the result.
+
+        Raises:
+            KMRError: the base is not that of this cache.
         """
         self._check(base)
         moves = [*(step.move for step in steps if step.move is not None), move]
@@ -122,9 +125,9 @@ class PrefixCache:
             self._touch(instantiation, keys)
 
     def remember(self, base: nn.Module, instantiation: Instantiation, model: nn.Module, steps: Sequence[Step]) -> bool:
-        """Keep a model and the accepted steps that led to it from the base; return whether it is kept.
+        """Store a model and the accepted steps that led to it from the base; return whether it is stored.
 
-        A model that would not come back exactly as it is is not kept, with a warning.
+        A model that cannot be restored exactly is not stored; this is a warning.
         """
         self._check(base)
         moves = [step.move for step in steps if step.move is not None]
@@ -143,14 +146,14 @@ class PrefixCache:
 
     @property
     def counts(self) -> Statistics:
-        """What `statistics` counts, without a look at the folder."""
+        """The counts of `statistics` that need no scan of the folder."""
         with self._guard:
             return self._counts
 
     def statistics(self) -> Statistics:
-        """Return what runs of this process had from the cache: `hits` are moves recalled, `misses` moves taken.
+        """Return the cache's statistics for this process: `hits` are moves recalled, `misses` moves taken.
 
-        Seconds saved are those that the recalled moves took, less those spent on recalling them.
+        `seconds_saved` is the time that the recalled moves once took, minus the time to recall them.
         """
         with self._guard:
             whole = self.store.statistics()
@@ -158,10 +161,10 @@ class PrefixCache:
 
     def _check(self, base: nn.Module) -> None:
         if base is not self._base:
-            raise KMRError("a prefix cache serves runs from one base model: make another for this one")
+            raise KMRError("this prefix cache belongs to another base model: make one for this model")
 
     def _keys(self, instantiation: Instantiation, moves: Sequence[Move]) -> list[str]:
-        """Return the keys of the beginnings of these moves, up to the first whose rule cannot be described."""
+        """Return the keys of the prefixes of these moves, up to the first rule that cannot be described."""
         keys: list[str] = []
         if self._describe(instantiation, meters_of) is None:
             return keys
@@ -176,14 +179,14 @@ class PrefixCache:
         return keys
 
     def _describe(self, part: Any, how: Callable[[Any], Any]) -> Any:
-        """Describe a part once; None, and one warning, where it cannot be."""
+        """Describe a part once; return None, with one warning, if it cannot be described."""
         if id(part) not in self._described:
             try:
                 description = how(part)
             except KMRError as error:
                 warn(f"models of {part.name} are not cached: {error}")
                 description = None
-            # The part is kept as well, so that its id stands for no other.
+            # A reference to the part keeps its id from being reused.
             self._described[id(part)] = (part, description)
         return self._described[id(part)][1]
 
@@ -193,7 +196,7 @@ class PrefixCache:
     def _recall(
         self, instantiation: Instantiation, moves: Sequence[Move], key: str, before: Sequence[Step] | None = None
     ) -> tuple[nn.Module, tuple[Step, ...]] | None:
-        """Return a known model and its steps; one never measured so is measured where the steps before it are given."""
+        """Return a cached model and its steps; measure it if its readings are missing and `before` is given."""
         readings_key = self._readings_key(instantiation, key)
         if key not in self.store or (before is None and readings_key not in self.store):
             return None
@@ -233,7 +236,7 @@ class PrefixCache:
         return self.store.put(self._readings_key(instantiation, key), {}, {"steps": readings_as_json(steps)}, seconds)
 
     def _touch(self, instantiation: Instantiation, keys: Sequence[str]) -> None:
-        # The shortest last: many sequences begin with it, and what follows from it is of little use without it.
+        # The shortest prefix last, as the most recent: many sequences share it, and longer ones need it.
         for key in reversed(keys):
             self.store.touch(self._readings_key(instantiation, key))
             self.store.touch(key)

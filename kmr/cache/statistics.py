@@ -1,18 +1,19 @@
-"""What a cache did for a process, and how it says that it could not."""
+"""Statistics and warnings of a cache."""
 
 import warnings
 from dataclasses import dataclass
 
 
 class CacheWarning(UserWarning):
-    """The cache could not do its part; results are right all the same, and computed instead of recalled."""
+    """A warning that the cache does not work; results stay correct but are computed instead of recalled."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a cache has done for this process.
+    """The statistics of a cache for this process.
 
-    `seconds_saved` is what the hits took to compute less what they took to recall; `bytes` is what the folder holds.
+    `seconds_saved` is the time the hits once took to compute, minus the time to recall them; `bytes` is the folder's
+    size.
     """
 
     hits: int = 0
@@ -22,7 +23,7 @@ class Statistics:
     bytes: int = 0
 
     def since(self, before: "Statistics") -> "Statistics":
-        """Return what was done after an earlier look at the same cache; `bytes` is what there is now."""
+        """Return the counts since earlier statistics of the same cache, with the current `bytes`."""
         return Statistics(
             self.hits - before.hits,
             self.misses - before.misses,
@@ -38,5 +39,5 @@ class Statistics:
 
 
 def warn(message: str) -> None:
-    """Warn that something is not recalled or not kept."""
+    """Warn that something is not recalled or not stored."""
     warnings.warn(CacheWarning(message), stacklevel=3)

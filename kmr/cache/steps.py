@@ -1,4 +1,4 @@
-"""Steps of a trace and stages of a sequence in JSON values."""
+"""Steps of a trace and stages of a sequence as JSON values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -23,14 +23,14 @@ from kmr.core import (
 
 
 def stage_of(rule: Rule) -> dict[str, Any]:
-    """Describe a rule: its class, version and settings, and its code where it is not of this package.
+    """Describe a rule: its class, version and settings, and its code if it is not part of this package.
 
     Raises:
         KMRError: a setting cannot be described.
     """
     code = code_of(type(rule))
     if type(rule).__module__.startswith("kmr."):
-        code.pop("source", None)  # its version says when it changes what it does
+        code.pop("source", None)  # its version marks changes of behaviour
     settings = {field.name: describe(getattr(rule, field.name)) for field in fields(rule)}
     return {"stage": code, "version": rule.version, "settings": settings}
 
@@ -45,7 +45,7 @@ def meters_of(instantiation: Instantiation) -> list[Any]:
 
 
 def canonical(knob: Knob, value: Value) -> Value:
-    """Return the one form of a value: 8 and 8.0 are the same setting of a knob."""
+    """Return the canonical form of a value: 8 and 8.0 are the same setting of a knob."""
     knob.check(value)
     match knob.domain:
         case FloatRange():
@@ -57,17 +57,17 @@ def canonical(knob: Knob, value: Value) -> Value:
 
 
 def made_as_json(steps: Sequence[Step]) -> list[Any]:
-    """Write down how models were made: what rules left undone, and the time it took."""
+    """Return the rules' notes and the seconds of each step as JSON values."""
     return [{"notes": list(step.notes), "seconds": asdict(step.seconds)} for step in steps]
 
 
 def readings_as_json(steps: Sequence[Step]) -> list[Any]:
-    """Write down what meters read."""
+    """Return the readings of each step as JSON values."""
     return [{"costs": _plain(step.costs), "qualities": _plain(step.qualities)} for step in steps]
 
 
 def step_of(moves: Sequence[Move], made: Mapping[str, Any], costs: Readings, qualities: Readings) -> Step:
-    """Return the step that the last of these moves was."""
+    """Return the step of the last of these moves."""
     return Step(
         moves[-1],
         TransformationSequence(tuple(moves)),
@@ -79,7 +79,7 @@ def step_of(moves: Sequence[Move], made: Mapping[str, Any], costs: Readings, qua
 
 
 def steps_of(moves: Sequence[Move], made: Sequence[Any], read: Sequence[Any]) -> tuple[Step, ...]:
-    """Return the steps that `made_as_json` and `readings_as_json` wrote down, of these moves."""
+    """Return the steps of these moves from the values of `made_as_json` and `readings_as_json`."""
     return tuple(
         step_of(moves[: place + 1], made[place], _readings(read[place]["costs"]), _readings(read[place]["qualities"]))
         for place in range(len(moves))

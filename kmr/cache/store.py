@@ -1,12 +1,12 @@
-"""A folder of results under keys, shared by any number of processes and bounded in size.
+"""A store of results under keys: a folder of limited size, shared by any number of processes.
 
     entries/ab/cd/<key>/    one entry: tensors.safetensors and entry.json, whose modification time is its last use
-    locks/<key>.lock        held by whoever computes the key; the system lets go of it when the process dies
+    locks/<key>.lock        held by the process that computes the key; the system releases it if the process dies
     aside/                  entries being written or removed
-    quarantine/             damaged entries, the first to go when room is needed
+    quarantine/             damaged entries, evicted first
 
-An entry appears and disappears by one rename, so that nobody sees a part of one. Whoever loses a race has lost work at
-most: what is under a key is whole and valid, whoever wrote it.
+An entry appears and disappears by one rename, so that no process sees a part of one. A lost race costs a process its
+work and nothing else: every entry is complete and valid, whichever process wrote it.
 """
 
 import errno
@@ -42,18 +42,18 @@ from kmr.core import KMRError
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _DAMAGE = frozenset({errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR})
-"""Errors of reading that another try will not mend."""
+"""Read errors that a retry does not fix."""
 
 
 @final
 class Store:
-    """Keeps tensors and JSON under sha256 keys.
+    """A cache on disk of tensors and JSON under sha256 keys.
 
     Args:
-        folder: made where it does not exist; any number of processes may share it.
-        max_bytes: entries are removed, the least recently used first, until the rest takes no more than this. The entry
-            just written stays, whatever its size.
-        lock_seconds: how long to wait for a process that is computing the same key before computing it as well.
+        folder: created if it does not exist; any number of processes may share it.
+        max_bytes: the size limit; the least recently used entries are evicted until the rest fits. The entry just
+            written stays, whatever its size.
+        lock_seconds: the longest wait for another process that computes the same key, before computing it as well.
 
     Raises:
         KMRError: `max_bytes` is not positive, or safetensors or filelock is not installed.
@@ -61,7 +61,7 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int, *, lock_seconds: float = 3600.0) -> None:
         if max_bytes <= 0:
-            raise KMRError(f"a cache needs max_bytes > 0, not {max_bytes}")
+            raise KMRError(f"max_bytes of a cache must be above 0, not {max_bytes}")
         check_installed()
         _filelock()
         self.folder = Path(folder).absolute()
@@ -76,17 +76,17 @@ class Store:
         return f"Store({str(self.folder)!r}, {self.max_bytes})"
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str, int]]:
-        """Send the place alone to another process, not what this one counted."""
+        """Pickle the settings alone, not this process's counts."""
         return partial(Store, lock_seconds=self.lock_seconds), (str(self.folder), self.max_bytes)
 
     def __contains__(self, key: str) -> bool:
-        """Tell whether there is an entry, without reading it; it may yet turn out damaged, or be gone."""
+        """Tell whether an entry exists, without reading it; it may still be damaged or removed before it is read."""
         return (self._place(key) / CARD).is_file()
 
     def get(self, key: str) -> Entry | None:
-        """Return the entry under a key, its digests checked; None where there is none.
+        """Return the entry under a key with its digests checked, or None.
 
-        A damaged entry is moved to quarantine, with one warning, and counts as none.
+        A damaged entry is moved to quarantine with a warning and counts as missing.
         """
         started = time.perf_counter()
         entry = self._read(key)
@@ -94,20 +94,20 @@ class Store:
         return entry
 
     def put(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], seconds: float = 0.0) -> bool:
-        """Keep tensors and metadata under a key; an entry that is already there stays as it is.
+        """Store tensors and metadata under a key; an existing entry is not changed. Return whether an entry exists now.
 
-        Returns whether there is an entry now. Where the disk refuses (it is full, say) there is one warning in all.
+        If the disk cannot be written to (it may be full), the store warns once.
 
         Raises:
-            KMRError: a tensor or metadata value cannot be kept exactly.
+            KMRError: a tensor or metadata value cannot be stored exactly.
         """
         return key in self or self._write(key, check_content((tensors, metadata)), seconds) is not None
 
     def compute(self, key: str, function: Callable[[], Content]) -> Entry:
-        """Return the entry under a key, computing it where there is none, in one process at a time.
+        """Return the entry under a key; compute it if it is missing, in one process at a time.
 
-        What the function raises is raised, and nothing is kept. The result is the same computed or recalled: its
-        tensors are on the CPU, its metadata has been JSON.
+        An exception of the function is passed on, and nothing is stored. A computed and a recalled entry are alike: the
+        tensors are on the CPU, and the metadata has been JSON.
         """
         started = time.perf_counter()
         entry = self._read(key)
@@ -131,8 +131,8 @@ class Store:
     def lock(self, key: str) -> Iterator[bool]:
         """Keep other processes and threads from computing a key; yield whether the lock is held.
 
-        It is not held where another process held it for all of `lock_seconds`, or where the folder cannot hold locks:
-        the body then runs beside another one, which costs time and nothing else. A lock dies with its process.
+        It is not held if another process held it for all of `lock_seconds`, or if the folder does not support locks.
+        The body may then run in two processes, which only costs time. A lock ends with its process.
         """
         library = _filelock()
         path = self.folder / LOCKS / f"{self._place(key).name}.lock"
@@ -144,10 +144,10 @@ class Store:
             with suppress(OSError):
                 os.utime(path)
         except library.Timeout:
-            warn(f"{path} was held for {self.lock_seconds:g} seconds: computing without waiting any longer")
+            warn(f"another process held {path} for {self.lock_seconds:g} seconds: computing without waiting any longer")
             lock = None
         except (OSError, NotImplementedError) as error:
-            self._warn_of_disk("locks cannot be made", error)
+            self._warn_of_disk("cannot make locks", error)
             lock = lock if lock is not None and lock.is_locked else None
         try:
             yield lock is not None
@@ -156,7 +156,7 @@ class Store:
                 lock.release()
 
     def remove(self, key: str) -> None:
-        """Take an entry away, for good; nothing happens where there is none."""
+        """Remove an entry permanently; do nothing if it does not exist."""
         remove(self.folder, self._place(key))
 
     def touch(self, key: str) -> None:
@@ -166,13 +166,13 @@ class Store:
             os.utime(self._place(key) / CARD, ns=(now, now))
 
     def statistics(self) -> Statistics:
-        """Return what this process has had from the store, and the bytes all processes keep in it."""
+        """Return this process's counts, and the bytes of all entries in the store."""
         with self._guard:
             return replace(self._counts, bytes=bytes_in(self.folder))
 
     def _place(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
-            raise KMRError(f"a cache key is the 64 hex digits that key_of returns, not {key!r}")
+            raise KMRError(f"invalid cache key: {key!r}; use the 64 hex digits that key_of returns")
         return self.folder / ENTRIES / key[:2] / key[2:4] / key
 
     def _count(self, entry: Entry | None, spent: float) -> None:
@@ -187,8 +187,8 @@ class Store:
     def _read(self, key: str) -> Entry | None:
         place = self._place(key)
         reason = ""
-        # Between the two files another process may remove the entry and a third put it back: what looks damaged is
-        # looked at once more.
+        # Between reading the two files, another process may remove the entry and a third rewrite it, so an entry that
+        # looks damaged is read once more.
         for _ in range(2):
             try:
                 entry = read_entry(key, (place / CARD).read_bytes(), (place / TENSORS).read_bytes())
@@ -201,16 +201,16 @@ class Store:
             else:
                 self.touch(key)
                 return entry
-        self._condemn(key, reason)
+        self._quarantine(key, reason)
         return None
 
-    def _condemn(self, key: str, reason: str) -> None:
+    def _quarantine(self, key: str, reason: str) -> None:
         with suppress(OSError):
             (self.folder / QUARANTINE).mkdir(parents=True, exist_ok=True)
             os.replace(self._place(key), self.folder / QUARANTINE / f"{key}.{uuid.uuid4().hex}")
         with self._guard:
             self._counts = replace(self._counts, quarantined=self._counts.quarantined + 1)
-        warn(f"the cache entry {key[:12]}… is damaged and now in {self.folder / QUARANTINE}: {reason}")
+        warn(f"moved the damaged cache entry {key[:12]}… to {self.folder / QUARANTINE}: {reason}")
 
     def _write(self, key: str, content: Content, seconds: float) -> Entry | None:
         place = self._place(key)
@@ -227,20 +227,20 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
             if key in self:
                 return entry  # another process was first
-            self._warn_of_disk(f"{sum(map(len, files.values()))} bytes cannot be kept", error)
+            self._warn_of_disk(f"cannot store {sum(map(len, files.values()))} bytes", error)
             return None
         self.touch(key)
         with self._guard:
             self._room -= sum(map(len, files.values()))
             if self._room < 0:
-                # Others write as well: the folder is measured again long before this process alone could fill it.
+                # Other processes write too, so the folder is measured again long before this one alone could fill it.
                 self._room = (self.max_bytes - make_room(self.folder, self.max_bytes, keep=place)) / 8
         return entry
 
     def _warn_of_disk(self, what: str, error: BaseException) -> None:
         if "disk" not in self._warned:
             self._warned.add("disk")
-            warn(f"the cache in {self.folder} is not written to ({what}: {error}); results are computed each time")
+            warn(f"cannot write to the cache in {self.folder} ({what}: {error}): results are computed each time")
 
 
 def _write_through(path: Path, data: bytes) -> None:
@@ -254,5 +254,5 @@ def _filelock() -> Any:
     try:
         import filelock
     except ImportError as error:
-        raise KMRError(f"the cache needs file locks: pip install filelock ({error})") from None
+        raise KMRError(f"the cache needs file locks ({error}): pip install filelock") from None
     return filelock

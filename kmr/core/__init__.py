@@ -1,4 +1,4 @@
-"""The engine's vocabulary: knobs, meters, rules, policies, instantiations, and Algorithm 1/10 over them."""
+"""The engine's vocabulary: knobs, meters, rules, policies and instantiations, and Algorithms 1 and 10 over them."""
 
 from kmr.core.aggregate import WeightedCost, WeightedQuality
 from kmr.core.domain import Choice, Domain, FloatRange, IntRange, Value

@@ -1,4 +1,4 @@
-"""AggregateCost and AggregateQuality: several meters read as one weighted sum (paper, section 6)."""
+"""AggregateCost and AggregateQuality: weighted sums of several meters (paper, section 6)."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def _weighted_sum(model: Any, meters: Sequence[Meter], weights: Sequence[float])
 
 def _check(name: str, meters: Sequence[Meter], weights: Sequence[float]) -> None:
     if not meters or len(meters) != len(weights):
-        raise KMRError(f"aggregate {name} needs one weight for each of its {len(meters)} meters, not {len(weights)}")
+        raise KMRError(f"aggregate {name} has {len(weights)} weights for {len(meters)} meters: give one for each meter")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
-        raise KMRError(f"aggregate {name} needs weights >= 0 that are not all 0, not {tuple(weights)}")
+        raise KMRError(f"aggregate {name} has weights {tuple(weights)}: give numbers >= 0, at least one above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Domains of knobs: which values a knob may take, and which one leaves a model as it is."""
+"""Domains of knobs: the values a knob may take, and the neutral value that leaves a model unchanged."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TypeAlias
 from kmr.core.errors import KMRError
 
 Value: TypeAlias = float | int | str | bool
-"""What a knob can be set to; JSON carries it without loss."""
+"""A knob's value; JSON represents it without loss."""
 
 
 def _is_number(value: object) -> bool:
@@ -16,9 +16,12 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class FloatRange:
-    """Real values in [low, high], on a grid of `step` from `low` when one is given.
+    """A range of real values [low, high], on a grid of `step` from `low` when one is given.
 
-    The neutral value may lie outside the range: a search can leave it out while the rule still knows it.
+    The neutral value may lie outside the range: a search can exclude it while the rule still accepts it.
+
+    Raises:
+        KMRError: a bound is not finite, low > high, the step is not positive, or `log` is set with low <= 0.
     """
 
     low: float
@@ -46,7 +49,11 @@ class FloatRange:
 
 @dataclass(frozen=True)
 class IntRange:
-    """Whole numbers low, low + step, … up to high."""
+    """A range of whole numbers: low, low + step, … up to high.
+
+    Raises:
+        KMRError: as for `FloatRange`.
+    """
 
     low: int
     high: int
@@ -68,7 +75,11 @@ class IntRange:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the listed values, ordered from the least to the most compressed where an order exists."""
+    """A list of values, ordered from the least to the most compressed where an order exists.
+
+    Raises:
+        KMRError: the list is empty or repeats a value.
+    """
 
     values: tuple[Value, ...]
     neutral: Value
@@ -76,9 +87,9 @@ class Choice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
-            raise KMRError("a Choice needs at least one value")
+            raise KMRError("a Choice has no values: give at least one")
         if len(set(self.values)) != len(self.values):
-            raise KMRError(f"a Choice names a value twice: {self.values}")
+            raise KMRError(f"a Choice repeats a value: {self.values}; list each once")
 
     def __contains__(self, value: object) -> bool:
         return value == self.neutral or value in self.values
@@ -92,8 +103,8 @@ Domain: TypeAlias = FloatRange | IntRange | Choice
 
 def _check_bounds(low: float, high: float, step: float | None, log: bool) -> None:
     if not (_is_number(low) and _is_number(high) and low <= high):
-        raise KMRError(f"a range needs finite bounds with low <= high, not low={low}, high={high}")
+        raise KMRError(f"invalid range low={low}, high={high}: the bounds must be finite, with low <= high")
     if step is not None and not (_is_number(step) and step > 0):
-        raise KMRError(f"a range's step must be positive, not {step}")
+        raise KMRError(f"invalid step {step}: the step of a range must be positive")
     if log and low <= 0:
-        raise KMRError(f"a logarithmic range must lie above 0, not start at {low}")
+        raise KMRError(f"invalid logarithmic range from {low}: low must be above 0")

@@ -1,7 +1,7 @@
-"""Algorithms 1 and 10: turn knobs under a budget, or along a fixed sequence, and keep every model on the way.
+"""Algorithms 1 and 10: runs that turn knobs under a budget or along a fixed sequence, and record every model.
 
-`budgeted_kmr` lets a policy choose each move and stops at the budget. `run_sequence` applies given moves one after the
-other. Both take the same step: apply the rule, fine-tune, measure, record where the time went.
+`budgeted_kmr` lets a policy choose each move and stops at the budget. `run_sequence` applies given moves in order. Both
+take the same step: apply the rule, fine-tune, measure, record the time.
 """
 
 import math
@@ -19,12 +19,16 @@ from kmr.core.step import Clock, FineTune, Prefixes, measure_base, reach
 from kmr.core.trace import Step, Trace, TransformationSequence
 
 OnStep: TypeAlias = Callable[[Step, nn.Module], None]
-"""Told of every accepted step, the base model first, with the model it made, as soon as it is measured."""
+"""A callback for each accepted step, the base model's first: gets the step and its model as soon as it is measured."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limit B on one cost meter, and the most moves N a run may accept."""
+    """The budget B on one cost meter, and the maximum number N of accepted moves.
+
+    Raises:
+        KMRError: the limit is negative or not finite, or `max_iters` < 1.
+    """
 
     cost: str
     limit: float
@@ -32,13 +36,13 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit) or self.limit < 0:
-            raise KMRError(f"budget on {self.cost} must be a number >= 0, not {self.limit}")
+            raise KMRError(f"invalid budget on {self.cost}: {self.limit}; give a finite number >= 0")
         if self.max_iters < 1:
-            raise KMRError(f"budget needs max_iters >= 1, not {self.max_iters}")
+            raise KMRError(f"invalid max_iters of the budget on {self.cost}: {self.max_iters}; give at least 1")
 
 
 class Outcome(Enum):
-    """How a budgeted run ended; a failure is a result like any other."""
+    """The outcome of a budgeted run; a failure is an ordinary result, not an error."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -46,7 +50,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leaves: its last accepted model (on failure the best infeasible one), its trace, its outcome."""
+    """The result of a run: its last accepted model (on failure the best infeasible one), trace and outcome."""
 
     model: nn.Module
     trace: Trace
@@ -70,25 +74,25 @@ def budgeted_kmr(
     Args:
         model: M₀; it is not changed.
         instantiation: the knobs, their rules and the meters.
-        policy: chooses each move; built afresh for this run.
-        budget: which cost to bring under which limit, in at most how many accepted moves.
+        policy: chooses each move; newly built for this run.
+        budget: the cost, its limit, and the maximum number of accepted moves.
         finetune: recovery after each accepted move; it may not raise a cost.
         on_no_progress: at a move that saves nothing or cannot be applied, stop (`break`, the paper's line 7) or ask the
             policy for another (`next`), at most `max_iters` times in a row.
-        on_step: told of every accepted model.
-        base: the base model's step, where it has been measured before.
-        prefixes: recalls what accepted moves led to in runs under a budget on the same cost, with this base model and
-            fine-tuning; a recalled step carries the seconds that recalling it took.
+        on_step: called with every accepted step and its model.
+        base: the base model's step, if it is already measured.
+        prefixes: a cache of models that accepted moves led to in runs with the same budgeted cost, base model and
+            fine-tuning; a recalled step records the seconds of the recall.
 
     Raises:
-        KMRError: the budget names no cost meter of the instantiation.
+        KMRError: the budget names no cost meter of the instantiation, or `on_no_progress` is neither value.
         CostRose: fine-tuning raised the budgeted cost.
     """
     if budget.cost not in {cost.name for cost in instantiation.costs}:
         known = ", ".join(cost.name for cost in instantiation.costs) or "none"
-        raise KMRError(f"the budget is on {budget.cost}, which is not a cost meter here: {known}")
+        raise KMRError(f"the budget names no cost meter: {budget.cost}; choose one of: {known}")
     if on_no_progress not in ("break", "next"):
-        raise KMRError(f"on_no_progress must be break or next, not {on_no_progress!r}")
+        raise KMRError(f"invalid on_no_progress: {on_no_progress!r}; choose break or next")
     first = base or measure_base(model, instantiation)
     trace = Trace((first,))
     _tell(on_step, first, model)
@@ -123,15 +127,15 @@ def run_sequence(
     base: Step | None = None,
     prefixes: Prefixes | None = None,
 ) -> Run:
-    """Apply the moves in order, whatever they do to the cost; every model on the way is measured and recorded.
+    """Apply the moves in order, whatever they do to the cost; measure and record every intermediate model.
 
-    Moves at a knob's neutral value are identities and are left out. `base` is the base model's step where it has been
-    measured before. `prefixes` recalls the models that moves led to before, made with this base model and fine-tuning;
-    a recalled step carries the seconds that recalling it took.
+    Moves at a knob's neutral value are identities and are skipped. `base` is the base model's step, if it is already
+    measured. `prefixes` is a cache of models that moves led to with this base model and fine-tuning; a recalled step
+    records the seconds of the recall.
 
     Raises:
-        KMRError: a move names an unknown knob or a value outside its domain (checked before anything is applied).
-        NotApplicable: a rule cannot transform the model; the steps before it have been told to `on_step`.
+        KMRError: a move names an unknown knob or a value outside its domain (checked before any move is applied).
+        NotApplicable: a rule cannot transform the model; `on_step` has been called for the steps before it.
     """
     for move in sequence:
         instantiation.knob(move.knob).check(move.value)

@@ -1,25 +1,25 @@
-"""The ways a compression step can end badly, as types a caller can tell apart."""
+"""Errors and warnings of a compression step, as types that a caller can distinguish."""
 
 
 class KMRError(ValueError):
-    """Bad input or an impossible request; the message names the value and the way out."""
+    """Bad input or an impossible request; the message names the value and says what to do."""
 
 
 class NotApplicable(KMRError):
-    """A rule cannot be applied to this model at this value: the move is infeasible, the model is untouched."""
+    """The refusal of a rule to transform this model at this value: the move is infeasible, the model unchanged."""
 
 
 class NotHere(KMRError):
-    """This machine or environment lacks what is asked for: a package, a device, a counter; the message says which."""
+    """A package, device or counter that this machine or environment lacks; the message names it."""
 
 
 class NonFiniteReading(KMRError):
-    """A meter read NaN or infinity: the model has diverged and its point must not enter a study."""
+    """A reading of NaN or infinity: the model has diverged, and its point must not enter a study."""
 
 
 class CostRose(RuntimeError):
-    """Fine-tuning raised a cost, which masks, grids and structure must make impossible: a bug in a rule."""
+    """A cost that rose in fine-tuning, which masks, grids and structure must prevent: a bug in a rule."""
 
 
 class RuleWarning(UserWarning):
-    """A rule left something undone (a layer it cannot handle, nothing matched); recorded with the step."""
+    """A warning that a rule skipped something (an unsupported layer, no layer matched); recorded with the step."""

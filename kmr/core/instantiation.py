@@ -11,7 +11,7 @@ from kmr.core.rule import Rule
 
 @dataclass(frozen=True)
 class Instantiation:
-    """A technique, or several composed: its rules in order of application and the meters it is judged by.
+    """A technique, or several composed: its rules in order of application, and its cost and quality meters.
 
     Raises:
         KMRError: two rules turn knobs of the same name, or two meters share a name.
@@ -34,28 +34,28 @@ class Instantiation:
         return tuple(knob for rule in self.rules for knob in rule.knobs)
 
     def knob(self, name: str) -> Knob:
-        """Return the knob of this name, or raise `KMRError` with the names there are."""
+        """Return the knob of this name, or raise `KMRError` with the existing names."""
         for knob in self.knobs:
             if knob.name == name:
                 return knob
         raise KMRError(f"unknown knob {name}: {self.name} has {', '.join(k.name for k in self.knobs) or 'no knobs'}")
 
     def rule_of(self, knob: str) -> Rule:
-        """Return the rule T_k of a knob, or raise `KMRError` with the names there are."""
+        """Return the rule T_k of a knob, or raise `KMRError` with the existing names."""
         self.knob(knob)
         return next(rule for rule in self.rules if knob in {k.name for k in rule.knobs})
 
 
 def compose(*parts: Instantiation, name: str | None = None) -> Instantiation:
-    """Compose instantiations: the union of their knobs, rules and meters; order of parts = order of rules.
+    """Compose instantiations: unite their knobs, rules and meters; the order of the parts is the order of the rules.
 
     A meter that several parts share (the same object or an equal one) is read once.
 
     Raises:
-        KMRError: two parts have a knob of the same name, or different meters of the same name.
+        KMRError: no part is given, or two parts have a knob of the same name or different meters of the same name.
     """
     if not parts:
-        raise KMRError("compose needs at least one instantiation")
+        raise KMRError("compose got no instantiation: give at least one")
     return Instantiation(
         name=name or " + ".join(part.name for part in parts),
         rules=tuple(rule for part in parts for rule in part.rules),
@@ -67,4 +67,4 @@ def compose(*parts: Instantiation, name: str | None = None) -> Instantiation:
 def _check_unique(what: str, names: list[str], way_out: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise KMRError(f"{what} {', '.join(twice)} is there more than once: {way_out}")
+        raise KMRError(f"duplicate {what} {', '.join(twice)}: {way_out}")

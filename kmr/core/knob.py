@@ -9,10 +9,13 @@ from kmr.core.errors import KMRError
 
 @dataclass(frozen=True)
 class Knob:
-    """A name and the values it may take.
+    """A name and a domain of values.
 
     A knob of a whole model is named `technique.setting`. A knob of some layers adds a pattern over module paths:
     `technique.setting@layer3.*`.
+
+    Raises:
+        KMRError: the name is empty.
     """
 
     name: str
@@ -20,11 +23,11 @@ class Knob:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise KMRError("a knob needs a name")
+            raise KMRError(f"a knob over {self.domain} has no name: give one")
 
     @property
     def layers(self) -> str:
-        """The shell-style pattern of the module paths this knob governs; `*` when it governs all."""
+        """The shell-style pattern of the module paths that this knob governs; `*` when it governs all."""
         return self.name.partition("@")[2] or "*"
 
     def governs(self, path: str) -> bool:
@@ -37,5 +40,5 @@ class Knob:
             raise KMRError(f"knob {self.name} cannot be {value!r}: choose {self.domain}")
 
     def is_neutral(self, value: Value) -> bool:
-        """Tell whether this value leaves every model as it is."""
+        """Tell whether this value leaves every model unchanged."""
         return value == self.domain.neutral

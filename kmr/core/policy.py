@@ -1,4 +1,4 @@
-"""Policies: what to turn next, given a model and its readings (paper, section 3.4)."""
+"""Policies: the choice of the next move from a model and its readings (paper, section 3.4)."""
 
 from abc import ABC, abstractmethod
 
@@ -9,15 +9,15 @@ from kmr.core.trace import Move
 
 
 class Policy(ABC):
-    """Chooses the next move: π(M, C(M), Q(M)) ↦ (k, v).
+    """A choice of the next move: π(M, C(M), Q(M)) ↦ (k, v).
 
-    A policy may keep state over a run, and is built afresh for each.
+    A policy may keep state during a run; every run gets a newly built one.
     """
 
     @abstractmethod
     def __call__(self, model: nn.Module, costs: Readings, qualities: Readings) -> Move | None:
-        """Return the next move, or None when there is nothing left to try."""
+        """Return the next move, or None when no move is left to try."""
 
     def refuse(self, move: Move) -> None:
-        """Learn that a move saved nothing on the current model; it must not be proposed again for this model."""
-        return  # a policy that stops at the first refusal has nothing to learn
+        """Record that a move saved nothing on the current model, so that it is not proposed again for this model."""
+        return  # a policy that stops at the first refusal has nothing to record

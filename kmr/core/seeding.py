@@ -1,4 +1,4 @@
-"""Random state that is set for one piece of work and put back after it."""
+"""Random generators seeded for one block of code and restored after it."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def isolated_rng(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if torch.accelerator.is_available():
             torch.manual_seed(seed)
-        else:  # the same on the CPU, without the walk over the stack that devices to come would want
+        else:  # the same on the CPU, without the stack trace that torch records for accelerators not yet initialised
             torch.default_generator.manual_seed(seed)
         random.seed(seed)
         if numpy_random is not None:

@@ -1,4 +1,4 @@
-"""One step of a run: apply a rule, fine-tune, measure, and record where the time went."""
+"""One step of a run: a rule, fine-tuning, measurement, and the time each part took."""
 
 import time
 import warnings
@@ -14,11 +14,14 @@ from kmr.core.meter import Reading, Readings, measure
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
 FineTune: TypeAlias = Callable[[nn.Module], nn.Module]
-"""FINETUNE(M′, D): recover quality without raising a cost; may train the given model in place."""
+"""FINETUNE(M′, D): recovers quality without raising a cost; may train the given model in place."""
 
 
 class Prefixes(Protocol):
-    """Recalls what beginnings of a sequence led to, so that no move is taken twice (`kmr.cache.PrefixCache` does)."""
+    """A cache of the models that beginnings of a sequence led to, so that no move is taken twice.
+
+    `kmr.cache.PrefixCache` implements it.
+    """
 
     def reach(
         self,
@@ -28,11 +31,11 @@ class Prefixes(Protocol):
         move: Move,
         take: Callable[[], tuple[nn.Module, Step]],
     ) -> tuple[nn.Module, Step]:
-        """Return the model and step that a move after these steps leads to, calling `take` only where it is unknown."""
+        """Return the model and step that a move after these steps leads to; call `take` only if they are not cached."""
 
 
 def apply_move(model: nn.Module, instantiation: Instantiation, move: Move) -> tuple[nn.Module, tuple[str, ...]]:
-    """Apply one move's rule: return the new model and what the rule left undone."""
+    """Apply one move's rule; return the new model and the rule's warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuleWarning)
         moved = instantiation.rule_of(move.knob)(model, move.knob, move.value)
@@ -44,14 +47,14 @@ def apply_move(model: nn.Module, instantiation: Instantiation, move: Move) -> tu
 
 @dataclass(frozen=True)
 class Taken:
-    """A move that was tried: the model after it, and its step."""
+    """The result of a move: the model after it, and its step."""
 
     model: nn.Module
     step: Step
 
 
 class Clock:
-    """Splits the wall time since it was made into named parts; what no part claims is `other`."""
+    """A stopwatch that splits the wall time since its creation into named parts; the remainder is `other`."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
@@ -86,7 +89,7 @@ def reach(
     clock: Clock,
     must_lower: str | None,
 ) -> Taken:
-    """Take a move after those of the trace, or recall what it led to; what is refused is never kept."""
+    """Take a move after those of the trace, or recall its result; a refused move is never cached."""
     made: list[Taken] = []
 
     def take() -> tuple[nn.Module, Step]:
@@ -124,7 +127,7 @@ def _take(
     except NotApplicable as reason:
         clock.charge("rule")
         why = str(reason)
-        for named in (move.knob, f"{move.knob}={move.value}"):  # the rule may have named its knob itself
+        for named in (move.knob, f"{move.knob}={move.value}"):  # the rule's message may begin with its knob already
             why = why.removeprefix(f"{named}: ")
         return refused({}, f"{move}: {why}")
     clock.charge("rule")
@@ -151,9 +154,9 @@ def _take(
 def _after_finetuning(
     before: Readings, after: Readings, move: Move, trained: Collection[str] = ()
 ) -> dict[str, Reading]:
-    """Check that no cost rose; a noisy meter keeps the reading on which the move was accepted if it rose by chance.
+    """Check that no cost rose; where a noisy reading rose by chance, keep the one on which the move was accepted.
 
-    Costs that training changes are what they are after it.
+    Costs that training changes keep their reading after it.
     """
     settled = {}
     for name, reading in after.items():
@@ -167,7 +170,7 @@ def _after_finetuning(
 
 
 def measure_base(model: nn.Module, instantiation: Instantiation) -> Step:
-    """Measure M₀: the first step of every run from it, which a caller can make once and hand to each."""
+    """Measure M₀: the first step of every run from it, which a caller can measure once for many runs."""
     clock = Clock()
     costs, qualities = measure(model, instantiation.costs), measure(model, instantiation.qualities)
     clock.charge("meter")

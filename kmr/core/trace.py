@@ -1,4 +1,4 @@
-"""Moves, the sequences they form, and the record of a run (Definition 4)."""
+"""Moves, sequences of moves, and the trace of a run (Definition 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from kmr.core.meter import Readings
 
 @dataclass(frozen=True)
 class Move:
-    """One turn of one knob."""
+    """A knob and the value it is turned to."""
 
     knob: str
     value: Value
@@ -20,7 +20,7 @@ class Move:
 
 @dataclass(frozen=True)
 class TransformationSequence:
-    """An ordered list of moves that leads from M₀ to a model."""
+    """An ordered list of moves from M₀ to a model."""
 
     moves: tuple[Move, ...] = ()
 
@@ -43,7 +43,7 @@ class TransformationSequence:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the wall time of a step went: τ_rule, τ_ft, and τ_over split into meters and everything else."""
+    """The wall time of a step by part, in seconds: τ_rule, τ_ft, and τ_over split into meters and everything else."""
 
     rule: float = 0.0
     finetune: float = 0.0
@@ -53,10 +53,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Step:
-    """One evaluated model of a run: the sequence that made it, what the meters read, where the time went.
+    """One evaluated model of a run: the sequence that made it, its readings, and the time of each part.
 
-    `move` is None for the base model. A refused move (no cost saved, or not applicable) is kept with `accepted` False
-    and the reason in `notes`; its readings are those of the costs alone, or empty.
+    `move` is None for the base model. A refused move (no cost saved, or not applicable) has `accepted` False and the
+    reason in `notes`; its readings are those of the costs alone, or empty.
     """
 
     move: Move | None
@@ -91,10 +91,10 @@ class Trace:
 
     @property
     def accepted(self) -> tuple[Step, ...]:
-        """The steps whose models were kept: each is a (cost, quality) point of its own."""
+        """The accepted steps: each is a (cost, quality) point of its own."""
         return tuple(step for step in self.steps if step.accepted)
 
     @property
     def sequence(self) -> TransformationSequence:
-        """The accepted moves, which replay to the run's model."""
+        """The accepted moves; replaying them gives the run's model."""
         return self.accepted[-1].sequence if self.accepted else TransformationSequence()

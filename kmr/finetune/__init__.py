@@ -1,9 +1,9 @@
 """Fine-tuning: one small loop that recovers quality after a move, and trains a base model.
 
-What a recipe decides is apart from the loop. What is minimised is a loss of (outputs, targets) (`losses`), or the
-user's own of (model, batch). How fast is any optimizer and scheduler of torch (`schedules`). When to stop and which
-weights to keep is read off samples kept aside (`selection`). What else a model is to learn, a teacher's outputs say, is
-a guide (`guides`; those of distillation are in `kmr.instantiations.distillation`).
+The parts of a recipe are separate from the loop. The loss is a function of (outputs, targets) (`losses`), or the user's
+own function of (model, batch). The learning rate follows any optimizer and scheduler of torch (`schedules`). Held-out
+samples decide when to stop and which weights to keep (`selection`). A guide adds another goal, such as a teacher's
+outputs (`guides`; those of distillation are in `kmr.instantiations.distillation`).
 """
 
 from kmr.finetune.guides import Batch, Guidance, Guide

@@ -1,4 +1,4 @@
-"""Guides: what a model is to learn beside its task, added to the loss of each batch."""
+"""Guides: additional training goals beside the task, added to the loss of each batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from kmr.data import Inputs, Split
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step has seen.
+    """The batch of one training step.
 
     Args:
-        places: positions of the samples in the training split.
-        inputs: as the model got them.
-        targets: of the samples.
-        outputs: the model's, with their gradient.
+        places: positions of the samples in the training split, (n,).
+        inputs: the model's inputs, after augmentation.
+        targets: the samples' targets.
+        outputs: the model's outputs, attached to the graph of gradients.
         augmented: whether the inputs differ from those of the split.
     """
 
@@ -30,25 +30,25 @@ class Batch:
 
 
 class Guidance(ABC):
-    """A guide at work on one model."""
+    """A guide attached to one model for one training."""
 
     parameters: Sequence[nn.Parameter] = ()
-    """What is trained along with the model and thrown away after it."""
+    """Parameters trained along with the model and discarded after it."""
 
     @abstractmethod
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
-        """Return what is to be minimised, of the loss without this guide."""
+        """Return the loss to minimise, given the loss without this guide."""
 
 
 class Guide(ABC):
-    """Adds to what a fine-tuning minimises. A guide is a frozen dataclass: its fields say all that it does."""
+    """An additional term of the fine-tuning loss. A guide is a frozen dataclass: its fields define it completely."""
 
     @abstractmethod
     def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> AbstractContextManager[Guidance]:
-        """Return the guidance of one training, which leaves no trace on the model when the context ends.
+        """Return the guidance of one training as a context that leaves no trace on the model when it ends.
 
         Args:
-            model: what is trained.
-            data: what it is trained on.
-            original: the model before it was compressed, the teacher of a guide that names none.
+            model: the model in training.
+            data: its training split.
+            original: the uncompressed model, the teacher of a guide that names none.
         """

@@ -1,7 +1,7 @@
-"""The training loop: masks and grids hold, the same seed gives the same model, and what diverges ends.
+"""The training loop: it preserves masks and grids, is reproducible by its seed, and stops on divergence.
 
-What a rule fixed stays fixed: masks and grids are parametrizations, the optimizer moves only the latent weights under
-them, and the loop settles those at its end (`kmr.representation.weights.settle`).
+Masks and grids are parametrizations: the optimizer moves only the latent weights under them. The loop settles those at
+its end (`kmr.representation.weights.settle`).
 """
 
 import math
@@ -25,10 +25,10 @@ from kmr.finetune.selection import Selection
 from kmr.representation.weights import settle
 
 Progress: TypeAlias = Callable[[int, int, float], None]
-"""Told (steps done, steps in all, loss) after every step."""
+"""A callback after every step: gets (steps done, total steps, loss)."""
 
 BatchLoss: TypeAlias = Callable[[nn.Module, tuple[Inputs, Tensor]], Tensor]
-"""Of (model, batch), a scalar mean over the batch; the batch is (inputs, targets)."""
+"""A loss of (model, batch): a scalar mean over the batch, which is (inputs, targets)."""
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,35 +39,37 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train a model in place for a number of steps; the same model, data and seed give the same result.
+    """A fine-tuning recipe that trains a model in place; the same model, data and seed give the same result.
 
     Args:
         data: the training split; reshuffled each epoch from `seed`.
-        loss: of (outputs, targets).
-        batch_loss: of (model, (inputs, targets)), in place of `loss`, for what outputs and targets cannot say.
-        epochs: passes over the data, a fraction allowed; `steps` takes its place when given.
-        steps: optimizer steps.
-        seconds: the training stops at the step that passes this time. What it gives then depends on the machine.
+        loss: a function of (outputs, targets).
+        batch_loss: a function of (model, (inputs, targets)) in place of `loss`, for losses that need more than outputs
+            and targets.
+        epochs: passes over the data, possibly fractional; overridden by `steps`.
+        steps: optimizer steps; None follows `epochs`.
+        seconds: a time limit; training stops after the step that exceeds it, so the result depends on the machine.
         optimizer: makes the optimizer from the model's parameters.
-        schedule: the learning rate falls along a half `cosine` or a line (`linear`) to 0, or stays `constant`; or what
-            makes any scheduler of torch from the optimizer, stepped after each step (`ReduceLROnPlateau`: after each
-            reading of the validation loss).
-        warmup: steps over which the learning rate first rises, with a schedule by name.
-        max_norm: gradients are clipped to this 2-norm; None leaves them.
-        precision: of activations and gradients, `float32`, or under autocast `bfloat16` or `float16` (with its loss
-            scaled). Weights stay as they are.
-        augment: changes a batch of inputs, drawing from torch's seeded generator.
-        validation: the samples that `keep` and `patience` are judged by, with the loss.
-        holdout: share of `data` kept aside for that where no validation is given.
-        keep: end with the `last` weights, or with the `best` by validation loss, the first ones among them.
-        patience: stop after this many readings of the validation loss in a row without a better one.
-        check_every: steps between those readings; by default an epoch, or a tenth of the training if that is less.
-        guides: what else the model is to learn, by name; each adds to the loss of those before it.
-        original: the model before it was compressed: the teacher of guides that name none.
-        seed: of the order of samples, of dropout, of augmentation and of the samples kept aside.
-        progress: told of every step.
+        schedule: the learning rate falls along a half `cosine` or a line (`linear`) to 0, or stays `constant`; or a
+            callable that makes any torch scheduler from the optimizer, stepped after each step (`ReduceLROnPlateau`:
+            after each validation).
+        warmup: steps over which the learning rate first rises; only for schedules by name.
+        max_norm: the 2-norm to which gradients are clipped; None does not clip.
+        precision: the type of activations and gradients: `float32`, or under autocast `bfloat16` or `float16` (with
+            loss scaling). Weights keep their type.
+        augment: transforms a batch of inputs with torch's seeded random generator.
+        validation: the samples whose loss decides `keep` and `patience`.
+        holdout: the share of `data` held out for validation where `validation` is None, in [0, 1).
+        keep: end with the `last` weights, or with the `best` by validation loss, the initial ones included.
+        patience: stop after this many validations in a row without improvement; None never stops early.
+        check_every: steps between validations; by default an epoch, or a tenth of the training if that is less.
+        guides: additional training goals, by name; each adds to the loss of those before it.
+        original: the uncompressed model, the teacher of guides that name none.
+        seed: seeds the order of samples, dropout, augmentation and the choice of held-out samples.
+        progress: called after every step.
 
     Raises:
+        KMRError: a setting is out of range or contradicts another.
         NonFiniteReading: the loss or a weight became NaN or infinite.
     """
 
@@ -96,43 +98,43 @@ class FineTune:
     def __post_init__(self) -> None:
         if isinstance(self.schedule, str) and self.schedule not in CURVES:
             raise KMRError(
-                f"the schedule of fine-tuning must be {', '.join(CURVES)} or make a scheduler, not {self.schedule!r}"
+                f"FineTune: schedule must be one of {', '.join(CURVES)} or make a scheduler, not {self.schedule!r}"
             )
         if self.precision not in _PRECISIONS:
-            raise KMRError(f"the precision of fine-tuning must be {', '.join(_PRECISIONS)}, not {self.precision!r}")
+            raise KMRError(f"FineTune: precision must be one of {', '.join(_PRECISIONS)}, not {self.precision!r}")
         if self.keep not in ("last", "best"):
-            raise KMRError(f"fine-tuning must keep the last or the best weights, not {self.keep!r}")
+            raise KMRError(f"FineTune: keep must be last or best, not {self.keep!r}")
         if not 0 <= self.holdout < 1:
-            raise KMRError(f"the holdout of fine-tuning is a share of the data in [0, 1), not {self.holdout}")
+            raise KMRError(f"FineTune: holdout must be a share of the data in [0, 1), not {self.holdout}")
         if self._selects and self.validation is None and self.holdout == 0:
             raise KMRError(
-                "the best weights, patience and plateaus need samples that are not trained on: set holdout (0.1, say)"
+                "FineTune: keep=best, patience and ReduceLROnPlateau need validation samples: set holdout, e.g. to 0.1"
             )
         for name in ("patience", "check_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise KMRError(f"{name} of fine-tuning must be at least 1, not {value}")
+                raise KMRError(f"FineTune: {name} must be at least 1, not {value}")
         if self.seconds is not None and not self.seconds > 0:
-            raise KMRError(f"the time limit of fine-tuning must be more than 0 seconds, not {self.seconds}")
+            raise KMRError(f"FineTune: seconds must be above 0, not {self.seconds}")
         for name, guide in dict(self.guides or {}).items():
             if not isinstance(guide, Guide):
-                raise KMRError(f"the guide {name} of fine-tuning is a {type(guide).__name__}, not a kmr.finetune.Guide")
+                raise KMRError(f"FineTune: guides.{name} must be a kmr.finetune.Guide, not a {type(guide).__name__}")
         object.__setattr__(self, "guides", dict(self.guides or {}))
         if self.total_steps < 0 or self.warmup < 0:
             raise KMRError(
-                f"fine-tuning needs epochs >= 0, steps >= 0 and warmup >= 0, not {self.epochs}, {self.steps} and "
+                f"FineTune: epochs, steps and warmup must be at least 0, not {self.epochs}, {self.steps} and "
                 f"{self.warmup}"
             )
 
     @property
     def total_steps(self) -> int:
-        """The optimizer steps one call takes, where nothing stops it before."""
+        """The optimizer steps of one call, unless it stops early."""
         if self.steps is not None:
             return self.steps
         return round(self.epochs * self._epoch)
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        """Train the model in place and return it, in the train or eval mode it was in."""
+        """Train the model in place and return it; every module keeps its train or eval mode."""
         total = self.total_steps
         if total == 0 or not any(p.requires_grad for p in model.parameters()):
             return model
@@ -146,10 +148,10 @@ class FineTune:
 
     @cached_property
     def _parts(self) -> tuple[Split, Split | None]:
-        """What is trained on, and what it is judged by."""
+        """The training split, and the validation split or None."""
         if not self._selects or self.validation is not None:
             return self.data, self.validation
-        return self.data.divided(self.holdout, self.seed)
+        return self.data.divide(self.holdout, self.seed)
 
     @property
     def _selects(self) -> bool:
@@ -197,13 +199,13 @@ class FineTune:
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.unscale_(optimizer)
                 if self.max_norm is not None:
-                    # Apart, so that what a guide trains for itself changes nothing in how the model is clipped.
+                    # Clipped separately, so that a guide's own parameters do not change how the model is clipped.
                     nn.utils.clip_grad_norm_(parameters, self.max_norm)
                     nn.utils.clip_grad_norm_(extra, self.max_norm)
                 scale = scaler.get_scale()
                 scaler.step(optimizer)
                 scaler.update()
-                # Where half-precision gradients overflow, the step is left out and the scale comes down.
+                # When half-precision gradients overflow, the scaler skips the step and lowers its scale.
                 skipped = scaler.get_scale() < scale
                 score = None
                 if selection is not None and ((done + 1) % every == 0 or done + 1 == total):
@@ -239,7 +241,7 @@ class FineTune:
         return self.loss(outputs, targets.to(outputs.device))
 
     def _score(self, model: nn.Module, judged: Split) -> float:
-        """Return the mean loss over the samples kept aside, of the model as it would be used."""
+        """Return the mean validation loss of the model in eval mode."""
         model.eval()
         total = 0.0
         with torch.no_grad(), self._autocast(model):

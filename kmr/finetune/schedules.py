@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a training: three curves by name, or any scheduler of torch."""
+"""Learning rate schedules: three curves by name, or any torch scheduler."""
 
 import inspect
 import math
@@ -17,23 +17,23 @@ CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
         "constant": lambda done: 1.0,
     }
 )
-"""Of the share of the steps done, the share of the learning rate."""
+"""Curves by name: each maps the fraction of steps done to a factor on the learning rate."""
 
 Schedule: TypeAlias = str | Callable[[Any], LRScheduler]
-"""The name of a curve, or what makes a scheduler from the optimizer."""
+"""The name of a curve, or a callable that makes a scheduler from the optimizer."""
 
 _LENGTHS = ("total_steps", "T_max", "total_iters")
 
 
 def make_scheduler(schedule: Schedule, optimizer: Optimizer, total: int, warmup: int) -> LRScheduler:
-    """Return the scheduler of a training of `total` steps.
+    """Return the scheduler for a training of `total` steps.
 
     Args:
-        schedule: a curve, or a callable that is given the optimizer, and the number of steps where it takes an argument
-            `total_steps`, `T_max` or `total_iters` that is not set yet.
-        optimizer: whose learning rates it sets.
+        schedule: a curve's name, or a callable that takes the optimizer; if it has an unset argument `total_steps`,
+            `T_max` or `total_iters`, it also gets the number of steps.
+        optimizer: the optimizer whose learning rates it sets.
         total: steps of the training.
-        warmup: steps over which a curve first rises in proportion.
+        warmup: steps of a linear rise before a curve.
     """
     if isinstance(schedule, str):
         curve = CURVES[schedule]
@@ -51,7 +51,7 @@ def make_scheduler(schedule: Schedule, optimizer: Optimizer, total: int, warmup:
 
 
 def advance(scheduler: LRScheduler, score: float | None) -> None:
-    """Go on by one step; a scheduler that waits for a plateau goes on where a validation score was read."""
+    """Advance the scheduler by one step; `ReduceLROnPlateau` advances only with a validation score."""
     if not isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step()
     elif score is not None:

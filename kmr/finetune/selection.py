@@ -1,4 +1,4 @@
-"""Which weights a training ends with, and whether to go on, from a score on samples it does not train on."""
+"""Early stopping and selection of the best weights by a validation score."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Selection:
-    """Follows the score of a model through its training; lower is better.
+    """A record of a model's validation score during training; lower is better.
 
     Args:
-        model: what is trained.
-        score: reads the score now.
-        patience: checks without a better score after which to stop; None goes on.
-        keep_best: whether to put the weights of the best score back at the end.
+        model: the model in training.
+        score: returns the current score.
+        patience: checks without improvement after which training is over; None never ends it.
+        keep_best: whether `restore` brings back the weights with the best score.
     """
 
     model: nn.Module
@@ -28,7 +28,7 @@ class Selection:
     kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def check(self) -> float:
-        """Read the score of the model as it is now and remember the best; return it."""
+        """Return the current score; record it and, if it is the best, the weights."""
         value = self.score()
         if value < self.best:
             self.best, self.waited = value, 0
@@ -40,11 +40,11 @@ class Selection:
 
     @property
     def is_over(self) -> bool:
-        """Whether the patience is used up."""
+        """Whether the patience is exhausted."""
         return self.patience is not None and self.waited >= self.patience
 
     def restore(self) -> None:
-        """Put the best weights and statistics back, where they are to be kept."""
+        """Restore the best weights and statistics if `keep_best` is set."""
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 if name in self.kept:

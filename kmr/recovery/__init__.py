@@ -1,9 +1,9 @@
-"""Recovery without training: what a compressed model can win back from activations alone.
+"""Recovery without training: a compressed model regains quality from activations alone.
 
-`recalibrate` measures BatchNorm statistics again; `reconstruct` fits the remaining weights of every layer to the
-original's outputs by least squares, in the order of the forward pass, and measures the statistics on the way.
-`removal_costs` tells beforehand which channels a reconstruction can do without.
-`synthetic_inputs` makes inputs from a model's own BatchNorm statistics, where there is no data to calibrate on.
+`recalibrate` re-estimates BatchNorm statistics. `reconstruct` fits the remaining weights of every layer to the
+original's outputs by least squares, in the order of the forward pass, and re-estimates the statistics on the way.
+`removal_costs` predicts which channels a reconstruction can compensate. `synthetic_inputs` makes inputs from a model's
+own BatchNorm statistics, for calibration without data.
 """
 
 from kmr.recovery.elimination import removal_costs

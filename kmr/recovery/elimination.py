@@ -1,21 +1,21 @@
-"""What a layer would lose with each of its input channels, if the others took over what they can."""
+"""Removal costs of a layer's input channels after the remaining weights are refitted."""
 
 import torch
 from torch import Tensor
 
 
 def removal_costs(weight: Tensor, gram: Tensor, channels: int, *, ridge: float = 1e-3) -> Tensor:
-    """Return for each input channel the squared error that removing it adds when the remaining weights are refitted.
+    """Return the squared error that removing each input channel adds after the remaining weights are refitted.
 
-    Channels are removed one after the other, each time the one that adds least, and the weights of the others are
-    fitted again: Optimal Brain Surgeon with whole channels (Hassibi & Stork 1993; OBC, Frantar & Alistarh 2022). A
-    channel's cost is the largest that had to be paid until it went, so that removing all channels below a cost is what
-    the elimination itself would do.
+    Channels are removed one by one, always the one that adds least, and the other weights are refitted each time:
+    Optimal Brain Surgeon with whole channels (Hassibi & Stork 1993; OBC, Frantar & Alistarh 2022). A channel's cost is
+    the largest error added up to its removal, so that removing all channels below a threshold reproduces the
+    elimination.
 
     Args:
-        weight: shape (outputs, k); the columns of a channel lie together, equally many for each.
-        gram: XᵀX/n of the inputs X that meet the columns, shape (k, k).
-        channels: how many the k columns belong to.
+        weight: shape (outputs, k); each channel has the same number of columns, adjacent to each other.
+        gram: XᵀX/n of the columns' inputs X, shape (k, k).
+        channels: number of channels in the k columns.
         ridge: added to the Gram matrix, as a share of its mean diagonal; > 0.
 
     Returns:
@@ -32,7 +32,7 @@ def removal_costs(weight: Tensor, gram: Tensor, channels: int, *, ridge: float =
     each = torch.arange(channels, device=weight.device)
     for _ in range(channels):
         blocks = inverse.reshape(channels, width, channels, width)[each, :, each]
-        # A channel that is gone has a unit block in place of its rows of the inverse, so that all can be inverted.
+        # A removed channel has a unit block in the inverse, so that every block stays invertible.
         precision = torch.linalg.inv(blocks)
         split = left.reshape(len(left), channels, width)
         added = torch.einsum("ocw,cwv,ocv->c", split, precision, split)

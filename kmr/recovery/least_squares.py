@@ -1,4 +1,4 @@
-"""The weights that best turn given inputs into given outputs: ridge regression around the weights there are."""
+"""Ridge regression of a layer's weights towards given outputs, centred on the present weights."""
 
 import torch
 from torch import Tensor
@@ -19,11 +19,11 @@ def refit(
     """Return W and b that minimise ‖Y − X·Wᵀ − b‖²/n + λ·‖W − W₀‖².
 
     Args:
-        weight: W₀, shape (groups, outputs, k); the fit stays near it where the inputs say little.
+        weight: W₀, shape (groups, outputs, k); the fit stays near it in directions with little input variance.
         inputs: X, shape (groups, n, k).
         targets: Y, shape (groups, n, outputs).
-        keep: the entries of W that may be other than 0, shape of `weight`; None for all.
-        ridge: λ as a share of the inputs' mean square (about their mean with an intercept), ≥ 0.
+        keep: mask of the entries of W that may be non-zero, shape of `weight`; None for all.
+        ridge: λ as a share of the inputs' mean square (their variance with an intercept), ≥ 0.
         intercept: fit b as well; otherwise b is 0.
 
     Returns:
@@ -40,7 +40,7 @@ def refit(
     gram = (centred.mT @ centred).double() / count
     pull = (errors.mT @ centred).double() / count
     scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
-    # In single precision a Gram matrix is known to about 1e-6 of its size: less ridge than that is no ridge at all.
+    # A single-precision Gram matrix is accurate to about 1e-6 of its size, so a smaller ridge has no effect.
     unit = torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
     gram = gram + unit * (max(ridge, 1e-7) * scale)[:, None, None]
     change = _solve(gram, pull) if keep is None else _solve_within(gram, pull, keep)
@@ -60,7 +60,7 @@ def _solve(gram: Tensor, pull: Tensor) -> Tensor:
 def _solve_within(gram: Tensor, pull: Tensor, keep: Tensor) -> Tensor:
     """Return the D that minimises tr(D·G·Dᵀ)/2 − tr(D·Pᵀ) and is 0 outside `keep`, by conjugate gradients.
 
-    Every row of D has entries of its own to be 0 at, so a system of its own; the steps of all rows are taken at once.
+    Every row of D has its own zeros and therefore its own linear system; all rows take their steps together.
     """
     change = torch.zeros_like(pull)
     scale = gram.diagonal(dim1=1, dim2=2)[:, None]

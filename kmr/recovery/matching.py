@@ -1,7 +1,7 @@
-"""Which outputs of an original layer those of a compressed one are.
+"""Matching of a compressed layer's outputs to those of the original layer.
 
-Removing channels keeps the others in order. So a smaller layer's rows are found again among the original's, in order,
-by the numbers they hold; and where training has changed those since, by what the two layers put out on the same data.
+Removing channels keeps the order of the others. A smaller layer's rows are therefore found among the original's in
+order, by their values. If training has changed the values, the two layers' outputs on the same data decide.
 """
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def rows_by_values(smaller: Tensor, original: Tensor) -> Tensor | None:
-    """Return for each row of a cut weight the row of the original it was cut from; None unless all are found.
+    """Return the original's row number for each row of a cut weight; None unless all are found.
 
     Args:
-        smaller: shape (m, …); its zeros, which a mask may have put there, say nothing.
+        smaller: shape (m, …); its zeros are ignored, since a mask may have put them there.
         original: shape (n, …), n ≥ m.
     """
     small, full = smaller.flatten(1), original.flatten(1)
@@ -32,11 +32,11 @@ def rows_by_values(smaller: Tensor, original: Tensor) -> Tensor | None:
 
 
 def channels_by_outputs(smaller: Tensor, original: Tensor) -> Tensor:
-    """Return the increasing channel numbers that correlate most with a smaller layer's outputs, in sum.
+    """Return the increasing channel numbers with the largest total correlation to a smaller layer's outputs.
 
     Args:
         smaller: shape (n, m).
-        original: shape (n, c), c ≥ m, at the same places.
+        original: shape (n, c), c ≥ m, for the same samples and positions.
     """
     likeness = (_standard(smaller).mT @ _standard(original)).cpu()
     rows, columns = likeness.shape

@@ -1,4 +1,4 @@
-"""Following layers' outputs through a forward pass: the BatchNorm they go into, the sums they become part of."""
+"""Tracking of layers' outputs through a forward pass: into BatchNorms and sums."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
@@ -18,35 +18,35 @@ _UNCHANGING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d
 
 @dataclass(frozen=True)
 class Made:
-    """Where a tensor comes from: a layer, and the BatchNorm right after it where there is one."""
+    """The origin of a tensor: a layer, and the BatchNorm directly after it if there is one."""
 
     path: str
     norm: BatchNorm | None = None
 
 
 Candidates: TypeAlias = list[tuple[Made, Tensor, Tensor]]
-"""The operands of a sum that a layer made: where from, the operand, the other operand."""
+"""The operands of a sum that come from a layer: each with its origin and the other operand."""
 
 
 @dataclass
 class Tracking:
-    """What to do as the pass comes to a layer (`before`, told its input) and past it (`after`, told its output)."""
+    """Callbacks by layer path: `before` gets a layer's input before it runs, `after` gets its output."""
 
     before: dict[str, Callable[[str, nn.Module, Tensor], None]] = field(default_factory=dict)
     after: dict[str, Callable[[str, nn.Module, Tensor], None]] = field(default_factory=dict)
     normalised: dict[str, BatchNorm] = field(default_factory=dict)
-    """The BatchNorm that a layer's outputs go straight into."""
+    """The BatchNorm directly after a layer, by the layer's path."""
 
 
 class Joins(TorchFunctionMode):
-    """Calls back at every sum of two tensors of one shape, before it is made."""
+    """A torch function mode that calls back before every sum of two tensors of the same shape."""
 
     def __init__(self, found: Callable[[Tensor, Tensor], None]) -> None:
         super().__init__()
         self.found = found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation."""
+        """Report a sum, then run the operation."""
         if func in _SUMS and len(args) == 2:
             one, other = args
             if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and one is not other:
@@ -58,14 +58,14 @@ class Joins(TorchFunctionMode):
 def tracking(
     model: nn.Module, layers: Mapping[str, nn.Module], on_join: Callable[[Candidates], None]
 ) -> Iterator[Tracking]:
-    """Follow the outputs of some layers through forward passes within the body."""
-    told = Tracking()
+    """Track the outputs of some layers through forward passes within the body."""
+    tracked = Tracking()
     origin: MutableMapping[Any, Made] = WeakIdKeyDictionary()
 
     def before(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if path in told.before and args:
-                told.before[path](path, module, args[0])
+            if path in tracked.before and args:
+                tracked.before[path](path, module, args[0])
 
         return hook
 
@@ -73,8 +73,8 @@ def tracking(
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 origin[output] = Made(path)
-                if path in told.after:
-                    told.after[path](path, module, output)
+                if path in tracked.after:
+                    tracked.after[path](path, module, output)
 
         return hook
 
@@ -82,7 +82,7 @@ def tracking(
         made = origin.get(args[0]) if args else None
         if made is not None and made.norm is None:
             origin[output] = Made(made.path, module)
-            told.normalised[made.path] = module
+            tracked.normalised[made.path] = module
 
     def passing(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         made = origin.get(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -104,4 +104,4 @@ def tracking(
             elif isinstance(module, _UNCHANGING):
                 stack.callback(module.register_forward_hook(passing).remove)
         stack.enter_context(Joins(joined))
-        yield told
+        yield tracked

@@ -1,7 +1,7 @@
-"""What a layer reads and makes at some of its places: linear and convolution layers as one matrix product.
+"""Linear and convolution layers as one matrix product: their inputs and outputs at selected places.
 
-A place is one row of that product: a sample of a linear layer (or one token of it), one output position of one sample
-of a convolution. Layers of the same kind, kernel and stride have the same places, however many channels they have.
+A place is one row of that product: in a linear layer a sample (or one of its tokens), in a convolution one output
+position of one sample. Layers of the same kind, kernel and stride have the same places, whatever their channels.
 """
 
 import math
@@ -13,30 +13,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Product: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-"""The layers that are a product with a matrix."""
+"""The layer classes that are a product with a matrix."""
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_product(layer: nn.Module) -> bool:
-    """Tell whether a layer computes what its class does in torch; a subclass may compute something else."""
+    """Tell whether a layer computes a matrix product; a subclass with its own `forward` may compute something else."""
     kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
     return kind is not None and type(layer).forward is kind.forward
 
 
 def count_places(layer: nn.Module, outputs: Tensor) -> int:
-    """Return how many places an output of a layer has."""
+    """Return the number of places in an output of a layer."""
     return outputs.numel() // outputs.shape[_channel_dim(layer, outputs)]
 
 
 def outputs_at(layer: nn.Module, outputs: Tensor, places: Tensor) -> Tensor:
-    """Return the outputs at some places, shape (places, channels)."""
+    """Return the outputs at the given places, shape (places, channels)."""
     last = outputs.movedim(_channel_dim(layer, outputs), -1)
     return last[_indices(places, last.shape[:-1])]
 
 
 def inputs_at(layer: Product, inputs: Tensor, places: Tensor) -> Tensor:
-    """Return what the layer's weight meets at some places, shape (groups, places, k)."""
+    """Return the inputs that the layer's weight multiplies at the given places, shape (groups, places, k)."""
     if isinstance(layer, nn.Linear):
         return inputs[_indices(places, inputs.shape[:-1])][None]
     spatial = len(layer.kernel_size)
@@ -58,7 +58,7 @@ def as_matrix(layer: nn.Module, weight: Tensor) -> Tensor:
 
 
 def groups_of(layer: nn.Module) -> int:
-    """Return in how many groups a layer's channels are apart."""
+    """Return the number of groups of a layer's channels; 1 for a linear layer."""
     return int(getattr(layer, "groups", 1))
 
 

@@ -1,12 +1,12 @@
-"""Layer-wise least-squares reconstruction: the weights that are left take over the work of those that are gone.
+"""Layer-wise least-squares reconstruction: the remaining weights compensate for the removed ones.
 
-Every linear and convolution layer, in the order of the forward pass, is fitted to give the original layer's outputs
-from the inputs it gets in the compressed model (He et al. 2017, §3.1; AMC and OBSPA use the same step): errors made by
-earlier layers are seen, and made up for, by later ones. Where a layer's output is added to a shortcut, the sum is
-fitted, so that the branch makes up for what the shortcut lost as well (He et al. 2017, §3.3).
+Every linear and convolution layer, in the order of the forward pass, is fitted to produce the original layer's outputs
+from its inputs in the compressed model (He et al. 2017, §3.1; AMC and OBSPA use the same step). Later layers thus
+compensate for errors of earlier ones. Where a layer's output is added to a shortcut, the sum is fitted, so that the
+branch also compensates for errors of the shortcut (He et al. 2017, §3.3).
 
-One pass over the original and one over the compressed model do all of it: in the second each layer is fitted the moment
-before it runs, and every BatchNorm measures its statistics the moment before it is used.
+Two passes suffice: one over the original, and one over the compressed model. In the second, each layer is fitted just
+before it runs, and each BatchNorm estimates its statistics just before it is used.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,12 +27,12 @@ from kmr.recovery.statistics import inputs_of, moments, normalisations, set_stat
 from kmr.representation.weights import WeightState, read_weight, tied_layers, weight_layers, write_weight
 
 _MOST_STORED = 2**28
-"""Numbers of the original's outputs to keep at most (1 GiB in single precision): more layers see fewer places."""
+"""The maximum of stored values of the original's outputs (1 GiB in float32): with more layers, fewer places each."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What was done: the paths of the layers that were fitted, and why others were left as they are."""
+    """The result of a reconstruction: the paths of the fitted layers, and for the others (`left`) the reason."""
 
     fitted: tuple[str, ...]
     left: Mapping[str, str]
@@ -50,22 +50,22 @@ def reconstruct(
 ) -> Reconstruction:
     """Fit a compressed model's weights to the original's activations, layer by layer, in place.
 
-    Masks hold; layers on a grid, with shared weights or of other kinds stay as they are. BatchNorm statistics become
-    those of the fitted model. No labels, no gradients.
+    Masks hold; layers on a grid, with shared weights or of other kinds stay unchanged. BatchNorm statistics are
+    re-estimated. Labels and gradients are not needed.
 
     Args:
         model: cut, masked or factorised from `original`; changed in place.
-        original: what to imitate; left as it is.
-        batches: inputs as `kmr.data.forward` takes them, or a `kmr.data.Split`; run as one batch, so some hundred
-            samples.
-        kept: by layer path, the original's output channels that the layer still has; found by values, or else by
-            activations, where not given.
-        ridge: pull towards the present weights, as a share of the mean square of a layer's inputs; ≥ 0.
-        places: outputs of a layer (sample × position) to fit at most.
-        seed: of the choice of places.
+        original: the target model; not changed.
+        batches: inputs as `kmr.data.forward` takes them, or a `kmr.data.Split`; they run as one batch, so a few
+            hundred samples.
+        kept: the original's output channels that a layer still has, by layer path; by default found by weight values,
+            or else by activations.
+        ridge: penalty on changes of the weights, as a share of the mean square of a layer's inputs; ≥ 0.
+        places: maximum number of outputs (sample × position) to fit per layer.
+        seed: seeds the choice of places.
 
     Raises:
-        KMRError: no batches, or numbers out of range.
+        KMRError: there is no batch, the batches differ in form, or a number is out of range.
         NotApplicable: no layer of the model can be fitted.
     """
     if ridge < 0 or places < 1:
@@ -91,7 +91,7 @@ def reconstruct(
 def _as_one(batches: Iterable[Inputs]) -> Inputs:
     parts = list(batches)
     if not parts:
-        raise KMRError("reconstruction needs at least one batch of inputs")
+        raise KMRError("reconstruction got no inputs: give at least one batch")
     columns: list[list[Tensor]] = []
     for part in parts:
         columns.append([])
@@ -99,14 +99,14 @@ def _as_one(batches: Iterable[Inputs]) -> Inputs:
     try:
         joined = iter([torch.cat(column) for column in zip(*columns, strict=True)])
     except (RuntimeError, ValueError) as error:
-        raise KMRError(f"the batches cannot be joined to one: {error}") from None
+        raise KMRError(f"the batches cannot be concatenated: {error}") from None
     return map_tensors(lambda _: next(joined), parts[0])
 
 
 def _pairs(model: nn.Module, original: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the original's layer for each layer to fit, and why others are left.
+    """Return the original's layer for each layer to fit, and the reasons for skipping others.
 
-    Where one layer became several in a row (low-rank factors), the last of them makes what the one made.
+    Where one layer became several in sequence (low-rank factors), the last of them corresponds to it.
     """
     theirs = {path for path, layer in weight_layers(original) if is_product(layer)}
     tied = tied_layers(model)
@@ -133,7 +133,7 @@ def _pairs(model: nn.Module, original: nn.Module) -> tuple[dict[str, str], dict[
 
 @dataclass
 class _Target:
-    """What an original layer puts out, at some places; with the shortcut it is added to, where there is one."""
+    """The outputs of an original layer at some places, and their sums with the shortcut if there is one."""
 
     places: Tensor
     outputs: Tensor
@@ -176,7 +176,7 @@ def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, 
 
 @dataclass
 class _Fitting:
-    """Runs the compressed model once and fits each layer as the pass comes to it."""
+    """One pass over the compressed model that fits each layer just before it runs."""
 
     model: nn.Module
     pairs: dict[str, str]
@@ -186,11 +186,11 @@ class _Fitting:
     left: dict[str, str]
     fitted: list[str] = field(default_factory=list)
     waiting: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """By path, the inputs of a layer whose output is to be added to a shortcut: all, and the rows at its places."""
+    """By path, the inputs of a layer whose output will be added to a shortcut: all of them, and those at its places."""
     rows: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, inputs: Inputs) -> None:
-        """Fit all layers and measure all statistics."""
+        """Fit all layers and estimate all statistics."""
         layers = {path: self.model.get_submodule(path) for path in self.pairs}
         for path, partner in self.pairs.items():
             if partner not in self.targets:
@@ -212,7 +212,7 @@ class _Fitting:
         rows = inputs_at(product, inputs, target.places)
         kept = self._kept(path, product, rows, target)
         if kept is None:
-            self.left[path] = "its outputs cannot be told among the original's"
+            self.left[path] = "its outputs cannot be matched to the original's"
             return
         self.rows[path] = kept
         _write(product, rows, target.outputs[:, kept], self.ridge, follows=target.normalised)
@@ -236,7 +236,7 @@ class _Fitting:
         return channels_by_outputs(outputs, target.outputs).to(rows.device)
 
     def _join(self, candidates: list[tuple[Made, Tensor, Tensor]]) -> None:
-        """Fit a layer once more, now that the shortcut is known that its output is added to."""
+        """Fit a layer again when the shortcut that is added to its output is known."""
         for made, mine, other in candidates:
             if made.path not in self.waiting:
                 continue
@@ -246,7 +246,7 @@ class _Fitting:
             assert target.sums is not None
             wanted = target.sums[:, self.rows[made.path]] - outputs_at(layer, other, target.places)
             _write(layer, rows, wanted, self.ridge, made.norm)
-            # Past their hooks, which would fit and measure once more.
+            # `forward` bypasses the hooks, which would fit and estimate again.
             outputs = layer.forward(inputs)
             mine.copy_(outputs if made.norm is None else made.norm.forward(outputs))
             return
@@ -259,9 +259,9 @@ def _measure(module: nn.Module, args: tuple[Any, ...]) -> None:
 def _write(
     layer: Product, rows: Tensor, wanted: Tensor, ridge: float, norm: BatchNorm | None = None, follows: bool = False
 ) -> None:
-    """Fit a layer, seen through the BatchNorm after it where one is given, and write its weight and bias.
+    """Fit a layer, through the BatchNorm after it if one is given, and write its weight and bias.
 
-    Where a BatchNorm merely `follows`, which is to measure its statistics, a constant in the outputs does not matter.
+    If a BatchNorm only `follows` and will estimate its statistics later, a constant offset of the outputs is free.
     """
     state = read_weight(layer)
     groups = groups_of(layer)
@@ -271,7 +271,7 @@ def _write(
         assert norm.running_var is not None
         deviation = (norm.running_var + norm.eps).sqrt()
         slope = (torch.ones_like(deviation) if norm.weight is None else norm.weight) / deviation
-        # A channel that the normalisation closes cannot be opened from before it.
+        # Weights cannot reopen a channel that the normalisation after them closes.
         usable = slope.abs() > 1e-3 * slope.abs().max()
         offset = (0 if norm.bias is None else norm.bias) - norm.running_mean * slope
         wanted = (wanted - offset) / torch.where(usable, slope, torch.ones_like(slope))

@@ -1,7 +1,7 @@
-"""BatchNorm recalibration: running statistics that are those of the compressed model.
+"""BatchNorm recalibration: running statistics re-estimated for the compressed model.
 
-After a cut the running means and variances are those of activations that no longer exist. One pass over data without
-labels or gradients measures them again (Nagel et al. 2019, §4; Li et al., EagleEye, 2020).
+After a cut, the running means and variances describe activations that no longer exist. One pass over data, without
+labels or gradients, re-estimates them (Nagel et al. 2019, §4; Li et al., EagleEye, 2020).
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from kmr.data import Inputs, Split, forward
 
 
 def normalisations(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """Return the layers that normalise by running statistics, by path."""
+    """Return the BatchNorm layers that have running statistics, by path."""
     return {
         path: module
         for path, module in model.named_modules()
@@ -28,16 +28,16 @@ def normalisations(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNor
 def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> nn.Module:
     """Set every BatchNorm's running statistics to those of the batches, in place; return the model.
 
-    Each batch is normalised by its own statistics on its way, as in training; what is stored is the mean and the
-    unbiased variance over all batches together. Dropout stays off, modes and parameters stay as they were.
+    Each batch is normalised by its own statistics, as in training; the stored values are the mean and the unbiased
+    variance over all batches together. Dropout stays off; modes and parameters do not change.
 
     Args:
-        model: without BatchNorm it stays as it is.
-        batches: inputs as `kmr.data.forward` takes them, or a `kmr.data.Split`; the larger the batches the closer
-            to evaluation.
+        model: the model; without BatchNorm it is returned unchanged.
+        batches: inputs as `kmr.data.forward` takes them, or a `kmr.data.Split`; larger batches come closer to
+            evaluation mode.
 
     Raises:
-        KMRError: there is no batch, or one of a single value for each channel.
+        KMRError: there is no batch, or a batch has a single value for each channel.
     """
     layers = normalisations(model)
     if not layers:
@@ -49,7 +49,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> nn.Module:
         with torch.no_grad(), isolated_rng(0), _watching(layers, totals):
             model.eval()
             for layer in layers.values():
-                # Without running statistics a layer in evaluation mode normalises by those of the batch.
+                # Without running statistics, a layer in evaluation mode normalises by the batch's own.
                 layer.running_mean = layer.running_var = None
             for inputs in inputs_of(batches):
                 forward(model, inputs)
@@ -59,7 +59,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> nn.Module:
         for path, layer in layers.items():
             layer.running_mean, layer.running_var = before[path]
     if not any(total.count for total in totals.values()):
-        raise KMRError("no batch reached a BatchNorm layer: recalibration needs inputs")
+        raise KMRError("no batch reached a BatchNorm layer: give recalibration at least one batch")
     for path, total in totals.items():
         if total.count:
             set_statistics(layers[path], total.mean, total.variance())
@@ -78,23 +78,23 @@ def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and unbiased variance of each channel (dimension 1), in double precision."""
     flat = inputs.detach().movedim(1, 0).flatten(1).double()
     if flat.shape[1] < 2:
-        raise KMRError("a BatchNorm layer saw one value for each channel: statistics need a larger batch")
+        raise KMRError("a BatchNorm layer got one value for each channel: use a larger batch")
     return flat.mean(1), flat.var(1)
 
 
 def inputs_of(batches: Iterable[Inputs]) -> Iterator[Inputs]:
-    """Yield the inputs of batches, which a split pairs with targets."""
+    """Yield the inputs of batches; from a split, drop the targets."""
     if isinstance(batches, Split):
         yield from (inputs for inputs, _ in batches.batches())
         return
     if isinstance(batches, Tensor):
-        raise KMRError("batches must be an iterable of inputs: put a single batch in a list")
+        raise KMRError("batches is a single tensor, not an iterable of inputs: put it in a list")
     yield from batches
 
 
 @dataclass
 class _Total:
-    """Pools means and squared deviations of batches (Chan et al. 1983)."""
+    """A running mean and sum of squared deviations, pooled over batches (Chan et al. 1983)."""
 
     count: int = 0
     mean: Any = 0.0

@@ -1,7 +1,7 @@
-"""Calibration inputs without data: noise that is changed until a model's own BatchNorm statistics come out of it.
+"""Synthetic calibration inputs: noise optimised to reproduce a model's own BatchNorm statistics.
 
-A trained network keeps the mean and variance of every normalised activation. Inputs that bring these about stand in for
-the data (Cai et al., ZeroQ, 2020, §3.1; Yin et al., DeepInversion, 2020, without its image priors).
+A trained network stores the mean and variance of every normalised activation. Inputs that reproduce them replace the
+data (Cai et al., ZeroQ, 2020, §3.1; Yin et al., DeepInversion, 2020, without its image priors).
 """
 
 import copy
@@ -19,29 +19,30 @@ from kmr.recovery.statistics import normalisations
 def synthetic_inputs(
     model: nn.Module, example_inputs: Inputs, count: int = 256, *, steps: int = 60, rate: float = 0.1, seed: int = 0
 ) -> Tensor:
-    """Make a batch whose activations have the means and variances that the model's BatchNorms remember.
+    """Make a batch whose activations have the means and variances stored in the model's BatchNorms.
 
     Args:
-        model: with BatchNorm; it is not changed.
-        example_inputs: a batch of which only the shape of a sample counts; one tensor of real numbers.
-        count: samples to make.
-        steps: of Adam, from unit Gaussian noise; 0 leaves the noise.
-        rate: its learning rate.
-        seed: of the noise.
+        model: a model with BatchNorm; it is not changed.
+        example_inputs: one tensor of real numbers that gives the shape of a sample.
+        count: samples to make, at least 2.
+        steps: steps of Adam from unit Gaussian noise; 0 returns the noise.
+        rate: the learning rate, above 0.
+        seed: seeds the noise.
 
     Raises:
+        KMRError: a number is out of range.
         NotApplicable: the model has no running statistics, or its inputs are not one tensor of real numbers.
     """
     if count < 2 or steps < 0 or rate <= 0:
         raise KMRError(f"synthetic inputs need count >= 2, steps >= 0, rate > 0, not {count}, {steps}, {rate}")
     if not isinstance(example_inputs, Tensor) or not example_inputs.is_floating_point():
-        raise NotApplicable("inputs can be made without data only where they are one tensor of real numbers")
+        raise NotApplicable("cannot synthesise inputs: they must be one tensor of real numbers")
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     layers = normalisations(model)
     if not layers:
-        raise NotApplicable("inputs can be made without data only from BatchNorm statistics, and the model has none")
+        raise NotApplicable("cannot synthesise inputs: the model has no BatchNorm statistics")
     distances: list[Tensor] = []
 
     def measure(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -62,7 +63,7 @@ def synthetic_inputs(
 
 
 def _distance(inputs: Tensor, layer: Any) -> Tensor:
-    """Return how far a batch's statistics are from a layer's, in units of its standard deviations."""
+    """Return the squared distance of a batch's statistics from a layer's, in units of its standard deviations."""
     flat = inputs.movedim(1, 0).flatten(1)
     deviation = (layer.running_var + layer.eps).sqrt()
     mean = (flat.mean(1) - layer.running_mean) / deviation

@@ -1,1 +1,1 @@
-"""Modules and parametrizations that live inside a compressed model."""
+"""Modules and parametrizations of compressed models."""

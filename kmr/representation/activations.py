@@ -1,9 +1,9 @@
-"""How quantized activations are represented: layers that round what they are given, and where asked what they return.
+"""Layers with quantized activations: they round their inputs and, where needed, their outputs.
 
 A layer whose activations are quantized is one of the classes below, a subclass of the torch layer it replaces with the
 same parameters and the same name in the model. It holds `input_quantizer` and `output_quantizer` (or None).
 
-**What an exporter reads** (ONNX QuantizeLinear / DequantizeLinear, QUInt8 activations, per-channel weights):
+**Attributes for an exporter** (ONNX QuantizeLinear / DequantizeLinear, QUInt8 activations, per-channel weights):
 
     for path, layer in quantized_layers(model):
         q = layer.input_quantizer                 # ActivationQuantizer: fixed, DynamicQuantizer: found at run time
@@ -16,8 +16,8 @@ same parameters and the same name in the model. It holds `input_quantizer` and `
         # int8: codes − 128, zero point grid.zero_point − 128, which is 0 for the scheme `symmetric`
 
 Weights in a `kmr.representation.weights.Codebook` have levels in place of scale and zero point: an exporter writes
-their values. Where normalisation was folded the convolution carries a bias and the normalisation is `nn.Identity`. To
-run the model without simulating the rounding of activations (a float export, say) use `without_quantizers`.
+their values. After folding, the convolution has a bias and the normalisation is `nn.Identity`. To run the model without
+rounding activations, for a float export for example, use `without_quantizers`.
 """
 
 from collections.abc import Iterator
@@ -32,13 +32,16 @@ from kmr.representation.weights import read_weight, strip, write_weight
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds a tensor to one grid of unsigned codes, 0 being one of its values; gradients pass straight.
+    """A rounding of a tensor to one grid of unsigned codes that contains 0; gradients pass straight through.
 
     Args:
         scale: the step, positive.
         zero_point: the code of 0, a whole number in [0, 2^bits − 1].
         bits: bits of a code.
-        learned: scale and zero point are trained with the weights (LSQ+), and rounded where they are used.
+        learned: train scale and zero point with the weights (LSQ+); the zero point is rounded when it is used.
+
+    Raises:
+        KMRError: scale or zero point is out of range.
     """
 
     affine: Tensor
@@ -46,7 +49,10 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, scale: float, zero_point: float, bits: int, *, learned: bool = False) -> None:
         super().__init__()
         if not scale > 0 or not 0 <= zero_point <= 2**bits - 1:
-            raise KMRError(f"activations of {bits} bits cannot have scale {scale} and zero point {zero_point}")
+            raise KMRError(
+                f"invalid grid of {bits}-bit activations: scale {scale} must be positive, zero point {zero_point} in "
+                f"[0, {2**bits - 1}]"
+            )
         affine = torch.tensor([float(scale), float(zero_point)])
         if learned:
             self.affine = nn.Parameter(affine)
@@ -75,11 +81,11 @@ class ActivationQuantizer(nn.Module):
 
 
 class DynamicQuantizer(nn.Module):
-    """Rounds a tensor to a grid over the range it has at that moment, widened to hold 0 (ONNX DynamicQuantizeLinear).
+    """A rounding to a grid over the tensor's current range, widened to contain 0 (ONNX DynamicQuantizeLinear).
 
     Args:
         bits: bits of a code.
-        rows: one grid for each vector along the last dimension instead of one for the tensor.
+        rows: use one grid for each vector along the last dimension, instead of one for the tensor.
     """
 
     def __init__(self, bits: int, *, rows: bool = False) -> None:
@@ -102,13 +108,13 @@ class DynamicQuantizer(nn.Module):
 
 
 class _Quantized:
-    """A layer that rounds its input, and its output where it has a quantizer for it."""
+    """A layer that rounds its input and its output where it has quantizers for them."""
 
     input_quantizer: nn.Module | None
     output_quantizer: nn.Module | None
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute what the layer does, between the quantizers."""
+        """Apply the layer between the quantizers."""
         if self.input_quantizer is not None:
             input = self.input_quantizer(input)
         output: Tensor = super().forward(input, *args, **kwargs)  # type: ignore[misc]
@@ -147,7 +153,7 @@ QuantizedLayer: TypeAlias = (
     QuantizedLinear | QuantizedConv1d | QuantizedConv2d | QuantizedConv3d
     | QuantizedConvTranspose1d | QuantizedConvTranspose2d | QuantizedConvTranspose3d
 )  # fmt: skip
-"""The layers whose activations are quantized."""
+"""The layer classes with quantized activations."""
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {kind.__mro__[2]: kind for kind in QuantizedLayer.__args__}
 
@@ -160,19 +166,22 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
 
 
 def can_quantize(layer: nn.Module) -> bool:
-    """Tell whether a layer's activations can be quantized: it computes what a torch layer of the table does."""
+    """Tell whether a layer's activations can be quantized: it is a linear layer or convolution of `torch.nn`."""
     return isinstance(layer, QuantizedLayer) or _plain_class(layer) in _CLASSES
 
 
 def quantize_activations(layer: nn.Module, *, inputs: nn.Module | None, outputs: nn.Module | None = None) -> None:
-    """Give a layer these quantizers in place of those it had; its weight, grid and mask stay.
+    """Replace a layer's quantizers by these, in place; its weight, grid and mask stay.
 
     Raises:
         KMRError: the layer's class is not one of `torch.nn`'s convolutions or linear layers.
     """
     if not isinstance(layer, QuantizedLayer):
         if not can_quantize(layer):
-            raise KMRError(f"the activations of a {type(layer).__name__} cannot be quantized")
+            raise KMRError(
+                f"cannot quantize the activations of a {type(layer).__name__}: only of torch.nn's linear layers and "
+                "convolutions"
+            )
         _change_class(layer, _CLASSES)
     weight = read_weight(layer).weight
     trainable = next(p.requires_grad for name, p in layer.named_parameters() if name != "bias")
@@ -192,7 +201,7 @@ def without_quantizers(model: nn.Module) -> nn.Module:
 
 
 def _plain_class(layer: nn.Module) -> type[nn.Module]:
-    # The class of a parametrized module is one of its own; the layer's is behind it.
+    # Parametrization gives a module its own class, whose base is the layer's.
     kind = type(layer)
     return cast(type[nn.Module], kind.__bases__[0]) if hasattr(layer, "parametrizations") else kind
 

@@ -1,4 +1,4 @@
-"""Early exits: a model whose easy samples leave before its end (BranchyNet, Teerapittayanon et al. 2016)."""
+"""Early exits: a model that easy samples leave before its end (BranchyNet, Teerapittayanon et al. 2016)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from kmr.data import output_tensor
 
 
 class _Everyone(Exception):
-    """No sample is left to go on with."""
+    """The signal that every sample has left."""
 
 
 class Pooled(nn.Module):
-    """Averages a feature over its places: (n, channels, places…), or (n, length, channels) of three dimensions."""
+    """Average pooling over positions: of (n, channels, positions…), or with three dimensions (n, length, channels)."""
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return (n, channels)."""
@@ -26,18 +26,18 @@ class Pooled(nn.Module):
 
 
 class EarlyExits(nn.Module):
-    """A classifier with heads on the way: a sample leaves at the first whose confidence is above the threshold.
+    """A classifier with intermediate heads: a sample leaves at the first head whose confidence exceeds the threshold.
 
-    With gradients off and in evaluation mode, a sample that leaves takes no part in what follows: less is computed.
-    With gradients on, or in training mode, every sample goes through every head to the end; the heads' logits are then
-    in the graph of the output, with no weight, so that whoever follows it finds them.
+    With gradients off and in evaluation mode, the layers after an exit do not compute samples that have left. With
+    gradients on, or in training mode, every sample passes every head. The heads' logits are then part of the output's
+    graph with weight 0, so that a graph traversal finds them.
 
     Args:
-        body: the classifier; its output has shape (n, classes), and every tensor after an exit follows from the
-            exit's feature.
-        heads: one for each exit, in the order in which they are reached.
-        paths: of the modules of the body whose outputs the heads get.
-        threshold: on the largest softmax probability; 1 lets no sample leave.
+        body: the classifier; its output has shape (n, classes), and every tensor after an exit depends on the exit's
+            feature alone.
+        heads: one module for each exit, in the order of the exits.
+        paths: paths of the modules in the body whose outputs the heads read.
+        threshold: on the largest softmax probability, in [0, 1]; at 1 no sample leaves.
     """
 
     def __init__(self, body: nn.Module, heads: list[nn.Module], paths: list[str], threshold: float) -> None:
@@ -47,14 +47,18 @@ class EarlyExits(nn.Module):
         self.paths = tuple(paths)
         self.threshold = threshold
         self.forced: int | None = None
-        """The exit that all samples take, for counting what each costs; the number of heads stands for the end."""
+        """The exit that all samples take while the cost of each exit is counted; the number of heads means the end."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return logits of shape (n, classes)."""
         return self.route(*args, **kwargs)[0]
 
     def route(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return the logits, and for each sample the number of the exit it took (that of heads: the end)."""
+        """Return the logits and each sample's exit number, (n,); the number of heads means the end.
+
+        Raises:
+            KMRError: the body's output does not have shape (n, classes).
+        """
         leave = not self.training and not torch.is_grad_enabled()
         exits: list[tuple[Tensor, Tensor, int]] = []
         passed: list[Tensor] = []
@@ -80,7 +84,7 @@ class EarlyExits(nn.Module):
             except _Everyone:
                 output = exits[-1][1][:0]
         if output.dim() != 2:
-            raise KMRError(f"early exits need logits of shape (n, classes), not {tuple(output.shape)}")
+            raise KMRError(f"the model of early exits returned {tuple(output.shape)}: it must return (n, classes)")
         if not leave:
             for logits in passed:
                 output = output + 0 * logits
@@ -113,7 +117,7 @@ class EarlyExits(nn.Module):
 
 
 def _gathered(exits: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Put what left at each exit back into the order of the samples."""
+    """Return the logits and exit numbers of all exits in the original order of the samples."""
     rows = torch.cat([rows for rows, _, _ in exits])
     order = rows.argsort()
     logits = torch.cat([logits for _, logits, _ in exits])

@@ -1,4 +1,4 @@
-"""Layers that leave channels out at run time: which ones, each input decides for itself."""
+"""Layers that skip channels at run time, chosen by each input."""
 
 import torch
 from torch import Tensor, nn
@@ -6,12 +6,12 @@ from torch.nn import functional as F
 
 
 class ChannelGate(nn.Module):
-    """Tells from a layer's input, before the layer runs, which of its output channels are worth computing.
+    """A linear predictor, from a layer's input, of which output channels to compute.
 
     Args:
-        slope: shape (outputs, inputs); what the mean size of each input channel says of each output channel.
+        slope: shape (outputs, inputs); coefficients of the mean absolute value of each input channel.
         offset: shape (outputs,).
-        threshold: a scalar; channels foretold above it are open.
+        threshold: a scalar; channels with a prediction above it are open.
     """
 
     slope: Tensor
@@ -30,14 +30,14 @@ class ChannelGate(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """A layer whose closed channels hold a constant in place of what the layer computes.
+    """A layer whose closed channels output a constant.
 
-    A dense kernel computes all channels and saves nothing; what a kernel that skips them would save is what
-    `kmr.meters.ExpectedMACs` reads.
+    A dense kernel computes all channels and saves nothing. `kmr.meters.ExpectedMACs` reads the savings of a kernel that
+    skips them.
 
     Args:
         layer: maps (n, inputs, …) to (n, outputs, …).
-        gate: of the layer's channels.
+        gate: decides which channels of the layer are open.
         fill: shape (outputs,), the constants.
     """
 
@@ -50,11 +50,11 @@ class GatedLayer(nn.Module):
         self.register_buffer("fill", fill)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the layer's outputs with the closed channels of each sample at their constants."""
+        """Return the layer's outputs with each sample's closed channels set to their constants."""
         return self.close(inputs, self.layer(inputs))
 
     def close(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Return what the layer made of its inputs with the closed channels of each sample at their constants."""
+        """Return `outputs`, the layer's result for `inputs`, with each sample's closed channels at their constants."""
         per_channel = (1, -1, *[1] * (outputs.dim() - 2))
         is_open = self.gate(inputs).reshape(*outputs.shape[:2], *per_channel[2:])
         return torch.where(is_open, outputs, self.fill.reshape(per_channel))

@@ -1,8 +1,8 @@
-"""Rounding to a uniform grid, as functions of tensors with gradients: what weights and activations are quantized with.
+"""Rounding to a uniform grid: differentiable functions of tensors that quantize weights and activations.
 
-A grid of b bits has the codes 0 … 2^b − 1 and stands for the values `scale · (code − zero_point)`. Signed integers are
-the same codes moved: an int8 weight with zero point 0 is an 8-bit code with zero point 128. The arithmetic is that of
-ONNX's QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, add the zero point, clamp.
+A grid of b bits has the codes 0 … 2^b − 1 and represents the values `scale · (code − zero_point)`. Signed integers are
+shifted codes: an int8 weight with zero point 0 is an 8-bit code with zero point 128. The arithmetic follows ONNX's
+QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, add the zero point, clamp.
 
 A zero point that lies half-way between two codes makes a grid without 0 whose levels are symmetric around it (±½, ±1½,
 … steps); at 1 bit these are the two values ±scale/2.
@@ -27,24 +27,24 @@ def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
 
 
 def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Return the values that codes stand for."""
+    """Return the values that the codes represent."""
     return scale * (codes - zero_point)
 
 
 def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, step_gradient: float | None = None
 ) -> Tensor:
-    """Round values to their grid; the gradient passes straight to those whose code is not clamped, 0 to the others.
+    """Round values to a grid; the gradient passes straight through where the code is not clamped and is 0 elsewhere.
 
-    Scale and zero point receive the gradients of learned step size quantization (Esser et al. 2020; with an offset,
-    Bhalgat et al. 2020) where they require them.
+    If scale or zero point require gradients, they receive those of learned step size quantization (Esser et al. 2020;
+    with an offset, Bhalgat et al. 2020).
 
     Args:
         x: values.
         scale: positive; broadcasts against x.
         zero_point: as for `to_codes`.
         bits: bits of a code.
-        step_gradient: multiplies the gradients of scale and zero point; by default 1/√(n·(2^b − 1)) for n values that
+        step_gradient: a factor on the gradients of scale and zero point; by default 1/√(n·(2^b − 1)) for n values that
             share a scale.
     """
     if step_gradient is None:
@@ -82,9 +82,9 @@ def _unclamped(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
-    """Return the place of the nearest level for each value; half-way, that of the lower one.
+    """Return the index of the nearest level for each value; half-way between two levels, that of the lower one.
 
-    Levels may be in any order: training moves them past one another.
+    Levels may be in any order, since training can change it.
     """
     order = torch.argsort(levels)
     ascending = levels[order]
@@ -92,7 +92,7 @@ def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def look_up(x: Tensor, levels: Tensor) -> Tensor:
-    """Replace values by their nearest levels; gradients pass straight, and sum up at each level, see `Codebook`."""
+    """Replace values by their nearest levels; gradients pass straight through and sum up at each level (`Codebook`)."""
     found: Tensor = _LookUp.apply(x, levels)  # type: ignore[no-untyped-call]
     return found
 

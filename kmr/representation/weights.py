@@ -1,11 +1,11 @@
-"""How a compressed weight is represented: values on a grid, under a mask, through any optimizer step.
+"""Compressed weights: values on a grid and under a mask that survive any optimizer step.
 
 A weight is `mask ⊙ grid(latent)`. The grid (evenly spaced levels, or any levels in a codebook) and the mask are
-parametrizations, so that an optimizer moves the latent values while every forward pass sees on-grid, masked ones: a
-plain gradient step cannot un-prune or un-quantize. Between fine-tunings the latent values are settled onto what the
-model computes with (`settle`), so that a model is described in full by its visible weights, grids and masks, and a
-saved and a live model go on alike. Settling also takes into a mask whatever has become 0 under it: what a model costs
-to store then follows from its masks and grids, and training can only lower it.
+parametrizations: an optimizer moves the latent values while every forward pass computes with masked values on the grid.
+A plain gradient step cannot un-prune or un-quantize. After each fine-tuning, `settle` sets the latent values to the
+effective ones. Visible weights, grids and masks then describe a model completely, and a loaded model trains on like the
+original. Settling also adds to a mask every entry that became 0 under it. A model's stored size then follows from its
+masks and grids, and training can only lower it.
 """
 
 from collections.abc import Iterator
@@ -22,22 +22,24 @@ WeightLayer: TypeAlias = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     | nn.Linear | nn.Embedding | nn.Bilinear
 )  # fmt: skip
-"""The layers whose `weight` can be masked and put on a grid."""
+"""The layer classes whose `weight` can have a mask and a grid."""
 
 WEIGHT_LAYERS = WeightLayer.__args__
 
 
 class Grid(nn.Module):
-    """Rounds a weight to `scale · (code − zero_point)` with whole codes in [0, 2^bits − 1]; gradients pass straight.
+    """A rounding of a weight to `scale · (code − zero_point)` with whole codes in [0, 2^bits − 1].
+
+    Gradients pass straight through.
 
     Args:
         scale: positive; broadcasts against the weight (one value, or one for each output channel). With `group`, of
             shape (rows, groups in a row).
         zero_point: the code of 0, whole or half numbers, same shape as `scale`; it may lie outside the codes.
         bits: bits of a code, 1 to 16.
-        group: entries that share a scale: that many in a row of the weight seen as a matrix of its first dimension by
-            all others, the last group of a row perhaps shorter. 0 where scales broadcast.
-        learned: the scale is trained with the weight (learned step size quantization, Esser et al. 2020).
+        group: number of consecutive entries that share a scale, in a row of the weight as a matrix (first dimension ×
+            all others); the last group of a row may be shorter. 0 if scales broadcast.
+        learned: train the scale with the weight (learned step size quantization, Esser et al. 2020).
     """
 
     scale: Tensor
@@ -64,12 +66,12 @@ class Grid(nn.Module):
         return to_codes(weight, scale, zero_point, self.bits)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Return the weights that codes stand for."""
+        """Return the weights that the codes represent."""
         scale, zero_point = self.spread(codes)
         return from_codes(codes, scale, zero_point)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round, with the gradient of the identity where the code is not clamped and 0 elsewhere."""
+        """Round; the gradient is that of the identity where the code is not clamped, and 0 elsewhere."""
         scale, zero_point = self.spread(weight)
         step_gradient = (weight.numel() / max(1, self.scale.numel()) * (2**self.bits - 1)) ** -0.5
         return fake_quantize(weight, scale, zero_point, self.bits, step_gradient)
@@ -79,7 +81,7 @@ class Grid(nn.Module):
         return weight
 
     def spread(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and zero point as they broadcast against a weight."""
+        """Return scale and zero point in shapes that broadcast against a weight."""
         scale = self.scale.clamp(min=torch.finfo(self.scale.dtype).tiny) if self.learned else self.scale
         if not self.group:
             return scale, self.zero_point
@@ -95,15 +97,15 @@ class Grid(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Replaces each weight by the nearest of a few levels, any numbers; gradients pass straight, to the levels too.
+    """A rounding of each weight to the nearest of a few arbitrary levels; gradients pass straight through.
 
     A level receives the sum of the gradients of its weights (Han et al. 2016, section 3), divided by the square root of
-    how many there are on average, so that it learns at about the pace of a weight.
+    the mean number of weights per level, so that it learns about as fast as a weight.
 
     Args:
         levels: of shape (k,).
         bits: bits of a code, 1 to 16; 2^bits ≥ k.
-        learned: the levels are trained with the weight.
+        learned: train the levels with the weight.
     """
 
     levels: Tensor
@@ -122,15 +124,15 @@ class Codebook(nn.Module):
         return isinstance(self.levels, nn.Parameter)
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Return the places of the nearest levels as whole numbers of the weight's dtype."""
+        """Return the indices of the nearest levels as whole numbers of the weight's dtype."""
         return nearest_level(weight, self.levels.detach()).to(weight.dtype)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Return the weights that codes stand for."""
+        """Return the weights that the codes represent."""
         return self.levels[codes.long().clamp(0, len(self.levels) - 1)]
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Replace."""
+        """Replace each weight by its nearest level."""
         return look_up(weight, self.levels)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class Codebook(nn.Module):
 
 
 class Mask(nn.Module):
-    """Holds weights at zero wherever `keep` is False."""
+    """A mask that holds weights at 0 wherever `keep` is False."""
 
     keep: Tensor
 
@@ -148,7 +150,7 @@ class Mask(nn.Module):
         self.register_buffer("keep", keep)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with its removed entries at exactly 0, whose gradient is 0 as well."""
+        """Return the weight with its removed entries, and their gradients, at exactly 0."""
         return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class Mask(nn.Module):
 
 @dataclass(frozen=True)
 class WeightState:
-    """What a layer computes with: its effective weight (detached), and the grid and mask that hold it."""
+    """The state of a layer's weight: the effective values (detached), their grid and their mask (`keep`)."""
 
     weight: Tensor
     grid: Grid | Codebook | None = None
@@ -186,9 +188,9 @@ def read_weight(layer: nn.Module) -> WeightState:
 
 
 def write_weight(layer: nn.Module, state: WeightState) -> None:
-    """Give a layer this weight, held by this grid and mask; whatever held it before is gone.
+    """Set a layer's weight, grid and mask, in place of those it had.
 
-    The latent values are settled: they equal the effective weight, and a mask holds every 0 of it.
+    The latent values are settled: they equal the effective weight, and the mask removes every 0 in it.
     """
     strip(layer)
     parameter = cast(nn.Parameter, layer.weight)
@@ -205,11 +207,11 @@ def write_weight(layer: nn.Module, state: WeightState) -> None:
 
 
 def strip(layer: nn.Module) -> WeightState:
-    """Make a layer's weight a plain parameter with its effective values; return the state it had."""
+    """Make a layer's weight a plain parameter with its effective values; return its previous state."""
     state = read_weight(layer)
     if parametrize.is_parametrized(layer, "weight"):
-        # Torch keeps `weight` as a property of a class made for the layer, which its deep copies share, and removal
-        # takes it off that class: without a class of its own first, stripping a copy would break the original.
+        # Torch keeps `weight` as a property of a class made for the layer. Deep copies share that class, and removal
+        # deletes the property from it. Without a separate class, stripping a copy would break the original.
         shared = type(layer)
         own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
         layer.__class__ = type(shared.__name__, shared.__bases__, own)
@@ -218,9 +220,9 @@ def strip(layer: nn.Module) -> WeightState:
 
 
 def settle(model: nn.Module) -> nn.Module:
-    """Set every latent weight to its effective value, in place; the model computes the same as before.
+    """Set every latent weight to its effective value, in place; the model's outputs stay the same.
 
-    What is 0 under a mask joins it.
+    Entries that are 0 under a mask join it.
     """
     for _, layer in weight_layers(model):
         if parametrize.is_parametrized(layer, "weight"):
@@ -233,7 +235,7 @@ def settle(model: nn.Module) -> nn.Module:
 
 
 def strip_all(model: nn.Module) -> nn.Module:
-    """Make every weight plain, in place: the model that is executed where latency is measured or a file exported."""
+    """Make every weight a plain parameter, in place: the model to time or export."""
     for _, layer in weight_layers(model):
         strip(layer)
     return model
@@ -246,7 +248,7 @@ def other_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def tied_layers(model: nn.Module) -> frozenset[str]:
-    """Return the paths of the layers whose weight is the same parameter as another layer's or the model's own."""
+    """Return the paths of layers whose weight is also a parameter of another module."""
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

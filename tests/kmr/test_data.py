@@ -117,23 +117,23 @@ def test_a_split_is_divided_by_a_seed_without_copying(as_dataset: bool) -> None:
     x = torch.arange(10.0)[:, None]
     source = torch.utils.data.TensorDataset(x, x) if as_dataset else (x, x)
     whole = Split(source, 4)
-    rest, aside = whole.divided(0.3, seed=1)
+    rest, aside = whole.divide(0.3, seed=1)
     values = [torch.cat([inputs for inputs, _ in part.batches()]).flatten().tolist() for part in (rest, aside)]
     assert [len(rest), len(aside)] == [7, 3] == [len(part) for part in values]
     assert sorted(values[0] + values[1]) == list(range(10))
     assert rest.source[0] is whole.source[0] if not as_dataset else rest.source is whole.source
-    assert [part.fingerprint() for part in whole.divided(0.3, seed=1)] == [rest.fingerprint(), aside.fingerprint()]
+    assert [part.fingerprint() for part in whole.divide(0.3, seed=1)] == [rest.fingerprint(), aside.fingerprint()]
     assert rest.fingerprint() != aside.fingerprint()
     assert torch.equal(next(rest.subset(2).batches())[0], next(rest.batches())[0][:2])
     for share in (0.0, 1.0):
         with pytest.raises(KMRError, match="share"):
-            whole.divided(share)
+            whole.divide(share)
 
 
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_numbered_batches_name_the_places_of_their_samples(as_dataset: bool) -> None:
     x = torch.arange(10.0)[:, None]
-    _, aside = Split(torch.utils.data.TensorDataset(x, x) if as_dataset else (x, x), 4).divided(0.5)
+    _, aside = Split(torch.utils.data.TensorDataset(x, x) if as_dataset else (x, x), 4).divide(0.5)
     in_order = torch.cat([inputs for inputs, _ in aside.batches()])
     for places, inputs, _ in aside.numbered_batches(shuffle_seed=3):
         assert torch.equal(inputs, in_order[places])

@@ -400,7 +400,7 @@ def test_a_cache_damaged_between_two_runs_of_a_study(calm, code, tmp_path) -> No
     damaged = damage(cache)
     assert len(damaged) == 10, "five models, and what was read of each"
     said = cached_run(tmp_path, code)
-    assert "is damaged and now in" in said
+    assert "moved the damaged cache entry" in said
     # Recalled would have been ratio 0.4, ratio 0.6, and ratio 0.6 with rank 0.7.
     found = quarantined(cache)
     assert set(found) <= damaged

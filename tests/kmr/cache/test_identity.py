@@ -55,7 +55,7 @@ def test_a_field_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, {3}, {1: 2}, torch.zeros(2).to_sparse()])
 def test_what_has_no_known_content_is_refused(value: object) -> None:
-    with pytest.raises(KMRError, match=r"cache key|no bytes"):
+    with pytest.raises(KMRError, match=r"cache key|no plain bytes"):
         describe(value)
 
 

@@ -169,7 +169,7 @@ def test_another_base_is_another_chain(store: Store, workers: ModuleType) -> Non
     assert PrefixCache(store, other, {}).longest(other, workers.two_rules(), THREE) == (other, ())
     same = copy.deepcopy(BASE)
     assert len(PrefixCache(store, same, {}).longest(same, workers.two_rules(), THREE)[1]) == 1
-    with pytest.raises(KMRError, match="one base model"):
+    with pytest.raises(KMRError, match="another base model"):
         cache.longest(same, workers.two_rules(), THREE)
 
 

@@ -25,7 +25,7 @@ def test_a_domain_holds_its_values_and_its_neutral_one(domain, inside, outside) 
         (lambda: FloatRange(0.0, 1.0, neutral=0.0, step=0.0), "step"),
         (lambda: IntRange(0, 4, neutral=0, log=True), "above 0"),
         (lambda: Choice((), neutral=1), "at least one"),
-        (lambda: Choice((1, 1), neutral=1), "twice"),
+        (lambda: Choice((1, 1), neutral=1), "repeats"),
         (lambda: Knob("", Choice((1,), neutral=1)), "name"),
     ],
 )

@@ -34,7 +34,7 @@ def test_the_neutral_value_gives_an_equal_model_that_is_a_copy() -> None:
 
 
 def test_a_wrong_knob_or_value_is_refused_by_name() -> None:
-    with pytest.raises(KMRError, match=r"no knob other: it turns scale\.by"):
+    with pytest.raises(KMRError, match=r"no knob other: choose scale\.by"):
         Scale()(Numbers(1.0), "other", 0.5)
     with pytest.raises(KMRError, match=r"scale\.by cannot be 3"):
         Scale()(Numbers(1.0), "scale.by", 3.0)

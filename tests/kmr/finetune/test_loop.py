@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
 
 def test_the_squared_error_reads_columns_as_rows_and_refuses_to_broadcast() -> None:
     assert mean_squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0])).item() == 2.0
-    with pytest.raises(KMRError, match="do not fit"):
+    with pytest.raises(KMRError, match="do not match"):
         mean_squared_error(torch.zeros(4, 2), torch.zeros(4))
 
 

@@ -185,7 +185,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [({"batches": []}, "at least one batch"), ({"ridge": -1}, "ridge >= 0"), ({"places": 0}, "places >= 1"),
-     ({"batches": [X, X[:, :2]]}, "cannot be joined")],
+     ({"batches": [X, X[:, :2]]}, "cannot be concatenated")],
 )  # fmt: skip
 def test_bad_input_is_named(changed: dict[str, Any], why: str) -> None:
     with pytest.raises(KMRError, match=why):

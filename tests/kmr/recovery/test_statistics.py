@@ -42,7 +42,7 @@ def test_nothing_else_changes() -> None:
 
 def test_bad_batches_are_named_and_leave_the_statistics() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    for batches, why in (([], "needs inputs"), (X, "in a list"), ([torch.ones(1, 3)], "larger batch")):
+    for batches, why in (([], "at least one batch"), (X, "in a list"), ([torch.ones(1, 3)], "larger batch")):
         with pytest.raises(KMRError, match=why):
             recalibrate(model, batches)
         assert model[1].running_mean.tolist() == [0, 0, 0]

@@ -32,7 +32,7 @@ def test_the_statistics_of_made_inputs_come_near_those_the_model_remembers() -> 
 
 
 def test_what_has_no_statistics_or_other_inputs_is_refused() -> None:
-    with pytest.raises(NotApplicable, match="has none"):
+    with pytest.raises(NotApplicable, match="has no BatchNorm statistics"):
         synthetic_inputs(nn.Linear(3, 3), torch.zeros(1, 3))
     with pytest.raises(NotApplicable, match="real numbers"):
         synthetic_inputs(trained(), torch.zeros(1, 3).long())
