@@ -52,7 +52,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sweeps.work import ModelWork
+from sweeps.experiment.model_work import ModelWork
 from torch.nn.functional import cross_entropy
 
 steps = jobs = 0
@@ -294,7 +294,7 @@ HALT_IN_THE_THIRD = str(6 * STEPS + 2)
         ("optuna", "Study.enqueue_trial", "before"),
         ("optuna", "Study.enqueue_trial", "after"),  # it waits in the queue again, and is not closed
         ("optuna", "Study.tell", "before"),  # the last moment before it is closed
-        ("sweeps.finish", "publish", "before"),  # the report is to be written
+        ("sweeps.views.finish", "publish", "before"),  # the report is to be written
     ],
 )
 def test_a_second_ctrl_c_at_any_moment_of_stopping(calm, code, tmp_path, module: str, name: str, when: str) -> None:

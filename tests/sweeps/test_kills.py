@@ -44,15 +44,15 @@ BOUNDARIES = [
     ("optuna", "Study.add_trial", 1, "after"),  # the base model is told, nothing is queued
     ("optuna", "Study.enqueue_trial", 4, "before"),  # some of what is tried first is queued
     ("sweeps.search.execution.ledger", "claim", 3, "before"),  # asked, not claimed
-    ("kmr.core.engine", "apply_move", 2, "after"),  # a rule has been applied
-    ("kmr.core.engine", "measure", 8, "after"),  # costs have been read, fine-tuning comes next
+    ("kmr.core.step", "apply_move", 2, "after"),  # a rule has been applied
+    ("kmr.core.step", "measure", 8, "after"),  # costs have been read, fine-tuning comes next
     ("sweeps.experiment.model_work", "save_artifact", 2, "before"),
     ("sweeps.experiment.model_work", "save_artifact", 2, "after"),  # staged, not on the front
     ("sweeps.search.execution.ledger", "finish", 2, "before"),  # measured, not told
     ("sweeps.search.execution.ledger", "finish", 2, "after"),  # told, nothing else
-    ("sweeps.experiment.sweep", "drop_artifacts", 3, "after"),
-    ("sweeps.finish", "keep_layers", 1, "before"),  # all trials done, no report
-    ("sweeps.finish", "publish", 1, "before"),
+    ("sweeps.experiment.saved_front", "drop_artifacts", 3, "after"),
+    ("sweeps.views.finish", "keep_layers", 1, "before"),  # all trials done, no report
+    ("sweeps.views.finish", "publish", 1, "before"),
 ]
 
 
