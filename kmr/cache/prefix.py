@@ -104,18 +104,12 @@ class PrefixCache:
 
     @property
     def counts(self) -> Statistics:
-        """What `statistics` counts, without a look at the folder."""
-        with self._guard:
-            return self._counts
-
-    def statistics(self) -> Statistics:
-        """Return what runs of this process had from the cache: `hits` are moves recalled, `misses` moves taken.
+        """What runs of this process had from the cache: `hits` are moves recalled, `misses` moves taken.
 
         Seconds saved are those that the recalled moves took, less those spent on recalling them.
         """
         with self._guard:
-            whole = self.store.statistics()
-            return replace(self._counts, quarantined=whole.quarantined, bytes=whole.bytes)
+            return self._counts
 
     def _check(self, base: nn.Module) -> None:
         if base is not self._base:

@@ -127,10 +127,10 @@ def test_a_sequence_is_taken_once_and_recalled_with_all_it_recorded(store: Store
     for (one, _), (other, _) in zip(live, again, strict=True):
         assert torch.equal(one.values, other.values)
     assert torch.equal(model.values, plain.model.values)  # type: ignore[arg-type]
-    found = cache.statistics()
+    found = cache.counts
     assert (found.hits, found.misses) == (8, 0)
     assert 80 < found.seconds_saved < 88
-    assert found.bytes > 0
+    assert cache.store.statistics().bytes > 0
 
 
 def test_the_longest_known_beginning_is_found(store: Store, workers: ModuleType) -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_done_is_tried_again(store: Store, workers: ModuleType) -
         with pytest.raises(NotApplicable, match="too far"):
             workers.follow(BASE, toy(Shift()), moves(("shift.by", 7)), cache, taken=tried.append)
         assert len(tried) == 1
-    assert cache.statistics().misses == 2
+    assert cache.counts.misses == 2
     assert recalled(cache, BASE, toy(Shift()), moves(("shift.by", 7))) == (BASE, ())
 
 
@@ -260,19 +260,19 @@ def test_a_damaged_prefix_is_taken_again_and_longer_ones_recalled(store: Store, 
     assert damaged == 1
     with pytest.warns(CacheWarning, match="damaged"):
         assert taken_by(workers, cache, instantiation, THREE) == ["jitter.size=0.25"]
-    assert cache.statistics().quarantined == 1
+    assert cache.store.statistics().quarantined == 1
     assert recalled(cache, BASE, instantiation, THREE)[1] == tuple(step for _, step in live)
 
 
 def test_what_many_sequences_begin_with_stays_longest(tmp_path: Path, workers: ModuleType) -> None:
     measure = PrefixCache(Store(tmp_path / "one", 10**9), BASE, {})
     workers.follow(BASE, workers.two_rules(), THREE[:1], measure)
-    room = 9 * measure.statistics().bytes
+    room = 9 * measure.store.statistics().bytes
     cache = PrefixCache(Store(tmp_path / "cache", room), BASE, {})
     for size in range(1, 20):
         workers.follow(BASE, workers.two_rules(), moves(("scale.by", 0.5), ("jitter.size", size / 20)), cache)
-    assert cache.statistics().bytes <= room
-    assert cache.statistics().misses == 20
+    assert cache.store.statistics().bytes <= room
+    assert cache.counts.misses == 20
     assert taken_by(workers, cache, workers.two_rules(), THREE[:1]) == []
 
 
