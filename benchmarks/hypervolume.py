@@ -3,8 +3,11 @@
 Points are drawn at random: for the hypervolume all on a front (the surface of a ball), for sorting anywhere in a cube.
 Values and ranks must be equal; times are the best of three, on one thread.
 
-Bar: every hypervolume equal to moocore's to a relative 1e-9, every ranking equal to moocore's, and 100,000 points of
-two objectives sorted in less than one second of processor time (of which a busy machine takes no more).
+Ours is moocore behind checks, directions and rows that are not finite; the difference to its row is what these cost.
+
+Bar: every hypervolume equal to Optuna's to a relative 1e-9, every ranking of up to 5,000 points equal to Optuna's, and
+100,000 points of two objectives sorted in less than one second of processor time (of which a busy machine takes no
+more).
 
     python -m benchmarks.hypervolume            # pymoo is in the extra `bench`; it is left out where it is missing
     python -m benchmarks.hypervolume --quick
@@ -109,7 +112,7 @@ def main() -> int:
     for size, objectives in sets:
         points = on_a_front(size, objectives)
         times = {name: timed(call) for name, call in volumes(points).items()}
-        truth = times["moocore"][0]
+        truth = times["optuna"][0]
         for name, (value, seconds) in times.items():
             same = bool(np.isclose(value, truth, rtol=1e-9, atol=0))
             equal &= same or name != "ours"
@@ -126,7 +129,7 @@ def main() -> int:
         results = {
             name: timed(call, 1 if size == SORTED else 3) for name, call in sorters(points, options.quick).items()
         }
-        truth = results["moocore"][0]
+        truth = results.get("optuna", results["moocore"])[0]
         assert (results["ours"][0] == 0).sum() == non_dominated(points, ["minimize"] * objectives).sum()
         for name, (value, seconds) in results.items():
             same = bool((value == truth).all())

@@ -110,7 +110,7 @@ def show(console: Console, rows: list[Row]) -> None:
             table.add_row(
                 row.model, "PyTorch eager" if label == "eager" else f"ONNX Runtime {label}", stored,
                 f"{100 * accuracy:.2f} ± {100 * stderr:.2f}", f"{row.timings[1][label].median:.2f}",
-                f"{many.median:.1f}", f"{many.spread:.0%}", f"{many.throughput(BATCH):.0f}",
+                f"{many.median:.1f}", f"{many.spread:.0%}", f"{1000 * BATCH / many.median:.0f}",
             )  # fmt: skip
     console.print(table)
 

@@ -39,6 +39,7 @@ from rich.table import Table
 from torch import nn
 
 import kmr
+from benchmarks.mnist import lenet5, lenet_300_100, mnist
 from kmr.artifact.folder import Builder, read
 from kmr.core import Instantiation, Move, isolated_rng
 from kmr.data import Data, Split, as_data
@@ -47,7 +48,6 @@ from kmr.instantiations.distillation import Response
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import Accuracy
-from sweeps.examples.mnist import lenet5, lenet_300_100, mnist
 
 TIMES = 40
 
@@ -138,7 +138,7 @@ def compress(setting: Setting, data: Data, dense: nn.Module, answers: Response, 
             rounded = tune(data, setting.rounded, setting.rates[1], seed, guides=guides, original=dense)(rounded)
             moves = (Move("prune.sparsity", sparsity), Move("quantize.bits", bits))
             place = kmr.save(folder / f"{sparsity:g}-{bits}", rounded, base=dense, sequence=moves,
-                             builder=Builder(f"sweeps.examples.mnist:{setting.build.__name__}"))  # fmt: skip
+                             builder=Builder(f"benchmarks.mnist:{setting.build.__name__}"))  # fmt: skip
             points.append(Point(place, sparsity, bits, *size(place), errors(rounded, data.validation)))
             print(f"  {sparsity:g} zero, {bits} bits: {points[-1].weights} B, {points[-1].validation:.2%} validation",
                   file=sys.stderr, flush=True)  # fmt: skip
@@ -151,9 +151,7 @@ def run(setting: Setting, data: Data, folder: Path, seed: int) -> dict[str, Any]
     teacher = dense if setting.teacher is None else train(NETWORKS[setting.teacher], data, seed)
     answers = Response(teacher=teacher, temperature=setting.taught[0], weight=setting.taught[1])
     taught = dense if setting.teacher is None else train(setting, data, seed, guides={"answers": answers})
-    place = kmr.save(
-        folder / "dense", dense, base=dense, builder=Builder(f"sweeps.examples.mnist:{setting.build.__name__}")
-    )
+    place = kmr.save(folder / "dense", dense, base=dense, builder=Builder(f"benchmarks.mnist:{setting.build.__name__}"))
     whole, _ = size(place)
     print(f"  dense: {whole} B, {errors(dense, data.validation):.2%} validation", file=sys.stderr, flush=True)
     points = compress(setting, data, dense, answers, folder, seed)

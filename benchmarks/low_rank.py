@@ -124,7 +124,7 @@ def run(folder: Path, keeps: list[float], seeds: int, images: int, tested: int) 
     for name, make in METHODS.items():
         for keep in keeps:
             for seed in range(seeds if name in SEEDED else 1):
-                _, calibration = train.divided(images / len(train), seed)
+                _, calibration = train.divide(images / len(train), seed)
                 rule, share = make(calibration, images), keep
                 if name in AT_EQUAL_MACS:
                     share = share_within(rule, dense, cuts[BASELINE][keep][0].macs, test.split.first_inputs())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.pareto.dominance import Floats, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, as_costs, finite_rows, non_dominated
 
 
 def attainment(runs: Sequence[Floats], share: float, directions: Sequence[str]) -> Floats:
@@ -23,7 +23,7 @@ def attainment(runs: Sequence[Floats], share: float, directions: Sequence[str]) 
         raise ValueError(f"attainment needs at least one run and a share in (0, 1], not {len(runs)} and {share}")
     needed = math.ceil(share * len(runs) - 1e-9)
     costs = [as_costs(values, directions) for values in runs]
-    costs = [found[np.isfinite(found).all(axis=1)] for found in costs]
+    costs = [found[finite_rows(found)] for found in costs]
     at = np.unique(np.concatenate([found[:, 0] for found in costs]))
     reached = np.full((len(runs), len(at)), np.inf)
     for row, found in zip(reached, costs, strict=True):

@@ -8,44 +8,19 @@ from collections.abc import Sequence
 import moocore
 import numpy as np
 
-from analysis.pareto.dominance import Floats, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, as_costs, finite_rows
 
 
 def hypervolume(values: Floats, reference: Sequence[float] | Floats, directions: Sequence[str]) -> float:
     """Measure the volume dominated by `values` (n, d) and bounded by `reference` (d,), exactly.
 
     In the product of the objectives' units, ≥ 0. Points that are not strictly better than the reference in every
-    objective, or not finite, add nothing. One and two objectives in closed form, three by a sweep of slices in
-    O(n log n) (Beume et al. 2009), more with moocore (Guerreiro and Fonseca 2018; WFG).
-    Raises ValueError when shapes or
-    directions do not fit or the reference is not finite.
+    objective, or not finite, add nothing. Raises ValueError when shapes or directions do not fit or the reference is
+    not finite.
     """
     corner = _corner(reference, directions)
     costs = as_costs(values, directions)
-    costs = costs[np.isfinite(costs).all(axis=1) & (costs < corner).all(axis=1)]
-    if not len(costs):
-        return 0.0
-    if costs.shape[1] == 1:
-        return float(corner[0] - costs.min())
-    if costs.shape[1] == 2:
-        costs = costs[non_dominated(costs, ["minimize", "minimize"])]
-        first, second = costs[np.argsort(costs[:, 0])].T
-        tops = np.concatenate(([corner[1]], second[:-1]))
-        return float(((corner[0] - first) * (tops - second)).sum())
-    if costs.shape[1] == 3:
-        return _slices(costs, corner)
-    return float(moocore.hypervolume(costs, ref=corner))
-
-
-def _slices(costs: Floats, corner: Floats) -> float:
-    """Add up the slices between the third costs, in each of which the dominated area is that of the points below."""
-    costs = costs[np.argsort(costs[:, 2], kind="stable")]
-    heights = np.diff(np.append(costs[:, 2], corner[2])).tolist()
-    staircase, area, volume = _Staircase(float(corner[0]), float(corner[1])), 0.0, 0.0
-    for (x, y, _), height in zip(costs.tolist(), heights, strict=True):
-        area += staircase.add(x, y)
-        volume += area * height
-    return volume
+    return float(moocore.hypervolume(costs[finite_rows(costs)], ref=corner))
 
 
 def normalised(
@@ -73,7 +48,7 @@ def history(values: Floats, reference: Sequence[float] | Floats, directions: Seq
     """
     corner = _corner(reference, directions)
     costs = as_costs(values, directions)
-    useful = np.isfinite(costs).all(axis=1) & (costs < corner).all(axis=1)
+    useful = finite_rows(costs) & (costs < corner).all(axis=1)
     gains = np.zeros(len(costs))
     if costs.shape[1] == 2:
         staircase = _Staircase(float(corner[0]), float(corner[1]))

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.pareto.dominance import Floats, as_costs
+from analysis.pareto.dominance import Floats, as_costs, finite_rows
 
 
 def coverage(first: Floats, second: Floats, directions: Sequence[str]) -> float:
@@ -104,7 +104,7 @@ def _count(objectives: int, divisions: int) -> int:
 
 def _finite(values: Floats, directions: Sequence[str]) -> Floats:
     costs = as_costs(values, directions)
-    return costs[np.isfinite(costs).all(axis=1)]
+    return costs[finite_rows(costs)]
 
 
 def _scaled(

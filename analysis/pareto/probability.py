@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.pareto.dominance import Floats, Mask, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, Mask, as_costs, finite_rows, non_dominated
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
@@ -50,7 +50,7 @@ def probability_non_dominated(
     if (errors < 0).any() or draws < 1:
         raise ValueError("standard errors must be at least 0 and draws at least 1")
     repeated = _as_costs(replicates, costs.shape, directions)
-    found = np.where(np.isfinite(costs).all(axis=1), 0.0, np.nan)
+    found = np.where(finite_rows(costs), 0.0, np.nan)
     rows = np.flatnonzero(_has_a_chance(costs, errors, repeated))
     if not len(rows):
         return found
@@ -81,7 +81,7 @@ def _as_costs(replicates: Floats | None, shape: tuple[int, ...], directions: Seq
 
 def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> Mask:
     """Mark the rows whose best imaginable values no other row's worst imaginable values dominate."""
-    finite = np.asarray(np.isfinite(costs).all(axis=1), dtype=np.bool_)
+    finite = finite_rows(costs)
     best, worst = costs - _FAR * errors, costs + _FAR * errors
     if replicates is not None:
         best = np.fmin(best, np.fmin.reduce(replicates))

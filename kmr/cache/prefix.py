@@ -20,7 +20,7 @@ from kmr.cache.identity import describe, fingerprint
 from kmr.cache.keys import key_of
 from kmr.cache.models import NotStorable, from_content, to_content
 from kmr.cache.statistics import Statistics, warn
-from kmr.cache.steps import canonical, made_as_json, meters_of, readings_as_json, stage_of, step_of, steps_of
+from kmr.cache.steps import canonical, made_as_json, meters_of, readings_as_json, readings_of, stage_of, step_of
 from kmr.cache.store import Store
 from kmr.core import Instantiation, KMRError, Move, Step, measure
 
@@ -60,25 +60,6 @@ class PrefixCache:
         self._counts = Statistics()
         self._guard = Lock()
 
-    def longest(
-        self, base: nn.Module, instantiation: Instantiation, moves: Sequence[Move]
-    ) -> tuple[nn.Module, tuple[Step, ...]]:
-        """Return the model of the longest known beginning of these moves, and the steps that led to it.
-
-        Where none is known it is the base itself and no step; else a model of the caller's own, on the base's device.
-        """
-        self._check(base)
-        started = time.perf_counter()
-        keys = self._keys(instantiation, moves)
-        for count in range(len(keys), 0, -1):
-            recalled = self._recall(instantiation, moves[:count], keys[count - 1])
-            if recalled is not None:
-                self._touch(instantiation, keys[:count])
-                saved = sum(sum(asdict(step.seconds).values()) for step in recalled[1])
-                self._count(hits=count, saved=saved - (time.perf_counter() - started))
-                return recalled
-        return base, ()
-
     def reach(
         self,
         base: nn.Module,
@@ -109,55 +90,29 @@ class PrefixCache:
             self._count(misses=1)
             return take()
         try:
-            known = self._recall_one(instantiation, moves, keys[-1])
+            known = self._recall(instantiation, moves, keys[-1])
             if known is None:
                 with self.store.lock(keys[-1]):
-                    known = self._recall_one(instantiation, moves, keys[-1], steps)
+                    known = self._recall(instantiation, moves, keys[-1], steps)
                     if known is None:
                         self._count(misses=1)
                         started = time.perf_counter()
                         model, step = take()
                         if time.perf_counter() - started >= self._worth:
-                            self.remember(base, instantiation, model, (*steps, step))
+                            self._keep(instantiation, keys[-1], model, (*steps, step))
                         return model, step
             return known
         finally:
             self._touch(instantiation, keys)
 
-    def remember(self, base: nn.Module, instantiation: Instantiation, model: nn.Module, steps: Sequence[Step]) -> bool:
-        """Store a model and the accepted steps that led to it from the base; return whether it is stored.
-
-        A model that cannot be restored exactly is not stored; this is a warning.
-        """
-        self._check(base)
-        moves = [step.move for step in steps if step.move is not None]
-        keys = self._keys(instantiation, moves)
-        if not moves or len(keys) < len(moves):
-            return False
-        try:
-            tensors, described = to_content(base, model)
-            spent = steps[-1].seconds
-            metadata = {"model": described, "steps": made_as_json(steps)}
-            kept = self.store.put(keys[-1], tensors, metadata, spent.rule + spent.finetune + spent.other)
-            return self._keep_readings(instantiation, keys[-1], steps) and kept
-        except NotStorable as reason:
-            warn(str(reason))
-            return False
-
     @property
     def counts(self) -> Statistics:
-        """The counts of `statistics` that need no scan of the folder."""
-        with self._guard:
-            return self._counts
-
-    def statistics(self) -> Statistics:
-        """Return the cache's statistics for this process: `hits` are moves recalled, `misses` moves taken.
+        """The cache's statistics for this process: `hits` are moves recalled, `misses` moves taken.
 
         `seconds_saved` is the time that the recalled moves once took, minus the time to recall them.
         """
         with self._guard:
-            whole = self.store.statistics()
-            return replace(self._counts, quarantined=whole.quarantined, bytes=whole.bytes)
+            return self._counts
 
     def _check(self, base: nn.Module) -> None:
         if base is not self._base:
@@ -195,8 +150,9 @@ class PrefixCache:
 
     def _recall(
         self, instantiation: Instantiation, moves: Sequence[Move], key: str, before: Sequence[Step] | None = None
-    ) -> tuple[nn.Module, tuple[Step, ...]] | None:
-        """Return a cached model and its steps; measure it if its readings are missing and `before` is given."""
+    ) -> tuple[nn.Module, Step] | None:
+        """Return a cached model and its step; measure it if its readings are missing and `before` is given."""
+        started = time.perf_counter()
         readings_key = self._readings_key(instantiation, key)
         if key not in self.store or (before is None and readings_key not in self.store):
             return None
@@ -209,31 +165,32 @@ class PrefixCache:
             warn(str(error))
             self.store.remove(key)
             return None
-        made = entry.metadata["steps"]
+        made = entry.metadata["steps"][-1]
         if readings is not None:
-            return model, steps_of(moves, made, readings.metadata["steps"])
-        assert before is not None
-        started = time.perf_counter()
-        costs, qualities = measure(model, instantiation.costs), measure(model, instantiation.qualities)
-        step = step_of(moves, made[-1], costs, qualities)
-        step = replace(step, seconds=replace(step.seconds, meter=time.perf_counter() - started))
-        self._keep_readings(instantiation, key, (*before, step))
-        return model, (*before, step)
+            step = step_of(moves, made, *readings_of(readings.metadata["steps"][-1]))
+        else:
+            assert before is not None
+            measuring = time.perf_counter()
+            step = step_of(moves, made, measure(model, instantiation.costs), measure(model, instantiation.qualities))
+            step = replace(step, seconds=replace(step.seconds, meter=time.perf_counter() - measuring))
+            self._keep_readings(instantiation, key, (*before, step))
+        self._count(hits=1, saved=sum(asdict(step.seconds).values()) - (time.perf_counter() - started))
+        return model, step
 
-    def _recall_one(
-        self, instantiation: Instantiation, moves: Sequence[Move], key: str, before: Sequence[Step] | None = None
-    ) -> tuple[nn.Module, Step] | None:
-        started = time.perf_counter()
-        recalled = self._recall(instantiation, moves, key, before)
-        if recalled is None:
-            return None
-        model, steps = recalled
-        self._count(hits=1, saved=sum(asdict(steps[-1].seconds).values()) - (time.perf_counter() - started))
-        return model, steps[-1]
+    def _keep(self, instantiation: Instantiation, key: str, model: nn.Module, steps: Sequence[Step]) -> None:
+        """Keep a model and the steps that led to it; warn where it would not come back exactly as it is."""
+        try:
+            tensors, described = to_content(self._base, model)
+            spent = steps[-1].seconds
+            metadata = {"model": described, "steps": made_as_json(steps)}
+            self.store.put(key, tensors, metadata, spent.rule + spent.finetune + spent.other)
+            self._keep_readings(instantiation, key, steps)
+        except NotStorable as reason:
+            warn(str(reason))
 
-    def _keep_readings(self, instantiation: Instantiation, key: str, steps: Sequence[Step]) -> bool:
+    def _keep_readings(self, instantiation: Instantiation, key: str, steps: Sequence[Step]) -> None:
         seconds = sum(step.seconds.meter for step in steps)
-        return self.store.put(self._readings_key(instantiation, key), {}, {"steps": readings_as_json(steps)}, seconds)
+        self.store.put(self._readings_key(instantiation, key), {}, {"steps": readings_as_json(steps)}, seconds)
 
     def _touch(self, instantiation: Instantiation, keys: Sequence[str]) -> None:
         # The shortest prefix last, as the most recent: many sequences share it, and longer ones need it.

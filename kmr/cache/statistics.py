@@ -32,11 +32,6 @@ class Statistics:
             self.bytes,
         )
 
-    @property
-    def hit_rate(self) -> float:
-        """The share of look-ups that were hits; 0 where nothing was looked up."""
-        return self.hits / max(1, self.hits + self.misses)
-
 
 def warn(message: str) -> None:
     """Warn that something is not recalled or not stored."""

@@ -66,6 +66,15 @@ def readings_as_json(steps: Sequence[Step]) -> list[Any]:
     return [{"costs": _plain(step.costs), "qualities": _plain(step.qualities)} for step in steps]
 
 
+def readings_of(read: Mapping[str, Any]) -> tuple[Readings, Readings]:
+    """Return the costs and qualities of a step that `readings_as_json` wrote down."""
+    costs, qualities = (
+        {name: Reading(value, stderr) for name, (value, stderr) in read[kind].items()}
+        for kind in ("costs", "qualities")
+    )
+    return costs, qualities
+
+
 def step_of(moves: Sequence[Move], made: Mapping[str, Any], costs: Readings, qualities: Readings) -> Step:
     """Return the step of the last of these moves."""
     return Step(
@@ -78,17 +87,5 @@ def step_of(moves: Sequence[Move], made: Mapping[str, Any], costs: Readings, qua
     )
 
 
-def steps_of(moves: Sequence[Move], made: Sequence[Any], read: Sequence[Any]) -> tuple[Step, ...]:
-    """Return the steps of these moves from the values of `made_as_json` and `readings_as_json`."""
-    return tuple(
-        step_of(moves[: place + 1], made[place], _readings(read[place]["costs"]), _readings(read[place]["qualities"]))
-        for place in range(len(moves))
-    )
-
-
 def _plain(readings: Readings) -> dict[str, list[float | None]]:
     return {name: [reading.value, reading.stderr] for name, reading in readings.items()}
-
-
-def _readings(plain: Mapping[str, Any]) -> dict[str, Reading]:
-    return {name: Reading(value, stderr) for name, (value, stderr) in plain.items()}

@@ -19,7 +19,7 @@ from kmr.meters.faithfulness import (
     NegativeKL,
     WorstClassAccuracy,
 )
-from kmr.meters.latency import Latency, SampleTime, time_model, time_sessions
+from kmr.meters.latency import Latency, SampleTime, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
 from kmr.meters.optimizer import OptimizerBytes
@@ -57,6 +57,5 @@ __all__ = [
     "WeightBytes",
     "WorstClassAccuracy",
     "hardware",
-    "time_model",
     "time_sessions",
 ]

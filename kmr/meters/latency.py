@@ -24,31 +24,12 @@ _FIRST: "WeakKeyDictionary[Session, float]" = WeakKeyDictionary()
 _ORIGINALS: "WeakKeyDictionary[Deployment, tuple[nn.Module, Session]]" = WeakKeyDictionary()
 
 
-def time_model(model: nn.Module, inputs: Inputs, *, threads: int = 1, warmup: int = 5, repeats: int = 50) -> Timing:
-    """Time forward passes of a plain copy of a model in eager PyTorch: grids and masks are taken off, gradients off.
-
-    Args:
-        model: any module, on the device to be timed; it is not changed.
-        inputs: the batch to time, as the model takes it.
-        threads: for operations on the CPU; put back afterwards.
-        warmup: passes before the first timed one.
-        repeats: timed passes.
-
-    Raises:
-        KMRError: threads or repeats are below 1, or warmup below 0.
-    """
-    _check_threads(threads)
-    session = Eager().prepare(model, inputs, threads=threads)
-    return time_sessions([session], inputs, warmup=warmup, repeats=repeats, device=_device(model))[0]
-
-
 def time_sessions(
     sessions: Sequence[Session],
     inputs: Inputs,
     *,
     warmup: int = 5,
     repeats: int = 50,
-    device: torch.device | None = None,
 ) -> list[Timing]:
     """Time sessions in turns on one batch, with the threads of the first.
 
@@ -57,13 +38,12 @@ def time_sessions(
         inputs: the batch.
         warmup: turns before the first timed one.
         repeats: timed turns.
-        device: what they run on: the CPU unless it is said.
     """
     calls = [session.bind(inputs) for session in sessions]
     with sessions[0].pinned():
         return time_calls(
             calls, warmup=warmup, repeats=repeats, threads=sessions[0].threads,
-            hardware=hardware(device or torch.device("cpu")),
+            hardware=hardware(torch.device("cpu")),
         )  # fmt: skip
 
 
@@ -186,10 +166,6 @@ def _original(deployment: Deployment, original: nn.Module) -> Session:
     if known is None or known[0] is not original:
         known = _ORIGINALS[deployment] = (original, deployment.prepare(original))
     return known[1]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _check_threads(threads: int) -> None:

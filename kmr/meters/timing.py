@@ -42,10 +42,6 @@ class Timing:
         """Whether the machine was too busy to compare small differences."""
         return self.spread > NOISY
 
-    def throughput(self, batch: int) -> float:
-        """Return the samples per second of batches of this size."""
-        return 1000 * batch / self.median
-
 
 def time_calls(
     calls: Sequence[Callable[[], Any]], *, warmup: int, repeats: int, threads: int, hardware: str

@@ -108,7 +108,6 @@ class Config:
     sampler: Any = None
     anchors: int = 3
     screening: Any = True
-    bound_margin: float | None = None
     halving: Any = None
     workers: int = 1
     stop: Stop = field(default_factory=Stop)

@@ -13,7 +13,6 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.choose_sampler import describe_sampler, is_fixed, screening_pays, seed_after
-from sweeps.search.proposals.dominance_bound import Bound
 from sweeps.search.proposals.initial import anchors
 from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.study.point import Point
@@ -51,10 +50,8 @@ class Asker:
         """What is searched."""
         trials = len(study.get_trials(deepcopy=False))
         screening = _screening(experiment, self.problem, self.fixed)
-        bound = None if config.bound_margin is None else Bound(self.problem, config.bound_margin)
         parts = [f"sampler {describe_sampler(study.sampler)}", "screening " + ("on" if screening else "off")]
         parts += [f"known before training: {', '.join(self._statics.names) or 'nothing'}"] if self._statics else []
-        parts += [] if bound is None else [f"bound margin {config.bound_margin:g}"]
         self.description = "; ".join(parts)
         """How vectors are proposed, for the user."""
         self.proposer = Proposer(
@@ -63,7 +60,6 @@ class Asker:
             seed_after(config.seed, trials),
             screening,
             wrap=not self.fixed and not experiment.searches_policy,
-            bound=bound,
             patience=PATIENCE,
         )
         """Asks for the trials."""

@@ -68,11 +68,6 @@ class Accounting:
     rejected: int
     replaced: int
 
-    @property
-    def charged(self) -> int:
-        """What counts towards `trials`."""
-        return self.trained + self.failed + self.halted
-
 
 @dataclass(frozen=True)
 class SearchResult:

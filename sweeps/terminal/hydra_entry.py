@@ -27,6 +27,8 @@ Work: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
 """What a command does with a checked config: the same as plain values, the overrides, the console; an exit code."""
 
 _TRACE = "KMR_TRACEBACK"
+_REMOVED = {"bound_margin": "remove it; `screening` already avoids vectors without hope"}
+"""Config entries of earlier versions, and what to do instead."""
 
 
 def enter(work: Work, stopped: str = "") -> None:
@@ -92,21 +94,24 @@ def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | Non
 
 def _check_names(raw: DictConfig) -> None:
     """Refuse a config entry that is none: Hydra lets any be added with a +."""
-    known = [entry.name for entry in fields(Config)]
     for name in map(str, raw):
-        if name not in known:
-            raise SweepError(
-                f"the config has no entry {name}{unknown(name, known, all_of_them=False, renamed=RENAMED)}"
-            )
+        if trouble := _no_entry(name):
+            raise SweepError(trouble)
+
+
+def _no_entry(name: str) -> str | None:
+    """Return what is wrong with the name of a config entry; None for an entry that exists."""
+    known = [entry.name for entry in fields(Config)]
+    if name in known:
+        return None
+    gone = f" any more: {_REMOVED[name]}" if name in _REMOVED else ""
+    return f"the config has no entry {name}" + (gone or unknown(name, known, all_of_them=False, renamed=RENAMED))
 
 
 def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
     found = re.match(r"Could not override '([^'.@]+)[^']*'", message)
-    known = [entry.name for entry in fields(Config)]
-    if found is None or found[1] in known:
-        return message
-    return f"the config has no entry {found[1]}{unknown(found[1], known, all_of_them=False, renamed=RENAMED)}"
+    return (_no_entry(found[1]) if found else None) or message
 
 
 def _unexpected(error: Exception) -> int:

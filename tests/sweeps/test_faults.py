@@ -227,6 +227,8 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
         ("trails=3", "the config has no entry trails: did you mean trials?"),
         ("+budget.weight_bytes=20000", "the config has no entry budget: it is now limits"),
         ("budget.weight_bytes=20000", "the config has no entry budget: it is now limits"),
+        ("bound_margin=0.1", "the config has no entry bound_margin any more: remove it"),
+        ("+bound_margin=0.1", "the config has no entry bound_margin any more: remove it"),
         ("policy_space={budget: {low: 0.1}}", "To append to your config use +policy_space={budget: {low: 0.1}}"),
         ("finetune.optimizer.rate=3", "Could not override 'finetune.optimizer.rate'"),
     ],

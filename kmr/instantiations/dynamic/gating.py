@@ -1,7 +1,7 @@
 """Dynamic channel gating: convolutions compute for each input the channels that it makes large (Gao et al. 2019)."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,11 +10,10 @@ from typing import Any, ClassVar, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
-from kmr.core import Domain, FloatRange, Instantiation, KMRError, Knob, NotApplicable, Quality, Trait, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split, forward
 from kmr.instantiations.factored import replace_module
 from kmr.instantiations.layer_rule import LayerRule
-from kmr.meters.expected_macs import ExpectedMACs
 from kmr.recovery.least_squares import refit
 from kmr.recovery.patches import is_product
 from kmr.representation.gating import ChannelGate, GatedLayer, channel_sizes
@@ -78,14 +77,6 @@ class ChannelGating(LayerRule):
         for path, gated in _fitted(model, once, batch, float(value), self.ridge).items():
             model = replace_module(model, once[path], gated.train(once[path].training))
         return model
-
-
-def dynamic_gating(
-    rule: ChannelGating, data: Split, qualities: Sequence[Quality], example_inputs: Inputs
-) -> Instantiation:
-    """Return gating as an instantiation, judged by the expected MACs over a split and by the qualities given."""
-    cost = ExpectedMACs(data=data, example_inputs=example_inputs)
-    return Instantiation("dynamic_gating", (rule,), (cost,), tuple(qualities))
 
 
 def fitted_gate(inputs: Tensor, outputs: Tensor, closed: float, ridge: float) -> tuple[ChannelGate, Tensor]:

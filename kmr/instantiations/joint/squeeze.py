@@ -93,11 +93,6 @@ class Squeeze:
         return self._bill(gone, self._lowest)
 
     @property
-    def bops(self) -> float:
-        """The bit operations now."""
-        return self._bill(self._point.gone, self._widths())
-
-    @property
     def widths(self) -> dict[str, float]:
         """The widths that are learned, by path."""
         return {path: held.quantizer.width for path, held in self._held.items()}

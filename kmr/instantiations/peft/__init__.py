@@ -3,7 +3,7 @@
 As a recovery it is gone into the model in the end: what such an adapter computes and how it is put on a weight and
 taken off is in `adapters`; `LowRankAdaptation` is a recipe that stands wherever `kmr.finetune.FineTune` does, after any
 rule, and moves no cost. As a technique of its own it stays: `BottleneckAdapters` freezes a model and puts adapters with
-a nonlinearity in it; with `adapter_tuning` it is judged by what is trained and what an optimizer keeps of it.
+a nonlinearity in it; it is judged by `TrainableParameters` and `OptimizerBytes`.
 """
 
 from kmr.instantiations.peft.adapters import (
@@ -16,7 +16,6 @@ from kmr.instantiations.peft.adapters import (
 )
 from kmr.instantiations.peft.bottleneck import Adapted, BottleneckAdapter
 from kmr.instantiations.peft.bottleneck_adapters import BottleneckAdapters
-from kmr.instantiations.peft.instantiation import adapter_tuning
 from kmr.instantiations.peft.recipe import LowRankAdaptation
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "LowRankAdaptation",
     "SerialAdapter",
     "adapter_parameters",
-    "adapter_tuning",
     "attach",
     "detach",
     "largest_rank",

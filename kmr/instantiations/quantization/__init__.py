@@ -23,7 +23,6 @@ from kmr.instantiations.quantization.quantizers import (
 )
 from kmr.instantiations.quantization.sensitivity import (
     Sensitivity,
-    as_sequence,
     as_vector,
     measure_sensitivity,
     per_layer,
@@ -40,7 +39,6 @@ __all__ = [
     "WeightClustering",
     "WeightQuantization",
     "affine_grid",
-    "as_sequence",
     "as_vector",
     "channel_dim",
     "fit_codebook",

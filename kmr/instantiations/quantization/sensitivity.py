@@ -1,8 +1,8 @@
 """How much each layer's bits matter, and bits for each layer at a budget (mixed precision).
 
 What a model loses when one layer alone is rounded is measured on a few samples; these losses are taken to add up, and
-`kmr.knapsack` shares out the bytes or bit operations. The result is a knob vector of a rule with one knob for each
-layer: a first trial to enqueue in a study, or a sequence of moves.
+`kmr.knapsack` shares out the bytes. The result is a knob vector of a rule with one knob for each layer: a first trial
+to enqueue in a study.
 """
 
 import copy
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kmr.artifact.packing import file_bytes, pack
-from kmr.core import KMRError, Move, TransformationSequence
+from kmr.core import KMRError
 from kmr.data import Inputs, Split, forward
 from kmr.instantiations.attention import split_attention
 from kmr.instantiations.quantization.calibration import calibration_batches, evaluating
 from kmr.instantiations.quantization.weights import WeightQuantization
 from kmr.knapsack import Allocation, allocate
-from kmr.meters.macs import count_macs
 from kmr.representation.weights import read_weight, tied_layers, weight_layers
 
 Bits = dict[str, int]
@@ -36,7 +35,6 @@ class Sensitivity:
         widths: bits.
         losses: for each layer the loss at each width, ≥ 0.
         bytes: for each layer the stored bytes at each width.
-        macs: multiply-accumulates of each layer, 0 where they were not asked for.
         rest: stored bytes of everything else.
     """
 
@@ -44,7 +42,6 @@ class Sensitivity:
     widths: tuple[int, ...]
     losses: tuple[tuple[float, ...], ...]
     bytes: tuple[tuple[float, ...], ...]
-    macs: tuple[int, ...]
     rest: float
 
     def for_bytes(self, budget: float) -> tuple[Bits, Allocation]:
@@ -54,18 +51,6 @@ class Sensitivity:
             NotApplicable: the fewest bits take more.
         """
         found = allocate(self.bytes, self.losses, budget - self.rest)
-        return self._bits(found), found
-
-    def for_bops(self, budget: float, activation_bits: int = 8) -> tuple[Bits, Allocation]:
-        """Return the bits for each layer with the least loss at this many bit operations, and the allocation.
-
-        Raises:
-            NotApplicable: the fewest bits take more.
-        """
-        if not any(self.macs):
-            raise KMRError("bit operations need the layers' MACs: measure the sensitivity with example_inputs")
-        costs = [[macs * width * activation_bits for width in self.widths] for macs in self.macs]
-        found = allocate(costs, self.losses, budget)
         return self._bits(found), found
 
     def _bits(self, found: Allocation) -> Bits:
@@ -80,7 +65,6 @@ def measure_sensitivity(
     widths: Sequence[int] = (8, 7, 6, 5, 4, 3, 2),
     kind: Literal["kl", "taylor"] = "kl",
     samples: int = 128,
-    example_inputs: Inputs = None,
 ) -> Sensitivity:
     """Measure what rounding each layer alone to each width loses; the model is not changed.
 
@@ -92,7 +76,6 @@ def measure_sensitivity(
         kind: the divergence KL(model ‖ rounded model) of the predictions (layers × widths passes), or its second-order
             estimate ½·Σ F·Δw² with the empirical Fisher F of the weights (one pass with gradients; Dong et al. 2019).
         samples: of the data, from the start.
-        example_inputs: a batch, where bit operations are to be shared out too.
     """
     if kind not in ("kl", "taylor"):
         raise KMRError(f"sensitivity is measured by kl or taylor, not {kind!r}")
@@ -121,14 +104,12 @@ def measure_sensitivity(
                 lost.append(float((fisher[path] * change.double().square()).sum()) / 2)
         losses.append(tuple(lost))
         sizes.append(tuple(taken))
-    macs = count_macs(model, example_inputs)[1] if example_inputs is not None else {}
     rest = file_bytes(pack(model)) - sum(file_bytes(pack(layer)) for layer in found.values())
     return Sensitivity(
         layers=tuple(found),
         widths=tuple(widths),
         losses=tuple(losses),
         bytes=tuple(sizes),
-        macs=tuple(macs[path].macs if path in macs else 0 for path in found),
         rest=float(rest),
     )
 
@@ -141,11 +122,6 @@ def per_layer(rule: WeightQuantization, layers: Sequence[str]) -> WeightQuantiza
 def as_vector(rule: WeightQuantization, bits: Mapping[str, int]) -> dict[str, int]:
     """Return bits for each layer as a knob vector of `per_layer(rule, bits)`, to enqueue in a study."""
     return {knob.name: bits[knob.layers] for knob in per_layer(rule, tuple(bits)).knobs}
-
-
-def as_sequence(rule: WeightQuantization, bits: Mapping[str, int]) -> TransformationSequence:
-    """Return bits for each layer as moves of `per_layer(rule, bits)`."""
-    return TransformationSequence(tuple(Move(name, value) for name, value in as_vector(rule, bits).items()))
 
 
 def _for_layers(rule: WeightQuantization, layers: tuple[str, ...]) -> WeightQuantization:

@@ -12,53 +12,42 @@ Optuna's `Trial.report` takes one objective only, so the rungs are kept in a sto
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import moocore
 import numpy as np
 
-from analysis.pareto.dominance import Floats, Mask, as_costs, non_dominated
+from analysis.pareto.dominance import Floats, Mask, Ranks, as_costs, finite_rows, ranks
 from sweeps.errors import SweepError
 from sweeps.search.execution.rungs import Decision, Record, RungStore, Verdict
 
-Ints = np.ndarray[Any, np.dtype[np.intp]]
+
+def non_dominated_ranks(values: Floats, directions: Sequence[str]) -> Ranks:
+    """Return the rank of each row of (n, d) `values`, as (n,) ints; rows that are not finite come after all others."""
+    found = ranks(values, directions)
+    found[found < 0] = found.max(initial=0) + 1
+    return found
 
 
-def non_dominated_ranks(values: Floats, directions: Sequence[str]) -> Ints:
-    """Return the non-dominated rank of each row of (n, d) `values`, as (n,) ints.
-
-    Entry i is about row i: 0 on the front, r + 1 on the front of what is left without the ranks up to r (Goldberg
-    1989). Equal rows share a rank. Rows with a value that is not finite come after all others, and never on the front.
-    Raises ValueError when shapes or directions do not fit.
-    """
-    costs = as_costs(values, directions)
-    finite = np.isfinite(costs).all(axis=1)
-    ranks = np.zeros(len(costs), dtype=np.intp)
-    if finite.any():
-        ranks[finite] = moocore.pareto_rank(costs[finite])
-    ranks[~finite] = ranks.max(initial=0) + 1
-    return ranks
-
-
-def positions(values: Floats, directions: Sequence[str]) -> Ints:
+def positions(values: Floats, directions: Sequence[str]) -> Ranks:
     """Return the place of each row of (n, d) `values` in their total order, as (n,) ints; 0 is the best.
 
     By rank; inside a rank the larger hypervolume contribution first, with the objectives scaled to the unit box of the
     finite rows and the reference at 1.1; of equal rows the first. Raises ValueError as `non_dominated_ranks` does.
     """
-    ranks = non_dominated_ranks(values, directions)
+    ranked = non_dominated_ranks(values, directions)
     costs = as_costs(values, directions)
     places = np.empty(len(costs), dtype=np.intp)
-    for rank in np.unique(ranks):
-        members = ranks == rank
-        places[members] = (ranks < rank).sum() + _places_within(costs, members)
+    for rank in np.unique(ranked):
+        members = ranked == rank
+        places[members] = (ranked < rank).sum() + _places_within(costs, members)
     return places
 
 
-def _places_within(costs: Floats, members: Mask) -> Ints:
+def _places_within(costs: Floats, members: Mask) -> Ranks:
     """Order the rows of one rank by hypervolume contribution."""
     contributions = np.zeros(int(members.sum()))
-    finite = costs[np.isfinite(costs).all(axis=1)]
+    finite = costs[finite_rows(costs)]
     if costs.shape[1] > 1 and np.isfinite(costs[members]).all():
         low, span = finite.min(axis=0), np.ptp(finite, axis=0)
         unit = (costs[members] - low) / np.where(span > 0, span, 1.0)
@@ -98,16 +87,16 @@ def decide(
         return Decision(Verdict.STOP, "a value is not finite")
     if count <= grace:
         return Decision(Verdict.CONTINUE, f"among the first {grace} of its rung")
-    ranks = non_dominated_ranks(costs, ["minimize"] * costs.shape[1])
-    if keep_front and ranks[-1] == 0:
+    ranked = non_dominated_ranks(costs, ["minimize"] * costs.shape[1])
+    if keep_front and ranked[-1] == 0:
         return Decision(Verdict.CONTINUE, "on the front of its rung")
     if keep_front and stderrs is not None:
-        finite = costs[np.isfinite(costs).all(axis=1)]
+        finite = costs[finite_rows(costs)]
         if not _dominated(own - z * np.asarray(stderrs, dtype=np.float64), finite):
             return Decision(Verdict.CONTINUE, "within the noise of the front of its rung")
     quota = max(1, math.floor(count / reduction))
-    members = ranks == ranks[-1]
-    place = int((ranks < ranks[-1]).sum() + _places_within(costs, members)[-1])
+    members = ranked == ranked[-1]
+    place = int((ranked < ranked[-1]).sum() + _places_within(costs, members)[-1])
     reason = f"place {place + 1} of {count} in its rung; the best {quota} go on"
     return Decision(Verdict.CONTINUE if place < quota else Verdict.STOP, reason)
 
@@ -239,12 +228,6 @@ class Halving:
         """Return what a trial left at a rung; None when it has not been there."""
         self._refresh()
         return self._rungs[rung].get(trial)
-
-    def front(self) -> tuple[int, ...]:
-        """Return the trials on the front of the last rung, all of them measured at full fidelity."""
-        self._refresh()
-        stays = non_dominated(self._values(len(self._rungs) - 1), self.directions)
-        return tuple(trial for trial, keep in zip(self._rungs[-1], stays, strict=True) if keep)
 
     def _decide(self, rung: int, values: Sequence[float], stderrs: Sequence[float]) -> Decision:
         if rung == len(self.fidelities) - 1 and all(map(math.isfinite, values)):

@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 from sweeps.errors import SweepError
 from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screening
-from sweeps.search.proposals.dominance_bound import Bound
 from sweeps.search.proposals.sampler import Screened
 from sweeps.search.space import distributions
 from sweeps.search.study.attributes import PROPOSAL
@@ -44,7 +43,6 @@ class Proposer:
         seed: of mutations and random candidates.
         screening: as in `Screened`.
         wrap: whether the sampler is wrapped at all; one that goes through a fixed sequence should not be.
-        bound: shuts out vectors that finished trials leave no hope.
         patience: as in `Screened`.
     """
 
@@ -56,10 +54,9 @@ class Proposer:
         screening: Screening | None = None,
         *,
         wrap: bool = True,
-        bound: Bound | None = None,
         patience: float = math.inf,
     ) -> None:
-        self._study, self._problem, self._bound, self._wrap = study, problem, bound, wrap
+        self._study, self._problem, self._wrap = study, problem, wrap
         self._distributions = distributions(problem.space)
         self._only_vector = all(distribution.single() for distribution in self._distributions.values())
         self._sampler = Screened(study.sampler, problem, seed, screening, patience)
@@ -114,21 +111,12 @@ class Proposer:
                 raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
             return None
         static = sampler.costs(trial.params)
-        reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
-        if reason is None:
+        if self._problem.is_feasible(static):
             if any(how.values()):  # an attribute is a write to the disk
                 trial.set_user_attr(PROPOSAL, how)
             return Proposal(trial, static)
         for name, value in self._problem.violations(static).items():
             trial.set_constraint(name, value)
-        trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
+        trial.set_user_attr(PROPOSAL, {**how, "screened": "infeasible"})
         tell(self._study, trial, state=TrialState.PRUNED)
         return None
-
-    def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
-        if self._bound is None:
-            return None
-        self._sampler.history.read(self._study)
-        done = [(t.params, t.values) for t in self._sampler.history.complete]
-        why = self._bound.hopeless(trial.params, static, done)
-        return None if why is None else f"bound: {why}"

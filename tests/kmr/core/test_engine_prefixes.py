@@ -28,7 +28,7 @@ def test_recalled_prefixes_give_the_same_run_and_tell_the_same_steps(tmp_path):
     none = run_sequence(base, inst, TransformationSequence(), prefixes=cache)
     assert none.model is base
     assert len(none.trace) == 1
-    counts = cache.statistics()
+    counts = cache.counts
     assert (counts.hits, counts.misses) == (6, 3)
     bad = toy(Scale(index=-1))
     with pytest.raises(NotApplicable):

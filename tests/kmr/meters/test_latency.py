@@ -6,11 +6,17 @@ import torch
 from torch import nn
 
 from kmr.core import KMRError
-from kmr.meters import Latency, time_model
+from kmr.meters import Latency, Timing, time_sessions
 from kmr.meters.latency import quantile, quantile_stderr
 from kmr.representation.weights import WeightState, write_weight
+from kmr.runtimes import Eager
 
 torch.set_num_threads(1)
+
+
+def time_model(model: nn.Module, inputs: torch.Tensor, threads: int = 1, warmup: int = 5, repeats: int = 50) -> Timing:
+    session = Eager().prepare(model, inputs, threads=threads)
+    return time_sessions([session], inputs, warmup=warmup, repeats=repeats)[0]
 
 
 class Sleeps(nn.Module):

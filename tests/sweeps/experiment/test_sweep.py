@@ -2,15 +2,12 @@
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
-import torch
-from tiny import Half, Halve, Mean, run, study_of, sweep_of, tiny_experiment
+from tiny import Half, run, study_of, sweep_of, tiny_experiment
 
-from kmr.core import Reading
 from sweeps.experiment.config import Stop
 from sweeps.experiment.intermediate_trials import IntermediateTrials
 from sweeps.experiment.model_work import ModelWork
@@ -243,34 +240,3 @@ def test_a_limit_ends_the_sweep_with_its_reason(tmp_path) -> None:
     sweep, why, _ = run(experiment, study_of(experiment), tmp_path, 50)
     assert sweep.finished == 4
     assert "last 3 trials" in str(why)
-
-
-def test_bound_rejection_is_off_by_default_and_turns_down_the_hopeless(tmp_path) -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Worse(Halve):
-        """Makes the model worse and no cheaper: weights that grow from one value to the next."""
-
-        def apply(self, model, knob, value):
-            with torch.no_grad():
-                model.weight[0, 0] += float(value)
-            return model
-
-    @dataclass(frozen=True, kw_only=True)
-    class Small(Mean):
-        def read(self, seen):
-            return Reading(-super().read(seen).value)
-
-    def turned_down_by(margin: float | None) -> set[str]:
-        experiment = tiny_experiment(
-            rules=(Worse(name="first"),), qualities=(Small(name="small"),), space={"first": {"by": EIGHTHS}},
-            anchors=0, bound_margin=margin, limits={},
-        )  # fmt: skip
-        study = study_of(experiment)
-        for by in (0.125, 0.5, 1.0):
-            study.enqueue_trial({"first.by": by})
-        run(experiment, study, tmp_path / str(margin), 1 if margin == 0.0 else 3)
-        return {kind for kind in turned_down(study) if kind == "bound"}
-
-    assert turned_down_by(None) == set()
-    assert turned_down_by(1.0) == set(), "the margin lets them hope"
-    assert turned_down_by(0.0) == {"bound"}

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from kmr.core import KMRError, Move, NotApplicable, RuleWarning, TransformationSequence, run_sequence
+from kmr.core import Instantiation, KMRError, Move, NotApplicable, RuleWarning, TransformationSequence, run_sequence
 from kmr.data import Split
-from kmr.instantiations.dynamic import ChannelGating, dynamic_gating
+from kmr.instantiations.dynamic import ChannelGating
 from kmr.instantiations.dynamic.gating import fitted_gate
-from kmr.meters import Accuracy
+from kmr.meters import Accuracy, ExpectedMACs
 from kmr.representation.gating import GatedLayer
 
 X = (
@@ -95,7 +95,8 @@ def test_gates_hold_through_training_of_what_they_gate() -> None:
 
 def test_as_an_instantiation_its_cost_falls_with_what_is_closed() -> None:
     rule = ChannelGating(data=DATA, samples=64)
-    technique = dynamic_gating(rule, DATA, [Accuracy(data=DATA)], X[:1])
+    cost = ExpectedMACs(data=DATA, example_inputs=X[:1])
+    technique = Instantiation("dynamic", (rule,), (cost,), (Accuracy(data=DATA),))
     costs = []
     for closed in (0.2, 0.6):
         run = run_sequence(cnn(), technique, TransformationSequence((Move("gate.closed", closed),)))

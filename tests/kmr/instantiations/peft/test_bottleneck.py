@@ -11,10 +11,10 @@ from torch.nn import functional as F
 import kmr
 from benchmarks.architectures import make
 from kmr.artifact.folder import Builder
-from kmr.core import Budget, Move, NotApplicable, Outcome, budgeted_kmr, measure
+from kmr.core import Budget, Instantiation, Move, NotApplicable, Outcome, budgeted_kmr, measure
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
-from kmr.instantiations.peft import Adapted, BottleneckAdapter, BottleneckAdapters, adapter_tuning
+from kmr.instantiations.peft import Adapted, BottleneckAdapter, BottleneckAdapters
 from kmr.instantiations.peft.bottleneck import bottleneck_parameters, largest_width, narrow, strongest
 from kmr.meters import MACs, OptimizerBytes, Parameters, TrainableParameters, WeightBytes
 from kmr.policies import Scheduled
@@ -149,7 +149,8 @@ def test_where_it_is_not_applicable_it_says_why() -> None:
 
 def test_the_instantiation_meets_a_budget_of_trainable_parameters() -> None:
     model = base()
-    technique = adapter_tuning(BottleneckAdapters(example_inputs=IMAGES[:2]), ())
+    rule = BottleneckAdapters(example_inputs=IMAGES[:2])
+    technique = Instantiation("adapters", (rule,), (TrainableParameters(), OptimizerBytes()), ())
     limit = 0.3 * TrainableParameters()(model).value
     budget = Budget("trainable_parameters", limit, 5)
     policy = Scheduled(technique, budget, levels=5)

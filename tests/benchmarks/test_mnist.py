@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.mnist import MEAN, STD, lenet5, lenet_300_100, mnist
 from kmr.core import KMRError
-from sweeps.examples.mnist import MEAN, STD, lenet5, lenet_300_100, mnist
 
 
 def written(folder: Path, train: int, test: int) -> Path:

@@ -32,6 +32,15 @@ def test_agrees_with_peeling(data: st.DataObject, objectives: int) -> None:
     assert ranks(values, directions).tolist() == by_peeling(values, directions)
 
 
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_many_rows_with_ties_agree_with_peeling(objectives: int) -> None:
+    random = np.random.default_rng(objectives)
+    values = random.integers(-6, 7, (150, objectives)) * random.choice([1.0, -0.0], (150, objectives), p=[0.8, 0.2])
+    values[::20, 0] = np.nan
+    directions = ["maximize", "minimize", "maximize"][:objectives]
+    assert ranks(values, directions).tolist() == by_peeling(values, directions)
+
+
 def test_a_chain_and_an_antichain() -> None:
     chain = np.column_stack([np.arange(5), np.arange(5)])
     assert ranks(chain, ["minimize", "minimize"]).tolist() == [0, 1, 2, 3, 4]
