@@ -46,7 +46,7 @@ def off_grid(model: nn.Module) -> list[str]:
             continue
         scale = state.grid.scale.expand_as(state.weight)
         kept = torch.ones_like(state.weight, dtype=torch.bool) if state.keep is None else state.keep
-        for one in torch.unique(scale):
+        for one in torch.unique(scale):  # type: ignore[no-untyped-call]
             allowed = 2**state.grid.bits * int((state.grid.scale == one).sum())
             if len(state.weight[(scale == one) & kept].unique()) > allowed:
                 found.append(path)

@@ -47,7 +47,7 @@ def check_policy(
     budget = Budget(cost, share * measure(model, instantiation.costs)[cost].value, max_iters)
     _check_moves(name, policy, instantiation, model, budget, None)
     for knob in instantiation.knobs[1:]:
-        narrow = {other.name: other.domain for other in instantiation.knobs if other is not knob}
+        narrow = {other.name: other.domain for other in instantiation.knobs if other != knob}
         _check_moves(name, policy, instantiation, model, budget, narrow)
     with claim.runs("a run under a budget"):
         runs = [

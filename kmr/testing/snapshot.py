@@ -29,7 +29,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     found["fast path of attention"] = torch.backends.mha.get_fastpath_enabled()
     found["oneDNN"] = torch._C._get_mkldnn_enabled()
     found["cuDNN"] = torch.backends.cudnn.enabled
-    found["flash attention"] = torch.backends.cuda.flash_sdp_enabled()
+    found["flash attention"] = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
     return found
 
 
