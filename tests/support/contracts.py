@@ -1,7 +1,7 @@
-"""What the contract tests share: two small models, every rule and meter of `conf/` made for them, and how they turn."""
+"""What the contract tests share: two small models, and every rule, meter and policy of `conf/` made for them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from torch import nn
 
 import conf
 import kmr
-from kmr.core import Meter, NotHere, Rule, RuleWarning
+from kmr.core import Budget, Domain, Instantiation, Meter, NotHere, Policy, Rule, RuleWarning
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
@@ -22,6 +22,7 @@ from sweeps.experiment.instantiate import part
 CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
 METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
+POLICIES = sorted(path.stem for path in (CONF / "policy").glob("*.yaml"))
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -105,6 +106,20 @@ def meter(name: str) -> Meter:
             pytest.skip(str(error))
         raise
     assert isinstance(made, Meter)
+    return made
+
+
+def instantiation() -> Instantiation:
+    costs, qualities = [meter("weight_bytes")], [meter("agreement")]
+    return Instantiation("two rules", (rule("structured"), rule("quantize")), costs, qualities)  # type: ignore[arg-type]
+
+
+def policy(name: str) -> Callable[..., Policy]:
+    config = yaml.safe_load((CONF / "policy" / f"{name}.yaml").read_text())
+
+    def made(instantiation: Instantiation, budget: Budget, space: Mapping[str, Domain] | None) -> Policy:
+        return part("policy", config, instantiation=instantiation, budget=budget, space=space, seed=0)  # type: ignore[no-any-return]
+
     return made
 
 
