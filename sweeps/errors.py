@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from analysis.wording import renamed
+
 
 class SweepError(ValueError):
     """Bad input, or a part of the outside world that is not there; the message names the value and the way out."""
@@ -16,6 +18,8 @@ def unknown(name: str, known: Sequence[str], *, all_of_them: bool = True) -> str
         known: in the order to show.
         all_of_them: also where one is near.
     """
+    if now := renamed(name):
+        return f": {now}"
     close = get_close_matches(name, known, 1)
     nearest = f": did you mean {close[0]}?" if close else ""
     listed = f"there are {', '.join(known)}" if known else "there is none"
