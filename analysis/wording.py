@@ -85,9 +85,9 @@ def axis_label(meter: str, unit: str, direction: str) -> str:
     return f"{meter_name(meter)}{shown}, {'lower' if direction == 'minimize' else 'higher'} is better"
 
 
-def better_way(kind: str, direction: str) -> str:
-    """Return `, lower is better` for a quality to minimise; empty where the kind already says which way is better."""
-    return ", lower is better" if kind == "quality" and direction == "minimize" else ""
+def head(name: str, kind: str, direction: str, hint: str = " ↓") -> str:
+    """Write a meter's name as a head, with the hint that less is better for a quality to minimise."""
+    return name + (hint if kind == "quality" and direction == "minimize" else "")
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import math
 
 from analysis.front import front_frame
 from analysis.table import StudyTable
-from analysis.wording import NOTHING, better_way, meter_name, quantity, sequence
+from analysis.wording import NOTHING, head, meter_name, quantity, sequence
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -43,7 +43,7 @@ def latex_table(table: StudyTable) -> str:
 
 
 def _head(table: StudyTable, name: str) -> str:
-    return meter_name(name) + (" ↓" if better_way(table.kind(name), table.direction(name)) else "")
+    return head(meter_name(name), table.kind(name), table.direction(name))
 
 
 def _of_baseline(table: StudyTable, name: str, test: bool) -> tuple[float, str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.pareto.dominance import Floats
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
-from analysis.wording import better_way, meter_name, quantity, sequence
+from analysis.wording import head, meter_name, quantity, sequence
 
 FAITHFULNESS = (
     *("agreement", "kl", "chi_squared_p", "ece", "worst_class_accuracy", "accuracy_degradation_factor"),
@@ -128,7 +128,7 @@ def _test(table: StudyTable, meter: str, group: str, is_more: bool) -> _Source:
 
 
 def _head(table: StudyTable, meter: str) -> str:
-    return meter_name(meter) + better_way(table.kind(meter), table.direction(meter))
+    return head(meter_name(meter), table.kind(meter), table.direction(meter))
 
 
 def _is_known(front: StudyTable, column: str) -> bool:

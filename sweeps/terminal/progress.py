@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from analysis.wording import better_way, plural
+from analysis.wording import head, plural
 from sweeps.search.study.record import recalled
 from sweeps.terminal.braille_plot import sketch
 
@@ -56,7 +56,7 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
     first, *rest = experiment.objectives
     second = next((meter for meter in rest if meter.kind != first.kind), rest[0])
     place = 1 + rest.index(second)
-    labels = [meter.name + better_way(meter.kind, meter.direction) for meter in (first, second)]
+    labels = [head(meter.name, meter.kind, meter.direction, ", lower is better") for meter in (first, second)]
 
     def values(point: "Point") -> tuple[float, float]:
         x, y = point.values([first.name, second.name])
