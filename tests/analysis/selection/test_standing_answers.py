@@ -84,6 +84,13 @@ def test_budget_is_answered_first() -> None:
     assert answer.point == "2.1"
 
 
+def test_a_limit_on_a_quality_is_a_floor() -> None:
+    answer = recommend(small(budget={"accuracy": 0.89}))[0]
+    assert answer.question == "Best accuracy with accuracy at least 0.89"
+    assert answer.point == "0.0"
+    assert recommend(small(ROWS[3:], budget={"accuracy": 0.89}))[0].remark == "no complete model meets that"
+
+
 def test_unknown_baseline_is_said() -> None:
     near, quarter, _ = recommend(small(baseline={}))
     assert "baseline's accuracy is not known" in near.remark
