@@ -1,8 +1,8 @@
 """What a sensitivity scan says: layers that bear the same, and how much to take from each for a loss that is allowed.
 
 A scan is a table with a row for each layer (or group of layers that go together) and value of its knob: `layer`,
-`value`, `lost` (quality lost; missing where the cut could not be made). The further a value is from the knob's neutral
-one, the more it compresses.
+`value`, `lost` (by how much the quality got worse; missing where the cut could not be made). The further a value is
+from the knob's neutral one, the more it compresses.
 """
 
 from __future__ import annotations

@@ -60,12 +60,12 @@ class StudyTable:
 
     @property
     def plane(self) -> tuple[str, str]:
-        """The two meters a flat picture shows: the first objective, and the first of the other direction if there is.
+        """The two meters a flat picture shows: the first objective, and the first of the other kind if there is.
 
         With one objective it is shown beside the first other meter, or beside itself.
         """
-        names, ways = self.objectives, self.directions
-        others = [name for name, way in zip(names, ways, strict=True) if way != ways[0]]
+        names = self.objectives
+        others = [name for name in names if self.kind(name) != self.kind(names[0])]
         return names[0], next(iter([*others, *names[1:], *self.meters[1:], *names]))
 
     @property
@@ -93,7 +93,7 @@ class StudyTable:
         return str(self._about(meter).get("direction") or "minimize")
 
     def kind(self, meter: str) -> str:
-        """`cost` or `quality`; taken from the direction when not described."""
+        """`cost` or `quality`; where it is not described, what is maximised is a quality and the rest a cost."""
         kind = self._about(meter).get("kind")
         return str(kind) if kind else ("quality" if self.direction(meter) == "maximize" else "cost")
 

@@ -12,10 +12,12 @@ _BYTES = ("b", "byte", "bytes")
 _PLAIN = ("", "1", "fraction", "ratio", "dimensionless", "none", "count", "parameters", "macs", "mac", "flops", "bops")
 _UNITS_IN_NAMES = ("s", "ms", "us", "j", "mj", "joules")
 _WRITTEN = {
-    "neg": "negative", "kl": "KL", "ece": "ECE", "mse": "MSE", "macs": "MACs", "flops": "FLOPs", "bops": "BOPs",
-    "ort": "ORT", "auc": "AUC", "f1": "F1", "r2": "R²",
+    "neg": "negative", "kl": "KL", "ece": "ECE", "mse": "MSE", "mae": "MAE", "macs": "MACs", "flops": "FLOPs",
+    "bops": "BOPs", "ort": "ORT", "auc": "AUC", "f1": "F1", "r2": "R²",
 }  # fmt: skip
 """Parts of meters' names that are written otherwise than in small letters."""
+_NEGATED = ("cross_entropy", "kl", "ece", "mse")
+"""Meters that were negated, as `neg_<name>`, before a quality had a direction."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -71,10 +73,21 @@ def meter_name(meter: str) -> str:
     return " ".join(_WRITTEN.get(word, word) for word in words)
 
 
+def renamed(meter: str) -> str:
+    """Say what a meter of old is called now: `neg_mse is now mse, lower is better`; empty for any other name."""
+    name = meter.removeprefix("neg_")
+    return f"{meter} is now {name}, lower is better" if name != meter and name in _NEGATED else ""
+
+
 def axis_label(meter: str, unit: str, direction: str) -> str:
     """Label an axis: name, unit, and which way is better."""
     shown = "" if is_plain(unit) or is_bytes(unit) else f" ({unit})"
     return f"{meter_name(meter)}{shown}, {'lower' if direction == 'minimize' else 'higher'} is better"
+
+
+def head(name: str, kind: str, direction: str, hint: str = " ↓") -> str:
+    """Write a meter's name as a head, with the hint that less is better for a quality to minimise."""
+    return name + (hint if kind == "quality" and direction == "minimize" else "")
 
 
 def duration(seconds: float) -> str:

@@ -47,7 +47,7 @@ from kmr.instantiations.distillation import Response
 from kmr.instantiations.joint import JointTraining
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.meters import Accuracy, NegativeCrossEntropy, WeightBytes
+from kmr.meters import Accuracy, CrossEntropy, WeightBytes
 from sweeps.examples.digits import digits, small_cnn
 
 THREADS = 1
@@ -191,7 +191,7 @@ def chosen(method: str, target: Target, cases: list[Case], setting: Setting) -> 
         models = [METHODS[method](case, target, choice, setting.steps) for case in cases]
         pairs = list(zip(models, cases, strict=True))
         accuracy = fmean(Accuracy(data=case.validation)(model).value for model, case in pairs)
-        return accuracy, fmean(NegativeCrossEntropy(data=case.validation)(model).value for model, case in pairs)
+        return accuracy, -fmean(CrossEntropy(data=case.validation)(model).value for model, case in pairs)
 
     return max(setting.choices, key=score) if len(setting.choices) > 1 else setting.choices[0]
 

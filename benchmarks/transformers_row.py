@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kmr.data import Split
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.meters import Accuracy, NegativeCrossEntropy, Timing, WeightBytes, time_sessions
+from kmr.meters import Accuracy, CrossEntropy, Timing, WeightBytes, time_sessions
 from kmr.meters.prediction import Outputs
 from kmr.runtimes import Eager, OnnxRuntime, Session
 from kmr.runtimes.onnxruntime import Precision
@@ -158,10 +158,10 @@ def _quality(session: Session, test: Split) -> dict[str, float]:
         pairs = [(session(inputs), targets) for inputs, targets in test.batches()]
     outputs, targets = zip(*pairs, strict=True)
     seen = Outputs(torch.cat(outputs), torch.cat(targets))
-    accuracy, loss = Accuracy(data=test).read(seen), NegativeCrossEntropy(data=test).read(seen)
+    accuracy, loss = Accuracy(data=test).read(seen), CrossEntropy(data=test).read(seen)
     return {
         "accuracy": round(accuracy.value, 5), "accuracy_stderr": round(accuracy.stderr or 0.0, 5),
-        "cross_entropy": round(-loss.value, 5),
+        "cross_entropy": round(loss.value, 5),
     }  # fmt: skip
 
 

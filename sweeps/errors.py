@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 
+from analysis.wording import renamed
+
 
 class SweepError(ValueError):
     """Bad input, or a part of the outside world that is not there; the message names the value and the way out."""
 
 
 def unknown(
-    name: str, known: Sequence[str], *, all_of_them: bool = True, renamed: Mapping[str, str] = MappingProxyType({})
+    name: str, known: Sequence[str], *, all_of_them: bool = True, names_now: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Return the hint that ends a sentence about an unknown name: its new name, or the nearest and all there are.
 
@@ -18,10 +20,12 @@ def unknown(
         name: that is none of the known.
         known: in the order to show.
         all_of_them: also where one is near.
-        renamed: old names, and those they have now.
+        names_now: old names, and those they have now.
     """
-    if name in renamed:
-        return f": it is now {renamed[name]}"
+    if name in names_now:
+        return f": it is now {names_now[name]}"
+    if now := renamed(name):
+        return f": {now}"
     close = get_close_matches(name, known, 1)
     nearest = f": did you mean {close[0]}?" if close else ""
     listed = f"there are {', '.join(known)}" if known else "there is none"

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     parser.add_argument(
         "limits",
         nargs="*",
-        help="none asks for the best there is; such as latency_ms<=5, accuracy>=0.98*baseline, r2>=baseline-0.02",
+        help="none asks for the best there is; such as latency_ms<=5, accuracy>=0.98*baseline, mse<=1.02*baseline",
     )
     parser.add_argument("--best", metavar="METER", help="the meter to be best in (default: a quality without a limit)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -84,8 +84,8 @@ def _example(table: StudyTable) -> str:
     shown = []
     for name in table.objectives[:2]:
         baseline = table.baseline(name)[0]
-        share = "0.25" if table.kind(name) == "cost" else "0.98"
         sign = "<=" if table.direction(name) == "minimize" else ">="
+        share = "0.25" if table.kind(name) == "cost" else "1.02" if sign == "<=" else "0.98"
         bound = f"{share}*baseline" if baseline > 0 else "<number>"
         shown.append(f"'{name}{sign}{bound}'")
     return " or ".join(shown)

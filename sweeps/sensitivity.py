@@ -20,7 +20,7 @@ from analysis.atomic import write_bytes
 from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
 from kmr.core import Choice, IntRange, Knob, Quality, Rule
 from kmr.instantiations.pruning import StructuredPruning
-from sweeps.errors import SweepError
+from sweeps.errors import SweepError, unknown
 from sweeps.experiment.config import Config
 from sweeps.terminal.hydra_entry import enter, guarded
 
@@ -179,7 +179,9 @@ def _quality(qualities: tuple[Quality, ...], objectives: list[str], config: Conf
     by_name = {quality.name: quality for quality in qualities}
     wanted = config.sensitivity.quality or next((name for name in objectives if name in by_name), None)
     if wanted not in by_name:
-        raise SweepError(f"sensitivity.quality must be one of {', '.join(by_name) or 'the meters'}, not {wanted}")
+        raise SweepError(
+            f"sensitivity.quality={wanted} is no quality of the experiment{unknown(str(wanted), list(by_name))}"
+        )
     return by_name[wanted]
 
 

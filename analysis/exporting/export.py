@@ -55,12 +55,12 @@ def export(
 
 
 def _planes(table: StudyTable) -> dict[str, go.Figure]:
-    """Draw each of several objectives against the first of the other direction: what a picture of space hides."""
+    """Draw each of several objectives against the first of the other kind: what a picture of space hides."""
     if len(table.objectives) < 3:
         return {}
     x, y = table.plane
-    ways = dict(zip(table.objectives, table.directions, strict=True))
-    return {f"pareto_{name}": pareto(table, name, y) for name, way in ways.items() if way == ways[x] and name != y}
+    alike = [name for name in table.objectives if table.kind(name) == table.kind(x) and name != y]
+    return {f"pareto_{name}": pareto(table, name, y) for name in alike}
 
 
 def export_front(table: StudyTable, folder: str | Path) -> tuple[Path, ...]:
@@ -94,7 +94,7 @@ def front_record(table: StudyTable) -> dict[str, Any]:
                     member[name] = json.loads(member[name])
         members.append({name: value for name, value in member.items() if value is not None})
     about = [
-        {"name": name, "direction": direction, "unit": table.unit(name)}
+        {"name": name, "direction": direction, "kind": table.kind(name), "unit": table.unit(name)}
         for name, direction in zip(table.objectives, table.directions, strict=True)
     ]
     return {"study": table.study, "objectives": about, "front": members}

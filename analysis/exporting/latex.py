@@ -6,13 +6,13 @@ import math
 
 from analysis.front import front_frame
 from analysis.table import StudyTable
-from analysis.wording import NOTHING, meter_name, quantity, sequence
+from analysis.wording import NOTHING, head, meter_name, quantity, sequence
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-_SIGNS = {"±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\dots{}", "µ": r"\textmu{}"}
+_SIGNS = {"±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\dots{}", "µ": r"\textmu{}", "↓": r"$\downarrow$"}
 
 
 def escape_latex(text: str) -> str:
@@ -28,7 +28,8 @@ def latex_table(table: StudyTable) -> str:
     front = StudyTable(front_frame(table), table.meta, table.folder)
     tested = [name for name in table.meters if any(map(math.isfinite, front.column(f"test/{name}")))]
     tested = [name for name in tested if name in table.objectives] or tested[:1]
-    heads = ["Moves", *map(meter_name, table.objectives), *(f"{meter_name(name)} (test)" for name in tested)]
+    heads = ["Moves", *(_head(table, name) for name in table.objectives)]
+    heads += [f"{_head(table, name)} (test)" for name in tested]
     base = [quantity(*_of_baseline(table, name, test=False)) for name in table.objectives]
     base += [quantity(*_of_baseline(table, name, test=True)) for name in tested]
     rows = [["uncompressed", *base]] if any(cell != NOTHING for cell in base) else []
@@ -39,6 +40,10 @@ def latex_table(table: StudyTable) -> str:
     lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in (heads, *rows)]
     start = [f"% front of {_one_line(table.study)}", r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule"]
     return "\n".join([*start, lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _head(table: StudyTable, name: str) -> str:
+    return head(meter_name(name), table.kind(name), table.direction(name))
 
 
 def _of_baseline(table: StudyTable, name: str, test: bool) -> tuple[float, str, float]:

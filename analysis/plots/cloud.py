@@ -9,7 +9,7 @@ from analysis.front import front_of
 from analysis.plots.hover import hover, text_or
 from analysis.plots.style import INK, PAPER, axis, escape, figure, marks, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import listing, meter_name, plural
+from analysis.wording import head, listing, meter_name, plural
 
 # Space knows few symbols; these are told apart at any angle, and are drawn without a font that has crosses.
 _SYMBOLS = ("circle", "square", "diamond", "cross", "circle-open")
@@ -33,7 +33,8 @@ def cloud(table: StudyTable) -> go.Figure:
     for index, (key, name) in enumerate(zip(("xaxis", "yaxis", "zaxis"), names, strict=True)):
         shown = axis(table, name, log=spans_decades(np.append(values[complete, index], baseline[index])))
         axes[key] = {entry: shown[entry] for entry in shown if entry not in ("automargin",)}
-        axes[key]["title"] = {"text": escape(meter_name(name)), "font": {"size": 12}}
+        said = head(escape(meter_name(name)), table.kind(name), table.direction(name), ", lower is better")
+        axes[key]["title"] = {"text": said, "font": {"size": 12}}
         axes[key]["backgroundcolor"] = PAPER
     fig.update_layout(
         scene={

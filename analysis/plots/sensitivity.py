@@ -15,7 +15,7 @@ _FEW_CELLS = 400
 
 
 def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
-    """Draw the quality lost as a heat map, layers in the order of the scan down, values across.
+    """Draw by how much a quality got worse as a heat map, layers in the order of the scan down, values across.
 
     Cells without a number are layers that could not be changed so; the text under the pointer says why.
     """
@@ -29,7 +29,7 @@ def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
     ]
     name = escape(meter_name(quality))
     fig = figure(
-        f"What each layer loses of {name}",
+        f"How much each layer worsens the {name}",
         "each layer changed alone, nothing trained; empty: it could not be changed so",
         xaxis={**plain_axis("value of the knob"), "tickangle": 0, "showgrid": False},
         yaxis={**plain_axis(""), "autorange": "reversed", "type": "category", "showgrid": False},

@@ -13,12 +13,13 @@ import numpy as np
 from analysis.pareto.dominance import Floats
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
-from analysis.wording import meter_name, quantity, sequence
+from analysis.wording import head, meter_name, quantity, sequence
 
 FAITHFULNESS = (
-    *("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy", "accuracy_degradation_factor"),
+    *("agreement", "kl", "chi_squared_p", "ece", "worst_class_accuracy", "accuracy_degradation_factor"),
+    *("neg_kl", "neg_ece"),
 )
-"""The meters that ask whether a model still behaves like the original, or fails where the original did not."""
+"""Meters that ask whether a model still behaves like the original, or fails where it did not; last, names of old."""
 
 
 class Cell(NamedTuple):
@@ -95,13 +96,14 @@ def members(table: StudyTable, front: StudyTable) -> Members:
     names = [name for name in table.meters if name not in FAITHFULNESS or name in table.objectives]
     tested = _tested(front, names)
     first = [name for name in tested if name in table.objectives] or tested[:1]
-    shown = [_validation(name, "Objectives: cost, validation ± standard error", False) for name in table.objectives]
+    title = "Objectives: cost, validation ± standard error"
+    shown = [_validation(table, name, title, False) for name in table.objectives]
     if np.isfinite(front.column(COLUMN)).any():
         shown.append(_Source(Column("P(front)", "Given the noise", False, False), "", COLUMN, ""))
-    shown += [_test(name, "Held-out test", False) for name in first]
+    shown += [_test(table, name, "Held-out test", False) for name in first]
     others = [name for name in names if name not in table.objectives and _is_known(front, f"meter/{name}")]
-    shown += [_validation(name, "Other costs, and validation", True) for name in others]
-    shown += [_test(name, "Held-out test of the others", True) for name in tested if name not in first]
+    shown += [_validation(table, name, "Other costs, and validation", True) for name in others]
+    shown += [_test(table, name, "Held-out test of the others", True) for name in tested if name not in first]
     return _members(table, front, shown, places=True)
 
 
@@ -112,17 +114,21 @@ def faithful_members(table: StudyTable, front: StudyTable) -> Members | None:
     if not names:
         return None
     tested = _tested(front, names)
-    shown = [_test(name, "Held-out test", False) for name in tested]
-    shown += [_validation(name, "Validation", bool(tested)) for name in names]
+    shown = [_test(table, name, "Held-out test", False) for name in tested]
+    shown += [_validation(table, name, "Validation", bool(tested)) for name in names]
     return _members(table, front, shown, places=False)
 
 
-def _validation(meter: str, group: str, is_more: bool) -> _Source:
-    return _Source(Column(meter_name(meter), group, False, is_more), meter, f"meter/{meter}", f"stderr/{meter}")
+def _validation(table: StudyTable, meter: str, group: str, is_more: bool) -> _Source:
+    return _Source(Column(_head(table, meter), group, False, is_more), meter, f"meter/{meter}", f"stderr/{meter}")
 
 
-def _test(meter: str, group: str, is_more: bool) -> _Source:
-    return _Source(Column(meter_name(meter), group, True, is_more), meter, f"test/{meter}", f"test_stderr/{meter}")
+def _test(table: StudyTable, meter: str, group: str, is_more: bool) -> _Source:
+    return _Source(Column(_head(table, meter), group, True, is_more), meter, f"test/{meter}", f"test_stderr/{meter}")
+
+
+def _head(table: StudyTable, meter: str) -> str:
+    return head(meter_name(meter), table.kind(meter), table.direction(meter))
 
 
 def _is_known(front: StudyTable, column: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from analysis.pareto.dominance import as_costs
-from analysis.selection.limits import Limit, read_limit
+from analysis.selection.limits import Limit, check_meter, read_limit
 from analysis.table import StudyTable, TableError
 from analysis.wording import NOTHING, listing, meter_name, quantity, ratio, sequence
 
@@ -117,8 +117,7 @@ def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = Non
 
 def _best(table: StudyTable, limits: Sequence[Limit], best: str | None) -> str:
     if best is not None:
-        if best not in table.meters:
-            raise TableError(f"no meter is named {best}: study {table.study} has {', '.join(table.meters)}")
+        check_meter(best, table)
         return best
     limited = {limit.meter for limit in limits}
     qualities = [name for name in table.objectives if table.kind(name) == "quality"]

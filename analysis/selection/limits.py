@@ -1,4 +1,4 @@
-"""Limits a user sets on meters, in words: `latency_ms<=5`, `accuracy>=0.98*baseline`, `accuracy>=baseline-0.01`."""
+"""Limits a user sets on meters, in words: `latency_ms<=5`, `accuracy>=0.98*baseline`, `mse<=1.02*baseline`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.pareto.dominance import Floats, Mask
 from analysis.table import StudyTable, TableError
-from analysis.wording import meter_name, quantity
+from analysis.wording import meter_name, quantity, renamed
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?%?"
 _LIMIT = re.compile(r"^\s*(?P<meter>[^<>=≤≥]+?)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<bound>[^<>=≤≥]+?)\s*$")
@@ -19,7 +19,7 @@ _BOUND = re.compile(
     rf"^(?:(?P<plain>{_NUMBER})|(?:(?P<before>{_NUMBER})\s*\*\s*)?baseline(?:\s*\*\s*(?P<after>{_NUMBER}))?"
     rf"(?:\s*(?P<way>[-+])\s*(?P<by>{_NUMBER}))?)$"
 )
-_HOW = "write <meter><=<number>, <meter>>=0.98*baseline or <meter>>=baseline-0.01"
+_HOW = "write <meter><=<number>, <meter><=1.02*baseline, <meter>>=0.98*baseline or <meter>>=baseline-0.01"
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,21 @@ def read_limit(text: str, table: StudyTable) -> Limit:
     if found is None:
         raise TableError(f"{text!r} is no limit: {_HOW}")
     meter = found["meter"].strip()
-    if meter not in table.meters:
-        close = difflib.get_close_matches(meter, table.meters, 1, 0.5)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise TableError(f"no meter is named {meter}{hint}: study {table.study} has {', '.join(table.meters)}")
+    check_meter(meter, table)
     bound = _BOUND.match(found["bound"])
     if bound is None:
         raise TableError(f"{found['bound']!r} is no bound: {_HOW}")
     return Limit(meter, found["sign"] in ("<=", "<", "≤"), _bound(bound, table, meter), text.strip())
+
+
+def check_meter(meter: str, table: StudyTable) -> None:
+    """Raise TableError, with the nearest name there is, where the table has no meter of this name."""
+    if meter in table.meters:
+        return
+    close = difflib.get_close_matches(meter, table.meters, 1, 0.5)
+    hint = renamed(meter) or (f"did you mean {close[0]}?" if close else "")
+    said = f" ({hint})" if hint else ""
+    raise TableError(f"no meter is named {meter}{said}: study {table.study} has {', '.join(table.meters)}")
 
 
 def _bound(bound: re.Match[str], table: StudyTable, meter: str) -> float:
@@ -79,8 +86,8 @@ def _bound(bound: re.Match[str], table: StudyTable, meter: str) -> float:
         raise TableError(f"the base model's {meter} is not known, so no limit can be set by it: give a number")
     if baseline < 0 and (bound["before"] or bound["after"]):
         raise TableError(
-            f"the base model's {meter} is {baseline:.4g}: a share of a negative number is better than all of it, "
-            f"write {meter}>=baseline-<number>"
+            f"the base model's {meter} is {baseline:.4g}: a share of a negative number turns the limit round, "
+            f"write {meter}{'<=baseline+' if table.direction(meter) == 'minimize' else '>=baseline-'}<number>"
         )
     scaled = baseline * _number(bound["before"] or "1") * _number(bound["after"] or "1")
     by = _number(bound["by"] or "0")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.front import front_frame
+from analysis.selection.limits import Limit
 from analysis.table import StudyTable
 from analysis.wording import NOTHING, meter_name, quantity, ratio, sequence
 
@@ -76,7 +77,7 @@ def recommend(table: StudyTable) -> tuple[Answer, ...]:
 
 
 def tolerance(meter: str, unit: str, baseline: float) -> tuple[float, str]:
-    """Say how far below the baseline still counts as near it: one point of a share, 1 % of anything else."""
+    """Say how much worse than the baseline still counts as near it: one point of a share, 1 % of anything else."""
     if unit.strip() == "%":
         return 1.0, "1 point"
     if meter.lower() in _BOUNDED_BY_ONE or unit.strip().lower() in ("fraction", "ratio"):
@@ -112,8 +113,9 @@ def _at_share(front: StudyTable, cost: str, quality: str, words: str, share: flo
 
 
 def _under_limit(front: StudyTable, quality: str, meter: str, limit: float) -> Answer:
-    question = f"Best {meter_name(quality)} within {quantity(limit, front.unit(meter))} of {meter_name(meter)}"
-    return _best(front, quality, front.column(f"meter/{meter}") <= limit, question, meter)
+    asked = Limit(meter, front.direction(meter) == "minimize", limit, "")
+    question = f"Best {meter_name(quality)} with {asked.words(front.unit(meter))}"
+    return _best(front, quality, asked.holds(front.column(f"meter/{meter}")), question, meter)
 
 
 def _best(
@@ -124,7 +126,7 @@ def _best(
         allowed & np.isfinite(front.column(f"meter/{quality}")), sign * front.column(f"meter/{quality}"), -np.inf
     )
     if not np.isfinite(values).any():
-        return Answer(question, remark="no complete model is that small" if cost else "no complete model")
+        return Answer(question, remark="no complete model meets that" if cost else "no complete model")
     return _answer(front, int(np.argmax(values)), question, cost, quality)
 
 

@@ -6,7 +6,7 @@ from kmr.core.engine import Budget, OnStep, Outcome, Run, budgeted_kmr, run_sequ
 from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, NotHere, RuleWarning
 from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
-from kmr.core.meter import Cost, Direction, Meter, Quality, Reading, Readings, measure
+from kmr.core.meter import Cost, Direction, Kind, Meter, Quality, Reading, Readings, measure
 from kmr.core.policy import Policy
 from kmr.core.rule import Rule, Trait
 from kmr.core.seeding import isolated_rng
@@ -25,6 +25,7 @@ __all__ = [
     "Instantiation",
     "IntRange",
     "KMRError",
+    "Kind",
     "Knob",
     "Meter",
     "Move",

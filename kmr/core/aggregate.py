@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kmr.core.errors import KMRError
-from kmr.core.meter import Cost, Meter, Quality, Reading
+from kmr.core.meter import Cost, Direction, Meter, Quality, Reading
 
 
 def _weighted_sum(model: Any, meters: Sequence[Meter], weights: Sequence[float]) -> Reading:
@@ -41,7 +41,10 @@ class WeightedCost(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedQuality(Quality):
-    """AggregateQuality: Σ wⱼ·Qⱼ(M); the standard errors add in quadrature."""
+    """AggregateQuality: Σ wⱼ·Qⱼ(M); the standard errors add in quadrature.
+
+    The sum is minimised where all its meters are. Otherwise it is maximised, and a meter to minimise is subtracted.
+    """
 
     meters: tuple[Quality, ...]
     weights: tuple[float, ...]
@@ -49,6 +52,10 @@ class WeightedQuality(Quality):
 
     def __post_init__(self) -> None:
         _check(self.name, self.meters, self.weights)
+        way: Direction = "minimize" if all(meter.direction == "minimize" for meter in self.meters) else "maximize"
+        object.__setattr__(self, "direction", way)
 
     def read(self, seen: Any) -> Reading:
-        return _weighted_sum(seen, self.meters, self.weights)
+        pairs = zip(self.meters, self.weights, strict=True)
+        signed = [weight if meter.direction == self.direction else -weight for meter, weight in pairs]
+        return _weighted_sum(seen, self.meters, signed)

@@ -1,4 +1,4 @@
-"""Meters: scalar readings of a model (Definition 2), each with a unit, a direction and an honest uncertainty."""
+"""Meters: scalar readings of a model (Definition 2), each with a kind, a unit, a direction and an uncertainty."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,6 +13,7 @@ from kmr.core.errors import KMRError, NonFiniteReading
 from kmr.core.seeding import isolated_rng
 
 Direction: TypeAlias = Literal["minimize", "maximize"]
+Kind: TypeAlias = Literal["cost", "quality"]
 View: TypeAlias = Callable[[nn.Module], Any]
 
 
@@ -47,6 +48,8 @@ class Meter(ABC):
     name: str
     unit: str = field(init=False)
     direction: Direction = field(init=False)
+    kind: ClassVar[Kind]
+    """Whether it says what a model takes or how good it is; which way is better is the direction."""
     static: ClassVar[bool] = False
     """Whether structure and bits alone decide the reading, so that it is known before anything is fine-tuned."""
 
@@ -67,8 +70,9 @@ class Meter(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Meter):
-    """A meter to minimise, never negative."""
+    """Meter of what a model takes: never negative, always minimised."""
 
+    kind: ClassVar[Kind] = "cost"
     trained: ClassVar[bool] = False
     """Whether it reads something that training changes (how confident a model is, say), and may rise with it."""
     direction: Direction = field(init=False, default="minimize")
@@ -76,9 +80,18 @@ class Cost(Meter):
 
 @dataclass(frozen=True, kw_only=True)
 class Quality(Meter):
-    """A meter to maximise; a loss or a perplexity negates itself once, in its `read`."""
+    """Meter of how good a model is, in the direction its users know.
 
+    Higher is better unless the class says otherwise, as a loss or an error does:
+    `direction: Direction = field(init=False, default="minimize")`.
+    """
+
+    kind: ClassVar[Kind] = "quality"
     direction: Direction = field(init=False, default="maximize")
+
+    def lost(self, before: float, after: float) -> float:
+        """Return by how much a reading is worse than the one before it (ΔQ); negative where it is better."""
+        return after - before if self.direction == "minimize" else before - after
 
 
 def measure(model: nn.Module, meters: Iterable[Meter]) -> dict[str, Reading]:

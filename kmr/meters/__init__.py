@@ -15,15 +15,16 @@ from kmr.meters.expected_macs import ExpectedMACs
 from kmr.meters.faithfulness import (
     AccuracyDegradationFactor,
     ChiSquaredP,
-    NegativeECE,
-    NegativeKL,
+    ExpectedCalibrationError,
+    KLDivergence,
     WorstClassAccuracy,
 )
 from kmr.meters.latency import Latency, SampleTime, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
 from kmr.meters.optimizer import OptimizerBytes
-from kmr.meters.prediction import R2, Accuracy, Agreement, NegativeCrossEntropy, NegativeMSE, Outputs, Predictions
+from kmr.meters.prediction import Accuracy, Agreement, CrossEntropy, Outputs, Predictions
+from kmr.meters.regression import R2, MeanAbsoluteError, MeanSquaredError
 from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
 
@@ -34,16 +35,17 @@ __all__ = [
     "ArtifactBytes",
     "BOPs",
     "ChiSquaredP",
+    "CrossEntropy",
     "Deployed",
     "EffectiveMACs",
     "Energy",
+    "ExpectedCalibrationError",
     "ExpectedMACs",
+    "KLDivergence",
     "Latency",
     "MACs",
-    "NegativeCrossEntropy",
-    "NegativeECE",
-    "NegativeKL",
-    "NegativeMSE",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
     "NonzeroParameters",
     "OptimizerBytes",
     "Outputs",

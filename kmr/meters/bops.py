@@ -28,6 +28,8 @@ def layer_bits(model: nn.Module) -> dict[str, tuple[int, int]]:
 class BOPs(Cost):
     """Σ MACs · bits of the weight · bits of the activation, for one sample: what bit-serial hardware would do.
 
+    Unit: BOP (theoretical). Range: [0, ∞). Direction: minimize. Source: Baskin et al. 2018.
+
     Multiply-accumulates outside convolution and linear layers count at 32 × 32 bits. No runtime here is proportional to
     it: latency decides.
 

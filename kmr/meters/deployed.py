@@ -19,6 +19,8 @@ from kmr.runtimes import OnnxRuntime, Runtime, Session
 class ArtifactBytes(Cost):
     """The size of the file that a runtime loads the model from, to the byte.
 
+    Unit: B. Range: [0, ∞). Direction: minimize.
+
     A file may write small numbers in fewer bytes (zero points in ONNX), so that training changes it by a few.
 
     Args:
@@ -56,6 +58,8 @@ class ArtifactBytes(Cost):
 class Deployed(Quality):
     """A quality of what the runtime computes, kernels, activation ranges and all, rather than of its simulation.
 
+    Unit, range and direction are those of the quality it reads.
+
     Args:
         data: the split, or a view of it.
         example_inputs: a batch as the model takes it.
@@ -82,6 +86,7 @@ class Deployed(Quality):
         quality = self._made(view)
         object.__setattr__(self, "_quality", quality)
         object.__setattr__(self, "unit", quality.unit)
+        object.__setattr__(self, "direction", quality.direction)
 
     @property
     def view(self) -> Predictions:

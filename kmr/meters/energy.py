@@ -28,6 +28,8 @@ Counter = Callable[[], float]
 class Energy(Cost):
     """The energy of one forward pass in millijoules: that of the whole processor package or device, idle share with it.
 
+    Unit: mJ. Range: [0, ∞). Direction: minimize. Source: RAPL or NVML counters.
+
     The standard error is that of the mean over the blocks of passes.
 
     Args:

@@ -21,6 +21,8 @@ from kmr.representation.gating import GatedLayer
 class ExpectedMACs(Cost):
     """Multiply-accumulates of one sample, on average over a split: up to the exit it takes, without closed channels.
 
+    Unit: MAC (expected). Range: [0, ∞). Direction: minimize.
+
     What each early exit costs is counted, which samples take it is read off a run. A gated layer counts by the share of
     its channels that are open for a sample; what the gates themselves compute is counted, and so is everything else, in
     full. Dense kernels compute the closed channels as well: `MACs` reads those. The standard error is over samples. A

@@ -1,8 +1,8 @@
 """Whether a compressed model still does what the original did, and where it fails: beyond one accuracy.
 
-`Agreement` counts the predictions that stayed; here are how far their probabilities moved (`NegativeKL`), whether the
-changes have a pattern (`ChiSquaredP`), whether confidence still means what it says (`NegativeECE`), and whom a good
-average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities: higher is better.
+`Agreement` counts the predictions that stayed; here are how far their probabilities moved (`KLDivergence`), whether the
+changes have a pattern (`ChiSquaredP`), whether confidence still means what it says (`ExpectedCalibrationError`), and
+whom a good average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.core import KMRError, Reading
+from kmr.core import Direction, KMRError, Reading
 from kmr.meters.prediction import (
     IGNORED,
     Outputs,
@@ -47,29 +47,34 @@ class _ToOriginal(_PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeKL(_ToOriginal):
-    """Minus the mean Kullback-Leibler divergence KL(original ‖ model) of the predicted distributions, in nats.
+class KLDivergence(_ToOriginal):
+    """The mean Kullback-Leibler divergence KL(original ‖ model) of the predicted distributions.
+
+    Unit: nat. Range: [0, ∞). Direction: minimize. Source: Kullback and Leibler 1951.
 
     The standard error takes samples as independent, as `Accuracy` does.
     """
 
-    name: str = "neg_kl"
+    name: str = "kl"
     unit: str = field(init=False, default="nat")
+    direction: Direction = field(init=False, default="minimize")
 
     def read(self, seen: Outputs) -> Reading:
         mine, original = (F.log_softmax(logits, dim=1) for logits in self.pair(seen))
         divergences = (original.exp() * (original - mine)).sum(dim=1).clamp(min=0.0)
         samples = len(seen.outputs)
-        return share_of(-divergences.reshape(samples, -1), torch.ones(samples, divergences.numel() // samples))
+        return share_of(divergences.reshape(samples, -1), torch.ones(samples, divergences.numel() // samples))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChiSquaredP(_ToOriginal):
     """The p value of Bowker's chi-squared test of symmetry on the table of the original's and the model's classes.
 
+    Unit: 1. Range: [0, 1]. Direction: maximize. Source: Bowker 1948; for two classes McNemar 1947.
+
     Sample by sample, the table counts how often class i of the original became class j. Were the changes random, i → j
     would be as frequent as j → i: Σ_{i<j} (n_ij − n_ji)² / (n_ij + n_ji) is chi-squared with one degree of freedom for
-    each pair of classes that changed (Bowker 1948; for two classes McNemar's test). A small p says that the model errs
+    each pair of classes that changed. A small p says that the model errs
     with a pattern; without any change it is 1.
     """
 
@@ -93,10 +98,12 @@ class ChiSquaredP(_ToOriginal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeECE(_PredictionQuality):
-    """Minus the expected calibration error: the mean gap between confidence and accuracy over equal bins of confidence.
+class ExpectedCalibrationError(_PredictionQuality):
+    """The mean gap between confidence and accuracy over equal bins of confidence.
 
-    Guo et al. 2017, weighted by how many predictions a bin holds; logits and targets as for `Accuracy`.
+    Unit: fraction. Range: [0, 1]. Direction: minimize. Source: Guo et al. 2017.
+
+    A bin counts by how many predictions it holds; logits and targets as for `Accuracy`.
 
     Args:
         data: the split, or a view of it.
@@ -104,8 +111,9 @@ class NegativeECE(_PredictionQuality):
     """
 
     bins: int = 15
-    name: str = "neg_ece"
+    name: str = "ece"
     unit: str = field(init=False, default="fraction")
+    direction: Direction = field(init=False, default="minimize")
 
     def read(self, seen: Outputs) -> Reading:
         if self.bins < 1:
@@ -115,12 +123,14 @@ class NegativeECE(_PredictionQuality):
         bin_of = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1
         gap = (guess == targets).double() - confidence
         sums = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, bin_of, gap)
-        return Reading(-float(sums.abs().sum() / len(gap)))
+        return Reading(float(sums.abs().sum() / len(gap)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorstClassAccuracy(_PredictionQuality):
     """The accuracy on the class that fares worst, of the classes that occur; its standard error is √(p(1−p)/n).
+
+    Unit: fraction. Range: [0, 1]. Direction: maximize.
 
     The minimum of noisy numbers lies below the least of their true values: with few samples of a class it is
     pessimistic. Logits and targets as for `Accuracy`.
@@ -143,6 +153,8 @@ class WorstClassAccuracy(_PredictionQuality):
 @dataclass(frozen=True, kw_only=True)
 class AccuracyDegradationFactor(_PredictionQuality):
     """How often the data can be halved into contiguous blocks before the accuracy on one of them is lost.
+
+    Unit: halvings. Range: [0, ∞). Direction: maximize.
 
     The accuracy-degradation profile is the accuracy on the worst of 1, 2, 4, … contiguous blocks of the split, in the
     split's order. The factor is the number of halvings up to which the worst block stays within `drop` of the accuracy

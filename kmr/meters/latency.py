@@ -108,6 +108,8 @@ class _Timed(Cost):
 class Latency(_Timed):
     """The time of one forward pass in a runtime, in turns with the original model in the same runtime.
 
+    Unit: ms, or of the original's for the statistic `ratio`. Range: [0, ∞). Direction: minimize.
+
     In eager PyTorch it is that of the dense kernels that run: masks and simulated grids change nothing. The standard
     error is that of the sample quantile, from its order statistics; it holds noise within the run, not between runs.
     The reading is flagged where the machine was too busy (a spread over 10 %), or is faster or slower by more than
@@ -137,6 +139,8 @@ class Latency(_Timed):
 @dataclass(frozen=True, kw_only=True)
 class SampleTime(_Timed):
     """The time of one sample in a batch of many: throughput as a cost, 1000 / it is the samples per second.
+
+    Unit: ms/sample, or of the original's for the statistic `ratio`. Range: [0, ∞). Direction: minimize.
 
     Args:
         batch: samples in a batch, those of the example over and over.

@@ -77,6 +77,8 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str,
 class MACs(Cost):
     """Multiply-accumulates of one sample, as the runtime does them: zeros under a mask are multiplied like any value.
 
+    Unit: MAC. Range: [0, ∞). Direction: minimize.
+
     Args:
         example_inputs: a batch as the model takes it; its first sample is used.
     """
@@ -93,6 +95,8 @@ class MACs(Cost):
 @dataclass(frozen=True, kw_only=True)
 class EffectiveMACs(Cost):
     """Multiply-accumulates of one sample if those by zero weights were free, which no dense kernel makes them.
+
+    Unit: MAC (theoretical). Range: [0, ∞). Direction: minimize.
 
     Each layer's operations are scaled by the share of its weights that are not zero; all others count in full.
 

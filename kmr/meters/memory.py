@@ -22,6 +22,8 @@ from kmr.representation.weights import strip_all
 class PeakMemory(Cost):
     """The largest sum of bytes of all tensors that live at one time in a forward pass, its inputs with them.
 
+    Unit: B. Range: [0, ∞). Direction: minimize.
+
     Weights and buffers do not count, nor what a kernel needs inside of itself. It is counted where PyTorch dispatches
     its operations: the same on every machine, and exact, but of eager PyTorch; a runtime that fuses operations needs
     less.

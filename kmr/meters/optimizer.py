@@ -16,6 +16,8 @@ from kmr.core import Cost, Reading
 class OptimizerBytes(Cost):
     """The bytes of the gradients of all parameters that train, and of what an optimizer keeps for them.
 
+    Unit: B. Range: [0, ∞). Direction: minimize.
+
     They are those of an optimizer that has taken a step, on copies of the parameters. Activations do not count, nor do
     the weights.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.core import KMRError, NonFiniteReading, Quality, Reading, isolated_rng
+from kmr.core import Direction, KMRError, NonFiniteReading, Quality, Reading, isolated_rng
 from kmr.data import Split, forward
 
 IGNORED = -100
@@ -107,6 +107,8 @@ class _PredictionQuality(Quality):
 class Accuracy(_PredictionQuality):
     """The share of predictions whose target is among the `top_k` largest logits.
 
+    Unit: fraction. Range: [0, 1]. Direction: maximize.
+
     Logits have shape (n, classes) or (n, classes, …), whole-number targets (n) or (n, …); targets of −100 are left out.
     The standard error is √(p(1−p)/n); where a sample has several predictions, the samples are what is independent.
 
@@ -130,16 +132,20 @@ class Accuracy(_PredictionQuality):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeCrossEntropy(_PredictionQuality):
-    """Minus the mean cross-entropy in nats, of the same logits and targets as `Accuracy`; with its standard error."""
+class CrossEntropy(_PredictionQuality):
+    """The mean cross-entropy of the same logits and targets as `Accuracy`, with its standard error.
 
-    name: str = "neg_cross_entropy"
+    Unit: nat. Range: [0, ∞). Direction: minimize. Source: Good 1952, the logarithmic score.
+    """
+
+    name: str = "cross_entropy"
     unit: str = field(init=False, default="nat")
+    direction: Direction = field(init=False, default="minimize")
 
     def read(self, seen: Outputs) -> Reading:
         targets = check_classes(seen)
         losses = F.cross_entropy(seen.outputs.double(), targets, reduction="none", ignore_index=IGNORED)
-        mean = share_of(-losses, targets != IGNORED)
+        mean = share_of(losses, targets != IGNORED)
         samples = len(targets)
         if samples < 2 or mean.stderr is None:
             return Reading(mean.value)
@@ -149,6 +155,8 @@ class NegativeCrossEntropy(_PredictionQuality):
 @dataclass(frozen=True, kw_only=True)
 class Agreement(_PredictionQuality):
     """The share of predictions whose largest logit is the original model's: faithfulness, whatever the target.
+
+    Unit: fraction. Range: [0, 1]. Direction: maximize.
 
     Args:
         data: the split, or a view of it.
@@ -172,50 +180,6 @@ class Agreement(_PredictionQuality):
         check_logits(mine)
         same = mine.argmax(dim=1) == original.argmax(dim=1)
         return share_of(same.double(), torch.ones_like(same))
-
-
-@dataclass(frozen=True, kw_only=True)
-class R2(_PredictionQuality):
-    """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)²; several outputs are pooled, each about its own mean.
-
-    The standard error is the delete-one jackknife's, over samples (Efron & Tibshirani, 1993, §11).
-    """
-
-    name: str = "r2"
-    unit: str = field(init=False, default="1")
-
-    def read(self, seen: Outputs) -> Reading:
-        errors, targets = _residuals(seen)
-        count = len(targets)
-        deviations = (targets - targets.mean(dim=0)).square().sum(dim=1)
-        squares = errors.square().sum(dim=1)
-        spread = deviations.sum()
-        if spread == 0:
-            raise KMRError("R² is undefined: all targets of the split are the same")
-        value = float(1 - squares.sum() / spread)
-        if count < 3:
-            return Reading(value)
-        # Without sample i the mean moves, which takes n/(n−1) of the sample's deviation out of the total.
-        left_spread = spread - deviations * count / (count - 1)
-        if bool((left_spread <= 0).any()):
-            return Reading(value)
-        left = 1 - (squares.sum() - squares) / left_spread
-        variance = (count - 1) / count * (left - left.mean()).square().sum()
-        return Reading(value, float(variance.sqrt()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class NegativeMSE(_PredictionQuality):
-    """Minus the mean squared error, with the standard error of that mean over samples."""
-
-    name: str = "neg_mse"
-    unit: str = field(init=False, default="squared target unit")
-
-    def read(self, seen: Outputs) -> Reading:
-        errors, _ = _residuals(seen)
-        losses = errors.square().mean(dim=1)
-        stderr = float(losses.std() / math.sqrt(len(losses))) if len(losses) > 1 else None
-        return Reading(-float(losses.mean()), stderr)
 
 
 def check_logits(outputs: Tensor) -> None:
@@ -244,15 +208,6 @@ def check_classes(seen: Outputs) -> Tensor:
             f"targets lie in {int(counted.min())} to {int(counted.max())}; the model has {outputs.shape[1]} classes"
         )
     return targets
-
-
-def _residuals(seen: Outputs) -> tuple[Tensor, Tensor]:
-    """Return errors and targets as (n, outputs) in double precision."""
-    outputs, targets = seen.outputs, seen.targets
-    if outputs.numel() != targets.numel():
-        raise KMRError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
-    targets = targets.reshape(len(targets), -1).double()
-    return outputs.reshape(targets.shape).double() - targets, targets
 
 
 def share_of(scores: Tensor, counted: Tensor) -> Reading:

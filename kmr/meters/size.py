@@ -15,6 +15,8 @@ from kmr.representation.weights import read_weight, weight_layers
 class Parameters(Cost):
     """The number of parameters, tied ones once; a weight under a grid or mask counts as the one weight it is.
 
+    Unit: parameters. Range: [0, ∞). Direction: minimize.
+
     Buffers, and with them scales, zero points and masks, are not parameters.
     """
 
@@ -28,7 +30,10 @@ class Parameters(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableParameters(Cost):
-    """The number of parameters that an optimizer would move, tied ones once; a learned scale or level is one."""
+    """The number of parameters that an optimizer would move, tied ones once; a learned scale or level is one.
+
+    Unit: parameters. Range: [0, ∞). Direction: minimize.
+    """
 
     static: ClassVar[bool] = True
     name: str = "trainable_parameters"
@@ -41,6 +46,8 @@ class TrainableParameters(Cost):
 @dataclass(frozen=True, kw_only=True)
 class NonzeroParameters(Cost):
     """The number of parameters that no mask holds at zero, tied ones once.
+
+    Unit: parameters. Range: [0, ∞). Direction: minimize.
 
     A value that merely is 0 counts: the next optimizer step moves it, so no cost is saved for good.
     """
@@ -58,6 +65,8 @@ class NonzeroParameters(Cost):
 @dataclass(frozen=True, kw_only=True)
 class WeightBytes(Cost):
     """The size of the safetensors file that `kmr.artifact.packing` writes for the model, to the byte.
+
+    Unit: B. Range: [0, ∞). Direction: minimize.
 
     It counts everything needed to get the weights back exactly: bit-packed codes or raw values, which entries of a
     sparse weight are kept, scales and zero points, all other parameters, the persistent buffers (running statistics of

@@ -88,7 +88,7 @@ class Allocated(Policy):
                 try:
                     candidate, _ = apply_move(model, self._instantiation, move)
                     saved = cost - self._cost(candidate).value
-                    lost = quality - self._quality(candidate).value
+                    lost = self._quality.lost(quality, self._quality(candidate).value)
                 except (NotApplicable, NonFiniteReading):
                     continue
                 if saved > 0:

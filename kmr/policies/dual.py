@@ -22,7 +22,6 @@ from kmr.core import (
     Readings,
     Value,
     apply_move,
-    measure,
 )
 from kmr.policies.ladder import domains, ladders
 
@@ -47,10 +46,11 @@ class _Option:
 class Dual(Policy):
     """Maximises Q(M) − λ·max(0, (C(M) − B)/B), with λ raised by dual ascent, λ ← λ + step·(C − B)/B.
 
-    Each call ascends once, and then again until some move is worth more than staying; so far from the budget the price
-    rises fast and moves are large, near it both are small. Every rung above a knob's last one is tried, without
-    fine-tuning. What a move saves below the budget is worth nothing. A rung of a range that would jump over the budget
-    has a rival: the value found by bisection whose cost lies within `tolerance` below the budget.
+    A quality to minimise counts as −Q. Each call ascends once, and then again until some move is worth more than
+    staying; so far from the budget the price rises fast and moves are large, near it both are small. Every rung above a
+    knob's last one is tried, without fine-tuning. What a move saves below the budget is worth nothing. A rung of a
+    range that would jump over the budget has a rival: the value found by bisection whose cost lies within `tolerance`
+    below the budget.
 
     Args:
         instantiation: whose knobs are turned.
@@ -148,7 +148,7 @@ class Dual(Policy):
                     if after >= cost or option in self._refused:
                         continue
                     try:
-                        lost = here - measure(candidate, [self._quality])[self._quality.name].value
+                        lost = self._quality.lost(here, self._quality(candidate).value)
                     except NonFiniteReading:
                         continue
                     yield _Option(option, next_place, after, lost, excess - self._excess(after))

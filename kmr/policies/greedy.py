@@ -17,14 +17,13 @@ from kmr.core import (
     Quality,
     Readings,
     apply_move,
-    measure,
 )
 from kmr.policies.ladder import ladders
 
 
 @final
 class Greedy(Policy):
-    """Tries the next rung of every knob and takes the one with the smallest ΔQ/ΔC.
+    """Tries the next rung of every knob and takes the one with the smallest ΔQ/ΔC: quality lost for cost saved.
 
     Candidates are measured without fine-tuning. A rung that saves nothing is passed over for the one above it. With
     `lookahead`, sequences of up to that many moves are tried, and the first move of the one with the smallest ΔQ/ΔC is
@@ -68,7 +67,7 @@ class Greedy(Policy):
         best: tuple[float, Move] | None = None
         for first, candidate, after in self._sequences(model, cost, self._places, self._lookahead):
             try:
-                lost = here - measure(candidate, [self._quality])[self._quality.name].value
+                lost = self._quality.lost(here, self._quality(candidate).value)
             except NonFiniteReading:
                 continue
             if best is None or lost / (cost - after) < best[0]:

@@ -15,6 +15,7 @@ from torch import nn
 from kmr.artifact.folder import Builder
 from kmr.cache import Store
 from kmr.core import (
+    Cost,
     Instantiation,
     KMRError,
     Meter,
@@ -73,7 +74,9 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     parts = {name: plain[name] for name in _IDENTITY}
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     objectives = _objectives(config, instantiation)
-    lowered = next((meter.name for meter in objectives if meter.direction == "minimize"), None)
+    lowered = next((meter.name for meter in objectives if isinstance(meter, Cost)), None)
+    if config.policy and lowered is None:
+        raise SweepError("a sweep over a policy needs a cost among the objectives, which its budget limits")
     compression = Compression(
         model, instantiation, finetune, plain["space"], _store(config), copied=False,
         objectives=[meter.name for meter in objectives], limited=tuple(config.limits),
@@ -171,10 +174,10 @@ def _instantiation(
     if not rules:
         raise SweepError("the experiment has no rules: choose some, for example rule=[structured,lowrank,quantize]")
     meters = _meters(plain, {**live, "data": Predictions.of(data.validation)}, trusted)
-    costs = tuple(m for m in meters if m.direction == "minimize")
-    qualities = tuple(m for m in meters if m.direction == "maximize")
+    costs = tuple(meter for meter in meters if isinstance(meter, Cost))
+    qualities = tuple(meter for meter in meters if isinstance(meter, Quality))
     try:
-        return Instantiation(config.name, tuple(rules), costs, qualities)  # type: ignore[arg-type]
+        return Instantiation(config.name, tuple(rules), costs, qualities)
     except KMRError as error:
         raise SweepError(str(error)) from error
     except (TypeError, AttributeError) as error:
@@ -192,15 +195,15 @@ def _check_are_parts(group: str, option: str, entries: Mapping[str, Any]) -> Non
             )
 
 
-def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Meter]:
+def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[str, ...]) -> list[Cost | Quality]:
     _check_are_parts("meters", "meter", plain.get("meters") or {})
-    meters = []
+    meters: list[Cost | Quality] = []
     for name, entry in (plain.get("meters") or {}).items():
         if entry is None:
             continue
         meter = part(f"meters.{name}", entry, trusted, name=name, **live)
-        if not isinstance(meter, Meter):
-            raise SweepError(f"meters.{name} made a {type(meter).__name__}, which is not a kmr Meter")
+        if not isinstance(meter, Cost | Quality):
+            raise SweepError(f"meters.{name} made a {type(meter).__name__}, which is neither a kmr Cost nor a Quality")
         meters.append(meter)
     return meters
 
@@ -210,7 +213,7 @@ def _objectives(config: Config, instantiation: Instantiation) -> tuple[Meter, ..
     wanted = [*config.objectives, *config.limits, *config.reference]
     missing = [name for name in wanted if name not in meters]
     if missing:
-        raise SweepError(f"no meter is named {', '.join(missing)}: there are {', '.join(meters) or 'none'}")
+        raise SweepError(f"no meter is named {', '.join(missing)}{unknown(missing[0], list(meters))}")
     if len(config.objectives) < 2 or len(set(config.objectives)) < len(config.objectives):
         raise SweepError(f"objectives must name two or more different meters, not {list(config.objectives)}")
     return tuple(meters[name] for name in config.objectives)

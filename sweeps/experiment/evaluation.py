@@ -62,7 +62,7 @@ def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Modu
 
 
 def _budget(experiment: Experiment, params: Mapping[str, Value]) -> Budget:
-    cost = next(meter.name for meter in experiment.objectives if meter.direction == "minimize")
+    cost = next(meter.name for meter in experiment.objectives if meter.kind == "cost")
     whole = experiment.base.costs[cost].value
     share = params.get("budget")
     limit = experiment.config.limits.get(cost, 0.0) if share is None else float(share) * whole

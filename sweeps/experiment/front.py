@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.pareto.dominance import Floats, as_costs
 from analysis.pareto.hypervolume import normalised
-from kmr.core import Direction, Step
+from kmr.core import Direction, Kind, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.search.study.point import Point
@@ -22,6 +22,9 @@ class Objective(Protocol):
 
     @property
     def direction(self) -> Direction: ...
+
+    @property
+    def kind(self) -> Kind: ...
 
 
 class Judged(Protocol):
@@ -102,15 +105,16 @@ class Front:
 def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:
     """Return the reference and the ideal point of the hypervolume, by objective.
 
-    The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost and half its
-    quality (for a negative quality: half as much again), unless the config names it.
+    The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost, and worse than
+    its quality by half of it, unless the config names it.
     """
     reference, ideal = {}, {}
     for meter in experiment.objectives:
         base = experiment.base.readings[meter.name].value
-        if meter.direction == "minimize":
+        if meter.kind == "cost":
             reference[meter.name], ideal[meter.name] = (1.1 * base or 1.0), 0.0
         else:
-            reference[meter.name], ideal[meter.name] = (base - 0.5 * abs(base) if base else -1.0), base
+            worse = 1 if meter.direction == "minimize" else -1
+            reference[meter.name], ideal[meter.name] = base + worse * (0.5 * abs(base) or 1.0), base
         reference[meter.name] = experiment.config.reference.get(meter.name, reference[meter.name])
     return reference, ideal

@@ -81,7 +81,7 @@ def scan(
     costs: Sequence[Cost],
     base: Mapping[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each probe and value: the quality lost, the costs left, or why there is none.
+    """Yield a row for each probe and value: by how much the quality got worse, the costs left, or why there is none.
 
     Args:
         model: the base model; it is not changed.
@@ -101,7 +101,7 @@ def scan(
                 changed = probe.rule(model, probe.knob, value)
             row["why"] = "; ".join(str(w.message) for w in caught if issubclass(w.category, RuleWarning))
             reading = measure(changed, [quality])[quality.name]
-            row |= {"lost": base[quality.name] - reading.value, "stderr": reading.stderr}
+            row |= {"lost": quality.lost(base[quality.name], reading.value), "stderr": reading.stderr}
             row |= {f"cost/{name}": r.value for name, r in measure(changed, costs).items()}
             if row["why"] and all(row[f"cost/{cost.name}"] >= base[cost.name] for cost in costs):
                 row["lost"] = None  # nothing was changed: no loss was measured

@@ -109,7 +109,7 @@ def search(
         raise SweepError(f"workers must be between 1 and 1024, not {workers}")
     arguments = tuple(dict.fromkeys((*signature(search).parameters, *signature(Search).parameters)))
     if misnamed := [name for name in settings if name not in signature(Search).parameters]:
-        raise TypeError(f"search() takes no {misnamed[0]}{unknown(misnamed[0], arguments, renamed=_RENAMED)}")
+        raise TypeError(f"search() takes no {misnamed[0]}{unknown(misnamed[0], arguments, names_now=_RENAMED)}")
     read = getattr(function, "objectives", None)
     if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(limits or {})) if n not in read]):
         raise SweepError(f"there is no meter {', '.join(unread)}: {', '.join(read)} are read")

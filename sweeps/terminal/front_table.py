@@ -9,7 +9,7 @@ from rich.text import Text
 
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
-from analysis.wording import plural
+from analysis.wording import head, plural
 from kmr.core import Reading
 from sweeps.views.publish import Published
 from sweeps.views.state import State
@@ -35,9 +35,8 @@ def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Tabl
     shown.add_column("point")
     shown.add_column("sequence", overflow="fold")
     for meter in card.objectives:
-        shown.add_column(
-            meter.name + (" (validation)" if meter.name in qualities else f" [{meter.unit}]"), justify="right"
-        )
+        read_on = " (validation)" if meter.name in qualities else f" [{meter.unit}]"
+        shown.add_column(head(meter.name + read_on, meter.kind, meter.direction), justify="right")
     tests = [meter.name for meter in card.objectives if meter.name in qualities] or qualities[:1]
     for name in tests:
         shown.add_column(f"{name} (held-out test)", justify="right", style="bold")

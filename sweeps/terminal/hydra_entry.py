@@ -105,7 +105,7 @@ def _no_entry(name: str) -> str | None:
     if name in known:
         return None
     gone = f" any more: {_REMOVED[name]}" if name in _REMOVED else ""
-    return f"the config has no entry {name}" + (gone or unknown(name, known, all_of_them=False, renamed=RENAMED))
+    return f"the config has no entry {name}" + (gone or unknown(name, known, all_of_them=False, names_now=RENAMED))
 
 
 def _without_such_an_entry(message: str) -> str:

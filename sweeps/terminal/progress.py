@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from analysis.wording import plural
+from analysis.wording import head, plural
 from sweeps.search.execution.driver import GAVE_NOTHING
 from sweeps.search.execution.observer import Observer
 from sweeps.search.study.record import Record, recalled
@@ -56,8 +56,9 @@ class Seen:
 def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
     """Return what looks at a sweep for the live view; a study of three or more objectives shows two."""
     first, *rest = experiment.objectives
-    second = next((meter for meter in rest if meter.direction != first.direction), rest[0])
+    second = next((meter for meter in rest if meter.kind != first.kind), rest[0])
     place = 1 + rest.index(second)
+    labels = [head(meter.name, meter.kind, meter.direction, ", lower is better") for meter in (first, second)]
 
     def values(point: "Point") -> tuple[float, float]:
         x, y = point.values([first.name, second.name])
@@ -72,7 +73,7 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
             if record.state in ("failed", "infeasible")
         )  # fmt: skip
         return Seen(
-            (first.name, second.name),
+            (labels[0], labels[1]),
             tuple(map(values, points)),
             tuple((each[0], each[place]) for each in sweep.front.values),
             kept.hits,

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 
-from kmr.core import Direction, Seconds, Step
+from kmr.core import Direction, Kind, Seconds, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
@@ -32,6 +32,7 @@ class MeterCard:
     name: str
     unit: str
     direction: Direction
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class StudyCard:
         splits = {"training": data.train, "validation": data.validation, "test": data.test}
         return cls(
             plain=json.loads(json.dumps(experiment.plain, default=str)),
-            meters=tuple(MeterCard(meter.name, meter.unit, meter.direction) for meter in meters),
+            meters=tuple(MeterCard(meter.name, meter.unit, meter.direction, meter.kind) for meter in meters),
             techniques={knob.name: instantiation.rule_of(knob.name).name for knob in instantiation.knobs},
             base_point=Point.of(0, experiment.base),
             datasets=tuple(
@@ -108,7 +109,7 @@ class StudyCard:
             )
         return cls(
             plain=kept["plain"],
-            meters=tuple(MeterCard(**meter) for meter in kept["meters"]),
+            meters=tuple(MeterCard(**{"kind": _kind_before(meter), **meter}) for meter in kept["meters"]),
             techniques=kept["techniques"],
             base_point=Point(**kept["base_point"]),
             datasets=tuple(DatasetCard(**dataset) for dataset in kept["datasets"]),
@@ -138,8 +139,8 @@ class StudyCard:
 
     @property
     def qualities(self) -> tuple[MeterCard, ...]:
-        """The meters to maximise."""
-        return tuple(meter for meter in self.meters if meter.direction == "maximize")
+        """The meters of how good a model is."""
+        return tuple(meter for meter in self.meters if meter.kind == "quality")
 
     def within_limits(self, point: Point) -> bool:
         """Tell whether a model keeps every limit of the config."""
@@ -154,11 +155,13 @@ class StudyCard:
     def base(self) -> Step:
         """The base model's step."""
         readings = self.base_point.to_readings()
-        split = [
-            {m.name: readings[m.name] for m in self.meters if m.direction == direction}
-            for direction in ("minimize", "maximize")
-        ]
+        split = [{m.name: readings[m.name] for m in self.meters if m.kind == kind} for kind in ("cost", "quality")]
         return Step(None, self.base_point.moves, split[0], split[1], Seconds(**self.base_point.seconds))
+
+
+def _kind_before(meter: Mapping[str, Any]) -> Kind:
+    """Return the kind of a meter on a card that says none: every quality was maximised then."""
+    return "cost" if meter["direction"] == "minimize" else "quality"
 
 
 def without_passwords(value: Any) -> Any:

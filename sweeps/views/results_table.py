@@ -139,15 +139,10 @@ def meta(
         "study": card.config.name,
         "created": created,
         "seed": card.config.seed,
-        "objectives": [{"name": m.name, "direction": m.direction, "unit": m.unit} for m in card.objectives],
-        "meters": {
-            meter.name: {
-                "unit": meter.unit,
-                "direction": meter.direction,
-                "kind": "cost" if meter.direction == "minimize" else "quality",
-            }
-            for meter in card.meters
-        },
+        "objectives": [
+            {"name": m.name, "direction": m.direction, "kind": m.kind, "unit": m.unit} for m in card.objectives
+        ],
+        "meters": {m.name: {"unit": m.unit, "direction": m.direction, "kind": m.kind} for m in card.meters},
         "reference": reference,
         "ideal": ideal,
         "baseline": _plain(card.base.readings),

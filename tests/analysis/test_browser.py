@@ -243,9 +243,11 @@ def test_the_axes_follow_the_front_and_show_all_when_asked(browser: Any, make: C
 
 def test_no_table_scrolls_sideways_on_a_desk(browser: Any, make: Callable, tmp_path: Path) -> None:
     frame, meta = make(trials=30)
-    faithful = ("agreement", "neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy")
-    for name in (*faithful, "parameters", "nonzero_parameters", "neg_cross_entropy"):
+    faithful = ("agreement", "kl", "chi_squared_p", "ece", "worst_class_accuracy")
+    for name in (*faithful, "parameters", "nonzero_parameters", "cross_entropy"):
         frame = frame.assign(**{f"{kind}/{name}": 0.0123 for kind in ("meter", "stderr", "test", "test_stderr")})
+    down = {"direction": "minimize", "kind": "quality", "unit": ""}
+    meta["meters"] |= dict.fromkeys(("kl", "ece", "cross_entropy"), down)
     save(tmp_path, frame, meta)
     shown, errors = opened(browser, report.write(tmp_path, images=False).html, viewport={"width": 1400, "height": 900})
     widths = shown.evaluate("[...document.querySelectorAll('.scroll')].map(n => [n.scrollWidth, n.clientWidth])")

@@ -120,6 +120,26 @@ def test_wide_costs_take_a_log_axis_with_units(table: StudyTable) -> None:
     assert narrow.title.text == "latency (ms), lower is better"
 
 
+def test_a_quality_to_minimise_says_that_lower_is_better(study: Callable) -> None:
+    def loss(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(**{"meter/accuracy": 1 - frame["meter/accuracy"]})
+
+    table = study(loss)
+    objectives = [table.meta["objectives"][0], {"name": "accuracy", "direction": "minimize", "kind": "quality"}]
+    about = {"objectives": objectives, "meters": {}, "baseline": {}}
+    turned = StudyTable(table.frame, {**table.meta, **about}, table.folder)
+    figure = pareto(turned)
+    assert figure.layout.yaxis.title.text == "accuracy, lower is better"
+    line = named(figure, "Pareto front")
+    assert np.diff(numbers(line.x)).min() > 0
+    assert np.diff(numbers(line.y)).max() < 0
+    latency = {"name": "latency_ms", "direction": "minimize", "kind": "cost"}
+    space = StudyTable(table.frame, {**turned.meta, "objectives": [*objectives, latency]}, table.folder)
+    scene = pareto(space).layout.scene
+    shown = [axis.title.text for axis in (scene.xaxis, scene.yaxis, scene.zaxis)]
+    assert shown == ["weight bytes", "accuracy, lower is better", "latency"]
+
+
 def test_ticks_cover_the_range() -> None:
     ticks = log_ticks(3.0, 800.0)
     assert ticks[0] < 3.0

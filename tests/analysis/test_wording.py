@@ -54,6 +54,7 @@ def test_sequence(text: object, words: str) -> None:
 
 def test_small_words() -> None:
     assert [duration(seconds) for seconds in (0.44, 200, 7500, math.nan)] == ["0.4 s", "3 min 20 s", "2 h 05 min", "–"]
-    assert [meter_name(name) for name in ("latency_ms", "neg_kl", "s")] == ["latency", "negative KL", "s"]
+    assert [meter_name(name) for name in ("latency_ms", "kl", "s")] == ["latency", "KL", "s"]
+    assert meter_name("neg_kl") == "negative KL", "tables of old keep their columns"
     assert [listing(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert (plural(1, "trial"), plural(1200, "trial")) == ("1 trial", "1,200 trials")

@@ -95,7 +95,7 @@ def rule(name: str, kind: str = "cnn") -> Rule:
 def meter(name: str) -> Meter:
     config = yaml.safe_load((CONF / "meter" / f"{name}.yaml").read_text())
     targets = torch.arange(24) % 4
-    if name in ("r2", "neg_mse"):
+    if name in ("r2", "mse", "mae"):
         targets = torch.nn.functional.one_hot(targets).float() + torch.arange(24)[:, None]
     split = Split((IMAGES, targets), 8)
     live = {"data": Predictions(split), "original": cnn(), "example_inputs": IMAGES[:1], "calibration": split}

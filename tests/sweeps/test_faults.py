@@ -223,6 +223,10 @@ def test_hydras_own_errors_are_one_line(tmp_path, monkeypatch, capsys) -> None:
     ("override", "said"),
     [
         ("rule=[strctured]", "there is no rule/strctured: did you mean structured? There are adapters, "),
+        (
+            "meter=[neg_cross_entropy]",
+            "there is no meter/neg_cross_entropy: neg_cross_entropy is now cross_entropy, lower",
+        ),
         ("+criterion=taylr", "there is no criterion/taylr: did you mean taylor? There are geometric_median, "),
         ("trails=3", "the config has no entry trails: did you mean trials?"),
         ("+budget.weight_bytes=20000", "the config has no entry budget: it is now limits"),

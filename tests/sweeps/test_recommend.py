@@ -6,6 +6,7 @@ import json
 from rich.console import Console
 
 import kmr
+from analysis.wording import quantity
 from sweeps.recommend import main
 from sweeps.views.run_folder import open_run
 
@@ -44,6 +45,21 @@ def test_none_is_exit_code_1_and_bad_input_2(ran, capsys) -> None:
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 2
     assert "no meter is named top1" in errors[0]
+    assert told(str(ran), "neg_cross_entropy>=-0.5")[0] == 2
+    assert told(str(ran), "--best", "neg_ece")[0] == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "neg_cross_entropy (neg_cross_entropy is now cross_entropy, lower is better)" in errors[0]
+    assert "neg_ece is now ece, lower is better" in errors[1]
+
+
+def test_a_loss_is_limited_from_above_and_best_where_least(ran) -> None:
+    table = open_run(ran).table()
+    base, least = table.baseline("cross_entropy")[0], table.column("meter/cross_entropy").min()
+    code, text = told(str(ran), "cross_entropy<=1.02*baseline", "--best", "cross_entropy")
+    assert code == 0
+    assert f"least cross entropy with cross entropy at most {quantity(1.02 * base, 'nat')}" in text
+    assert quantity(least, "nat") in text
+    assert told(str(ran), "cross_entropy<=0")[0] == 1
 
 
 def test_json_holds_the_same(ran, capsys) -> None:

@@ -54,7 +54,7 @@
     const loss = known(base) ? meter.sign * (value - base) : null;
     const noise = Math.hypot(cell(data.stderr, quality, row) || 0, data.baseline[quality][1] || 0);
     const lost = loss === null ? "" : Math.abs(loss) <= noise ? "no difference to the baseline beyond the noise" :
-      (loss > 0 ? "loses " : "gains ") + quantity(Math.abs(loss), meter) + " to the baseline";
+      quantity(Math.abs(loss), meter) + (loss > 0 ? " worse" : " better") + " than the baseline";
     answer.replaceChildren(
       element("p", { class: "choice" }, element("strong", {}, data.point[row]), " ", element("span", { class: "technique" }, data.techniques[data.technique[row]])),
       element("dl", {},

@@ -14,7 +14,7 @@ kmr.pin = (() => {
       return factor < 1.005 ? "as the baseline" : Number(factor.toPrecision(3)) + "× " + (value < base ? "less" : "more");
     }
     const change = value - base;
-    return (change >= 0 ? "+" : "−") + quantity(Math.abs(change), meter) + " to the baseline";
+    return (change >= 0 ? "+" : "−") + quantity(Math.abs(change), meter) + " to the baseline" + (meter.sign > 0 && change ? (change > 0 ? ", worse" : ", better") : "");
   }
 
   function readings(row) {

@@ -174,7 +174,7 @@ kmr.explorer = (() => {
       const values = [...complete.map((row) => rows.value(x, row)), data.baseline[x][0]].filter(known);
       if (values.length && values.every((value) => value === values[0]) && values[0]) layout.xaxis.range = [0.5 * values[0], 1.5 * values[0]].sort((a, b) => a - b);
     } else {
-      const space = (name, log) => ({ ...axis(name, log, tones), automargin: undefined, title: { text: plain(meters.get(name).label) }, backgroundcolor: tones.paper, color: tones.ink });
+      const space = (name, log) => ({ ...axis(name, log, tones), automargin: undefined, title: { text: plain(titled(meters.get(name))) }, backgroundcolor: tones.paper, color: tones.ink });
       layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.6, y: 1.6, z: 1.0 } } };
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.legend.y = 0;
@@ -216,6 +216,8 @@ kmr.explorer = (() => {
       }));
     }
   }
+
+  const titled = (meter) => meter.label + (!meter.cost && meter.sign > 0 ? ", lower is better" : "");
 
   function heldOut(traces, tones, [x, y]) {
     const tested = members.filter((row) => known(cell(data.test, x, row)) || known(cell(data.test, y, row)));

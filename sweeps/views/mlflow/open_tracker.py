@@ -43,7 +43,8 @@ class BestWithinLimits:
             for meter in self._card.qualities:
                 value = point.readings[meter.name][0]
                 if value is not None:
-                    self._best[meter.name] = max(value, self._best.get(meter.name, value))
+                    better = min if meter.direction == "minimize" else max
+                    self._best[meter.name] = better(value, self._best.get(meter.name, value))
 
 
 def open_tracker(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.wording import plural
+from analysis.wording import head, plural
 from sweeps.experiment.front import Front
 from sweeps.views.paths import FRONT
 from sweeps.views.state import State
@@ -13,8 +13,10 @@ def study_note(state: State, front: Front, answers: Sequence[str], folder: Path)
     """Write the description that MLflow shows on the study's page, in Markdown."""
     objectives = [meter.name for meter in state.card.objectives]
     tested = list(dict.fromkeys(meter for name in front.members for meter in state.tested.get(name, {})))[:1]
-    head = ["point", "sequence", *objectives, *(f"{meter} (held-out test)" for meter in tested)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    heads = {meter.name: head(meter.name, meter.kind, meter.direction) for meter in state.card.meters}
+    titles = ["point", "sequence", *(heads[name] for name in objectives)]
+    titles += [f"{heads[name]} (held-out test)" for name in tested]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     points = state.points
     rows = sorted(front.members, key=lambda name: points[name].values(objectives)[0])
     for name in rows[:50]:

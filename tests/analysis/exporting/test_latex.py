@@ -27,6 +27,12 @@ def test_a_row_for_every_member_and_the_baseline(table: StudyTable) -> None:
     assert body[1].startswith(json.loads(front["sequence"].iloc[0])[0][0].replace("_", r"\_"))
 
 
+def test_a_quality_to_minimise_has_an_arrow(table: StudyTable) -> None:
+    objectives = [table.meta["objectives"][0], {"name": "accuracy", "direction": "minimize", "kind": "quality"}]
+    turned = StudyTable(table.frame, {**table.meta, "meters": {}, "objectives": objectives}, table.folder)
+    assert r"weight bytes & accuracy $\downarrow$ & accuracy $\downarrow$ (test) \\" in latex_table(turned)
+
+
 def test_an_empty_front_and_a_bare_study(table: StudyTable) -> None:
     bare = StudyTable(table.frame.iloc[:0], {**table.meta, "baseline": {}, "study": "two\nlines"}, table.folder)
     assert latex_table(bare).splitlines()[0] == "% front of two lines"

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from analysis.selection.choose import choose
 from analysis.selection.limits import read_limit
-from analysis.table import StudyTable, TableError
+from analysis.table import StudyTable, TableError, from_frame
 
 #        point   bytes  accuracy  ms   test
 ROWS = [
@@ -124,6 +124,14 @@ def test_a_limit_that_cannot_be_read_is_named(text, message) -> None:
 
 def test_a_negative_baseline_can_be_moved() -> None:
     assert read_limit("loss>=baseline-0.1", small()).bound == pytest.approx(-0.6)
+
+
+def test_an_old_name_is_answered_with_the_new_one() -> None:
+    with pytest.raises(TableError, match="neg_mse is now mse, lower is better"):
+        read_limit("neg_mse>=-0.1", small())
+    assert (
+        read_limit("neg_kl>=-0.1", from_frame(pd.DataFrame({"neg_kl": [-0.2]}), {"neg_kl": "maximize"})).bound == -0.1
+    )
 
 
 def test_a_study_without_a_complete_point_is_refused() -> None:

@@ -64,7 +64,7 @@ def test_the_baseline_itself_is_no_success() -> None:
     near, quarter, _ = recommend(small(ROWS[:1]))
     assert near.point == "0.0"
     assert "no compressed model qualified" in near.remark
-    assert (quarter.point, quarter.remark) == ("", "no complete model is that small")
+    assert (quarter.point, quarter.remark) == ("", "no complete model meets that")
 
 
 def test_none_near_says_how_far_the_closest_was() -> None:
@@ -80,8 +80,15 @@ def test_a_difference_inside_the_noise_is_said() -> None:
 
 def test_budget_is_answered_first() -> None:
     answer = recommend(small(limits={"weight_bytes": 350.0}))[0]
-    assert answer.question == "Best accuracy within 350 B of weight bytes"
+    assert answer.question == "Best accuracy with weight bytes at most 350 B"
     assert answer.point == "2.1"
+
+
+def test_a_limit_on_a_quality_is_a_floor() -> None:
+    answer = recommend(small(budget={"accuracy": 0.89}))[0]
+    assert answer.question == "Best accuracy with accuracy at least 0.89"
+    assert answer.point == "0.0"
+    assert recommend(small(ROWS[3:], budget={"accuracy": 0.89}))[0].remark == "no complete model meets that"
 
 
 def test_unknown_baseline_is_said() -> None:
@@ -105,6 +112,7 @@ def test_a_single_quality_has_a_best() -> None:
     [
         ("accuracy", "", 0.9, 0.01),
         ("accuracy", "%", 90.0, 1.0),
+        ("cross_entropy", "nats", 2.0, 0.02),
         ("neg_cross_entropy", "nats", -2.0, 0.02),
         ("r2", "", 0.4, 0.01),
     ],

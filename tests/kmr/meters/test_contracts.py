@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ X = torch.randn(20, 1, 6, generator=torch.Generator().manual_seed(1))
 
 def make(kind):
     names = {field.name for field in dataclasses.fields(kind) if field.init}
-    regression = kind.__name__ in ("R2", "NegativeMSE")
+    regression = kind.__name__ in ("R2", "MeanSquaredError", "MeanAbsoluteError")
     targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(2)) if regression else torch.arange(20) % 3
     given = {
         "example_inputs": X[:2],
@@ -90,6 +91,18 @@ def test_a_meter_keeps_its_contract(kind):
     assert kind.__doc__
     names = [field.default for other in METERS for field in dataclasses.fields(other) if field.name == "name"]
     assert len(set(names)) == len(METERS)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METERS if kind.__name__ != "Deployed"])
+def test_a_meter_says_its_unit_range_and_direction(kind):
+    said = re.search(r"^    Unit: (.+?)\. Range: ([\[(].+?[\])])\. Direction: (\w+)\.", kind.__doc__, re.MULTILINE)
+    assert said is not None
+    meter = make(kind)
+    assert said[1].partition(", or ")[0] == meter.unit
+    assert said[3] == meter.direction
+    low, high = (float(end.replace("∞", "inf").replace("−", "-")) for end in said[2][1:-1].split(", "))
+    assert low <= meter(model()).value <= high
+    assert low >= 0 or meter.kind == "quality"
 
 
 @pytest.mark.parametrize("kind", METERS)

@@ -12,8 +12,8 @@ from kmr.data import Split
 from kmr.meters import (
     AccuracyDegradationFactor,
     ChiSquaredP,
-    NegativeECE,
-    NegativeKL,
+    ExpectedCalibrationError,
+    KLDivergence,
     Outputs,
     WorstClassAccuracy,
 )
@@ -41,11 +41,11 @@ def sure(classes, of):
 def test_kl_by_hand():
     p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])
     expected = float((p * (p / q).log()).sum())
-    reading = read(NegativeKL, [q.log().tolist(), p.log().tolist()], original=[p.log().tolist()] * 2)
-    assert reading.value == pytest.approx(-expected / 2, rel=1e-6)
+    reading = read(KLDivergence, [q.log().tolist(), p.log().tolist()], original=[p.log().tolist()] * 2)
+    assert reading.value == pytest.approx(expected / 2, rel=1e-6)
     assert reading.stderr == pytest.approx(expected / 2 / math.sqrt(2), rel=1e-6)
     dense = torch.randn(3, 4, 5)
-    assert read(NegativeKL, dense, torch.zeros(3, 5, dtype=torch.long), original=dense).value == 0.0
+    assert read(KLDivergence, dense, torch.zeros(3, 5, dtype=torch.long), original=dense).value == 0.0
 
 
 def test_chi_squared_of_two_classes_is_mcnemar():
@@ -66,16 +66,16 @@ def test_chi_squared_sums_over_the_pairs_that_changed():
 
 def test_the_originals_outputs_must_fit():
     with pytest.raises(KMRError, match="are not the original's"):
-        read(NegativeKL, sure([0], 3), original=sure([0, 1], 3))
+        read(KLDivergence, sure([0], 3), original=sure([0, 1], 3))
 
 
 def test_calibration_error_by_hand():
     # Confidence 0.9 and 0.9 with one hit: gap |1 − 1.8| of two; confidence 0.6 and a hit: gap 0.4 of one.
     logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]).log()
-    reading = read(NegativeECE, logits, [0, 1, 0], bins=10)
-    assert reading.value == pytest.approx(-(abs(1 - 1.8) + 0.4) / 3, rel=1e-5)
+    reading = read(ExpectedCalibrationError, logits, [0, 1, 0], bins=10)
+    assert reading.value == pytest.approx((abs(1 - 1.8) + 0.4) / 3, rel=1e-5)
     with pytest.raises(KMRError, match="bins"):
-        read(NegativeECE, logits, [0, 1, 0], bins=0)
+        read(ExpectedCalibrationError, logits, [0, 1, 0], bins=0)
 
 
 def test_worst_class_of_those_that_occur():
@@ -111,9 +111,9 @@ def test_all_share_one_pass():
 
     split = Split((torch.randn(4, 3), torch.zeros(4, dtype=torch.long)), 4)
     original = Outputs(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
-    meters = [NegativeKL(data=split, original=original), ChiSquaredP(data=split, original=original)]
-    meters += [NegativeECE(data=split), WorstClassAccuracy(data=split)]
-    assert set(measure(Counts(), meters)) == {"neg_kl", "chi_squared_p", "neg_ece", "worst_class_accuracy"}
+    meters = [KLDivergence(data=split, original=original), ChiSquaredP(data=split, original=original)]
+    meters += [ExpectedCalibrationError(data=split), WorstClassAccuracy(data=split)]
+    assert set(measure(Counts(), meters)) == {"kl", "chi_squared_p", "ece", "worst_class_accuracy"}
     assert Counts.calls == 1
 
 

@@ -4,18 +4,15 @@ import weakref
 
 import pytest
 import torch
-from sklearn.metrics import r2_score
 from torch import nn
 from torch.nn import functional as F
 
 from kmr.core import KMRError, NonFiniteReading, Reading, measure
 from kmr.data import Split
 from kmr.meters import (
-    R2,
     Accuracy,
     Agreement,
-    NegativeCrossEntropy,
-    NegativeMSE,
+    CrossEntropy,
     Outputs,
     Predictions,
 )
@@ -68,18 +65,18 @@ def test_dense_predictions_count_one_by_one_and_samples_are_independent():
 def test_cross_entropy_by_hand():
     data = split([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(3)]], [0, 0, 0])
     losses = torch.tensor([math.log(2), math.log(4 / 3), math.log(4)], dtype=torch.float64)
-    reading = NegativeCrossEntropy(data=data)(Shows())
-    assert reading.value == pytest.approx(-float(losses.mean()))
+    reading = CrossEntropy(data=data)(Shows())
+    assert reading.value == pytest.approx(float(losses.mean()))
     assert reading.stderr == pytest.approx(float(losses.std() / math.sqrt(3)))
-    assert NegativeCrossEntropy(data=split([[0.0, 0.0]], [0]))(Shows()).stderr is None
+    assert CrossEntropy(data=split([[0.0, 0.0]], [0]))(Shows()).stderr is None
 
 
 def test_cross_entropy_leaves_out_what_torch_leaves_out():
     torch.manual_seed(0)
     logits, targets = torch.randn(5, 4, 6), torch.randint(0, 4, (5, 6))
     targets[2, 3:] = -100
-    reading = NegativeCrossEntropy(data=Split((logits, targets), batch_size=2))(Shows())
-    assert reading.value == pytest.approx(-float(F.cross_entropy(logits, targets)), rel=1e-6)
+    reading = CrossEntropy(data=Split((logits, targets), batch_size=2))(Shows())
+    assert reading.value == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-6)
 
 
 def test_agreement_by_hand():
@@ -102,58 +99,19 @@ def test_agreement_by_hand():
         Agreement(data=data, original=Outputs(torch.zeros(3, 3), torch.zeros(3)))(Shows())
 
 
-def test_r2_by_hand_and_by_scikit_learn():
-    reading = R2(data=split([[1.0], [2], [3], [5]], [1.0, 2, 3, 4]))(Shows())
-    assert reading.value == pytest.approx(1 - 1 / 5)
-    torch.manual_seed(0)
-    targets = torch.randn(40, 2).double()
-    outputs = targets + torch.randn(40, 2) * 0.5
-    pooled = R2(data=Split((outputs, targets), batch_size=7))(Shows())
-    expected = r2_score(targets.numpy(), outputs.numpy(), multioutput="variance_weighted")
-    assert pooled.value == pytest.approx(expected)
-    left = torch.tensor(
-        [
-            r2_score(
-                targets[torch.arange(40) != i].numpy(),
-                outputs[torch.arange(40) != i].numpy(),
-                multioutput="variance_weighted",
-            )
-            for i in range(40)
-        ]
-    )
-    assert pooled.stderr == pytest.approx(float(((left - left.mean()).square().sum() * 39 / 40).sqrt()))
-
-
-def test_r2_where_it_or_its_error_is_undefined():
-    with pytest.raises(KMRError, match="all targets of the split are the same"):
-        R2(data=split([[1.0], [2]], [3.0, 3]))(Shows())
-    assert R2(data=split([[1.0], [2]], [1.0, 2]))(Shows()) == Reading(1.0)
-    assert R2(data=split([[1.0], [2], [2]], [1.0, 2, 2]))(Shows()) == Reading(1.0)
-
-
-def test_mean_squared_error_by_hand():
-    reading = NegativeMSE(data=split([[1.0], [2], [3]], [1.0, 3, 5]))(Shows())
-    assert reading.value == pytest.approx(-5 / 3)
-    assert reading.stderr == pytest.approx(torch.tensor([0.0, 1, 4]).std().item() / math.sqrt(3))
-    several = NegativeMSE(data=split([[1.0, 1], [2, 2]], [[1.0, 3], [2, 2]]))(Shows())
-    assert several.value == -1
-    with pytest.raises(KMRError, match="do not fit"):
-        NegativeMSE(data=split([[1.0, 2], [3, 4]], [1.0, 2]))(Shows())
-
-
 def test_meters_of_one_split_share_one_pass():
     data = split(LOGITS, TARGETS, batch_size=2)
     original = Outputs(torch.tensor(LOGITS), torch.tensor(TARGETS))
     meters = [
         Accuracy(data=data),
         Accuracy(data=data, top_k=2, name="top2"),
-        NegativeCrossEntropy(data=Predictions.of(data)),
+        CrossEntropy(data=Predictions.of(data)),
         Agreement(data=data, original=original),
     ]
     model = Shows()
     readings = measure(model, meters)
     assert model.calls == 2
-    assert list(readings) == ["accuracy", "top2", "neg_cross_entropy", "agreement"]
+    assert list(readings) == ["accuracy", "top2", "cross_entropy", "agreement"]
     measure(model, [*meters, Accuracy(data=split(LOGITS, TARGETS), name="other")])
     assert model.calls == 2 + 2 + 2
 
@@ -203,17 +161,15 @@ class Ragged(torch.utils.data.Dataset):
     ],
 )
 def test_what_cannot_be_scored_is_refused(data, message):
-    for meter in (Accuracy(data=data), NegativeCrossEntropy(data=data)):
+    for meter in (Accuracy(data=data), CrossEntropy(data=data)):
         with pytest.raises(KMRError, match=message):
             meter(Shows())
 
 
 def test_a_diverged_model_has_no_reading():
     data = split([[math.nan, 1.0], [0, 1]], [0, 1])
-    for meter in (Accuracy(data=data), NegativeCrossEntropy(data=data)):
+    for meter in (Accuracy(data=data), CrossEntropy(data=data)):
         with pytest.raises(NonFiniteReading):
             meter(Shows())
-    with pytest.raises(NonFiniteReading):
-        NegativeMSE(data=split([[math.inf], [1.0]], [0.0, 1]))(Shows())
     # A forbidden class, by a logit of −∞, is no divergence.
     assert Accuracy(data=split([[-math.inf, 1.0], [1, 0]], [1, 0]))(Shows()).value == 1

@@ -6,7 +6,7 @@ from kmr.core import Budget, Choice, FloatRange, Instantiation, KMRError, Outcom
 from kmr.data import Split
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.meters import NegativeCrossEntropy, WeightBytes
+from kmr.meters import CrossEntropy, WeightBytes
 from kmr.policies import Allocated
 
 
@@ -17,7 +17,7 @@ def setting() -> tuple[nn.Module, Instantiation]:
     with torch.no_grad():
         targets = model(inputs).argmax(1)
     rule = WeightQuantization(layers=("0", "2", "4"), clip="mse")
-    quality = NegativeCrossEntropy(data=Split((inputs, targets), 64), name="nce")
+    quality = CrossEntropy(data=Split((inputs, targets), 64), name="loss")
     return model, Instantiation("toy", (rule,), (WeightBytes(),), (quality,))
 
 
@@ -52,8 +52,8 @@ def test_what_is_chosen_loses_the_least_of_all_that_fits() -> None:
             for c in (8, 4, 2):
                 picks = [single[k.name, v] for k, v in zip(rule.knobs, (a, b, c), strict=True)]
                 if start[0] + sum(cost - start[0] for cost, _ in picks) <= limit:
-                    best = min(best, sum(max(0.0, start[1] - q) for _, q in picks))
-    chosen = sum(max(0.0, start[1] - single[m.knob, m.value][1]) for m in run.trace.sequence)  # type: ignore[index]
+                    best = min(best, sum(max(0.0, q - start[1]) for _, q in picks))
+    chosen = sum(max(0.0, single[m.knob, m.value][1] - start[1]) for m in run.trace.sequence)  # type: ignore[index]
     assert chosen == pytest.approx(best, abs=1e-9)
 
 

@@ -22,7 +22,7 @@ from kmr.core import (
 )
 from kmr.data import Split
 from kmr.instantiations.pruning import UnstructuredPruning
-from kmr.meters import NegativeCrossEntropy, WeightBytes
+from kmr.meters import CrossEntropy, WeightBytes
 from kmr.policies import Dual
 
 
@@ -65,7 +65,7 @@ def test_pruning_converges_to_the_bytes_allowed(share: float) -> None:
     inputs = torch.randn(64, 16)
     with torch.no_grad():
         targets = model(inputs).argmax(1)
-    quality = NegativeCrossEntropy(data=Split((inputs, targets), 64), name="nce")
+    quality = CrossEntropy(data=Split((inputs, targets), 64), name="loss")
     instantiation = Instantiation("prune", (UnstructuredPruning(),), (WeightBytes(),), (quality,))
     limit = share * WeightBytes()(model).value
     budget = Budget("weight_bytes", limit, 20)

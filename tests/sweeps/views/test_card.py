@@ -50,3 +50,18 @@ def test_passwords_of_urls_are_hidden_wherever_they_are() -> None:
         "storage": "postgresql://me:***@host/db", "list": ["https://a:***@c/d", 3], "text": "x=mysql://u:***@h y",
     }  # fmt: skip
     assert without_passwords("http://127.0.0.1:5000/#/a@b") == "http://127.0.0.1:5000/#/a@b"
+
+
+def test_the_card_of_an_older_study_has_qualities_to_maximise(ran) -> None:
+    opened = open_run(ran)
+    kept = json.loads(json.dumps(opened.study.user_attrs["kmr:card"]))
+    for meter in kept["meters"]:
+        del meter["kind"]
+
+    class Older:
+        study_name, user_attrs = "older", {"kmr:card": kept}
+
+    read = StudyCard.read(Older())
+    assert {(meter.kind, meter.direction) for meter in read.meters} == {("cost", "minimize"), ("quality", "maximize")}
+    assert "cross_entropy" in {meter.name for meter in opened.card.qualities}
+    assert {meter.name: meter.direction for meter in opened.card.meters}["cross_entropy"] == "minimize"

@@ -12,7 +12,7 @@ from toy import Jitter, Numbers, Scale, Total, toy
 from kmr.core import Instantiation, measure_base, run_sequence
 from kmr.data import Data, Split
 from kmr.finetune import FineTune
-from kmr.meters import Accuracy, Agreement, NegativeMSE
+from kmr.meters import Accuracy, Agreement, MeanSquaredError
 from sweeps.experiment.assessment.noise import Noise, bootstrap_readings, kept_noise, measure_noise, other_seed, summary
 from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
@@ -58,22 +58,22 @@ def test_another_seed_moves_what_a_seed_decides_and_nothing_else(tmp_path) -> No
     still = Point(1, [["scale.by", 0.5]], {})
     moved = Point(1, [["jitter.size", 0.5]], {})
     meters = experiment.instantiation.qualities
-    assert other_seed(experiment, still, 1, meters) == {"neg_mse": pytest.approx(-0.25 / 3)}
-    first, second = (other_seed(experiment, moved, extra, meters)["neg_mse"] for extra in (1, 2))
+    assert other_seed(experiment, still, 1, meters) == {"mse": pytest.approx(0.25 / 3)}
+    first, second = (other_seed(experiment, moved, extra, meters)["mse"] for extra in (1, 2))
     assert first != second
-    assert first == other_seed(experiment, moved, 1, meters)["neg_mse"]
+    assert first == other_seed(experiment, moved, 1, meters)["mse"]
 
 
 def test_members_come_first_then_near_ones_and_nothing_is_read_twice(tmp_path) -> None:
     experiment = study_of(Scale(), noise=NoiseConfig(seconds=60, resamples=10, near=0.05))
-    study = optuna.create_study(directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", "minimize"])
     points = {name: made(experiment, value) for name, value in {"1.1": 0.5, "2.1": 0.49, "3.1": -0.9}.items()}
     points = {"base": Point.of(0, experiment.base), **points}
     assert measure_noise(experiment, study, points, ["base", "1.1"], tmp_path) == ()
     found = kept_noise(study)
     assert "3.1" not in found, "it costs more and is worse, beyond doubt"
     assert {"base", "1.1", "2.1"} == set(found)
-    assert {len(noise.resamples["neg_mse"]) for noise in found.values()} == {10}
+    assert {len(noise.resamples["mse"]) for noise in found.values()} == {10}
     before = len(study.user_attrs)
 
     def never() -> bool:
@@ -85,30 +85,30 @@ def test_members_come_first_then_near_ones_and_nothing_is_read_twice(tmp_path) -
 
 def test_nothing_is_begun_that_would_not_be_done_in_time(tmp_path) -> None:
     experiment = study_of(Scale(), noise=NoiseConfig(seconds=30, resamples=10, near=0.0, seeds=2))
-    study = optuna.create_study(directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", "minimize"])
     cheap, dear = made(experiment, 0.5), made(experiment, 0.49)
     dear.seconds["finetune"] = 1000.0
     said = measure_noise(experiment, study, {"1.1": cheap, "2.1": dear}, ["1.1", "2.1"], tmp_path)
     found = kept_noise(study)
     assert set(found) == {"1.1"}
-    assert len(found["1.1"].seeds["neg_mse"]) == 2
+    assert len(found["1.1"].seeds["mse"]) == 2
     assert said == ("3 more readings for the noise did not fit in noise.seconds=30",)
 
 
 def test_no_budget_is_no_stage(tmp_path) -> None:
     experiment = study_of(Scale(), noise=NoiseConfig(seconds=0))
-    study = optuna.create_study(directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", "minimize"])
     assert measure_noise(experiment, study, {"base": Point.of(0, experiment.base)}, ["base"], tmp_path) == ()
     assert kept_noise(study) == {}
 
 
 def test_a_model_that_does_not_come_out_the_same_is_left_out(tmp_path) -> None:
     experiment = study_of(Scale(), noise=NoiseConfig(seconds=60, resamples=10))
-    study = optuna.create_study(directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", "minimize"])
     point = made(experiment, 0.5)
-    point.readings["neg_mse"] = [-0.01, 0.001]
+    point.readings["mse"] = [0.01, 0.001]
     (said,) = measure_noise(experiment, study, {"1.1": point}, ["1.1"], tmp_path)
-    assert "made again, it reads neg_mse -0.083" in said
+    assert "made again, it reads mse 0.083" in said
 
 
 def test_columns_say_what_was_found() -> None:
@@ -132,7 +132,7 @@ class _Study:
     """What the stage reads of an experiment, over a model of three numbers."""
 
     def __init__(self, instantiation: Instantiation, model: nn.Module, split: Split, noise: NoiseConfig) -> None:
-        self.config = Config(objectives=["total", "neg_mse"], noise=noise)
+        self.config = Config(objectives=["total", "mse"], noise=noise)
         self.finetune = FineTune(data=split, epochs=0, loss=nn.functional.mse_loss)
         self.compression = Compression(model, instantiation, self.finetune)
         self.model, self.instantiation, self.store = model, instantiation, None
@@ -148,7 +148,7 @@ def study_of(*rules, noise: NoiseConfig | None = None):
     inputs = torch.zeros(50, 3)
     split = Split((inputs, torch.ones(50, 3)))
     parts = toy(*rules)
-    instantiation = Instantiation("toy", parts.rules, (Total(),), (NegativeMSE(data=split),))
+    instantiation = Instantiation("toy", parts.rules, (Total(),), (MeanSquaredError(data=split),))
     return _Study(instantiation, model, split, noise or NoiseConfig())
 
 
@@ -156,4 +156,4 @@ def made(experiment, value: float) -> Point:
     move = Point(1, [["scale.by", value]], {})
     run = run_sequence(experiment.model, experiment.instantiation, move.moves, base=experiment.base)
     point = Point.of(1, run.trace.accepted[-1])
-    return Point(1, point.sequence, {**point.readings, "neg_mse": [point.readings["neg_mse"][0], 0.01]}, {})
+    return Point(1, point.sequence, {**point.readings, "mse": [point.readings["mse"][0], 0.01]}, {})

@@ -149,6 +149,8 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["space.structured.ratio.high=1.5"], "space.structured.ratio cannot be 1.5"),
         (["space.quantize.bits.values=[8,9]"], "space.quantize.bits cannot be 9"),
         (["objectives=[weight_bytes,top1]"], "no meter is named top1"),
+        (["objectives=[weight_bytes,neg_cross_entropy]"], "neg_cross_entropy is now cross_entropy, lower is better"),
+        (["+budget.neg_kl=-0.1"], "neg_kl is now kl, lower is better"),
         (["objectives=[weight_bytes]"], "two or more"),
         (["name=a/b"], "name must be"),
         (["weights=/nowhere/model.safetensors"], "no weights at /nowhere/model.safetensors"),
@@ -158,6 +160,11 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["data._target_=os.getcwd"], "not trusted"),
         (["finetune.epochs=-1"], "epochs >= 0"),
         (["policy={_target_: kmr.policies.Greedy}"], "policy_space"),
+        (
+            ["policy={_target_: kmr.policies.Greedy}", "+policy_space.levels=[2,3]", "objectives=[accuracy,kl]"],
+            "a sweep over a policy needs a cost among the objectives",
+        ),
+        (["meters.accuracy._target_=torch.nn.ReLU"], "neither a kmr Cost nor a Quality"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, overrides, named) -> None:
