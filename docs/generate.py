@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = "sweeps.config"
+SCHEMA = "sweeps.experiment.config"
 """The module of the config's schema."""
 ASKED = re.compile(r"<!-- (table|include|api): ([^>]*?) -->")
 

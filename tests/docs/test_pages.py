@@ -60,15 +60,13 @@ def given() -> dict[str, object]:
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page, study, member, given, monkeypatch, capsys) -> None:
     monkeypatch.chdir(study)
-    names = {name: copy.deepcopy(value) for name, value in given.items()}
+    module = type(sys)("page")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "page", module)
+    module.__dict__.update(copy.deepcopy(given))
     ran = [each for each in blocks(page, "python") if not each.mark.startswith("not run")]
     for each in ran:
-        code = compile(each.text.replace("12.3", member), f"{page.name}: {each.text.splitlines()[0]}", "exec")
-        module = type(sys)("page")  # dataclasses look their module up
-        monkeypatch.setitem(sys.modules, "page", module)
-        module.__dict__.update(names)
-        exec(code, module.__dict__)
-        names = module.__dict__
+        first = each.text.splitlines()[0]
+        exec(compile(each.text.replace("12.3", member), f"{page.name}: {first}", "exec"), module.__dict__)
     assert ran
 
 
@@ -82,7 +80,7 @@ def test_the_search_alone_finds_a_front_within_its_limits(capsys) -> None:
 
 
 def test_a_model_is_compressed_without_a_config(given) -> None:
-    names = {name: copy.deepcopy(value) for name, value in given.items()}
+    names = copy.deepcopy(given)
     exec(block(DOCS / "library.md", "python", "sweeps import Compression"), names)
     found, smallest = names["found"], names["smallest"]
     assert found.accounting.trained == 12
@@ -197,9 +195,16 @@ def test_a_page_is_filled_and_an_unknown_table_is_refused() -> None:
     assert filled.startswith("before\n\n| sampler |")
     assert filled.endswith("\n\nafter")
     assert "](concepts.md)" in GENERATE.fill("<!-- include: README.md -->")
-    assert "::: sweeps" in GENERATE.fill("<!-- api: sweeps search -->")
+    assert GENERATE.fill("<!-- api: kmr load save -->").splitlines()[0].startswith("::: kmr.artifact")
     with pytest.raises(KeyError):
         GENERATE.fill("<!-- table: nothing -->")
+
+
+def test_every_reference_names_what_is_there() -> None:
+    asked = [names for page in PAGES for kind, names in GENERATE.ASKED.findall(page.read_text()) if kind == "api"]
+    made = [GENERATE.fill(f"<!-- api: {names} -->") for names in asked]
+    assert "sweeps.search.function search" in asked
+    assert all(line.startswith("::: ") for reference in made for line in reference.splitlines() if line)
 
 
 def test_the_generator_prints_a_table_and_names_those_there_are(monkeypatch, capsys) -> None:
