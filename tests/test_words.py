@@ -16,7 +16,7 @@ WORDS = (
     (r"\b(come|comes|came) to it\b|\bnot come to\b|\bwhat \w+( \w+)? (came|comes) to\b", "result", "what it comes to"),
     (r"\btold of\b|\btells? of\b", "notified of, reports", "is told of every trial"),
     (r"\b(turn|turns|turned)[ _]down\b", "rejected, infeasible", "turned down before training"),
-    (r"\btaken over\b|\btakes? up\b|\btaken up\b", "reused, resumed", "3 trials taken over"),
+    (r"\btaken over\b|\btaken up again\b|\btakes a study up\b", "reused, resumed", "3 trials taken over"),
     (r"\b(bear|bears|bore)\b", "tolerates, loses", "what each layer bears"),
     (r"\bforetells?\b", "predicts", "a gate foretells"),
     (r"\bunheard\b", "rejected", "dropped unheard"),
@@ -28,8 +28,8 @@ WORDS = (
     (r"\bbound_margin\b", "nothing: it is gone", "bound_margin=0.02"),
     (r"[\"'`](pruned|halted)[\"'`]", "early-stopped", 'state == "pruned"'),
     (r"[\"'`]served[\"'`]", "duplicate", 'state == "served"'),
-    (r"[\"'`](interrupted|lost)[\"'`]", "retried", 'state = "interrupted"'),
-    (r"\bconstraints=\{|\bwithin_budget\b|[+ '\"]budget\.\w|\bconfig\.budget\b", "limits", "+budget.weight_bytes=2"),
+    (r"[\"'`]interrupted[\"'`]|\b(state|Ended)\b.*[\"'`]lost[\"'`]", "retried", 'state = "interrupted"'),
+    (r"\bconstraints=\{|\bwithin_budget\b|\+budget\.|\bconfig\.budget\b", "limits", "+budget.weight_bytes=2"),
     (r"\bpowered by Hydra\b", "what the command does", "entry is powered by Hydra"),
 )
 """A pattern, what to write instead, and words that it finds."""
