@@ -151,6 +151,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head.strip().lower())) for head in heads}
 
 
+def test_the_way_of_a_vector_names_at_most_25_files_that_are_there() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    way = page.partition("<!-- way: files -->")[2].partition("<!-- way: end -->")
+    assert way[1], "the two marks stand around the list"
+    named = re.findall(r"`([\w/.]+\.py)`", way[0])
+    assert len(named) <= 25
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_the_menu_has_every_page() -> None:
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     named = re.findall(r"\w+\.md", str(menu))
