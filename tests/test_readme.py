@@ -1,33 +1,23 @@
 """The README's own example runs as it is written there."""
 
 import io
-import re
 import sys
 from pathlib import Path
 
 import pandas as pd
-import torch
 from hydra import compose, initialize_config_dir
+from pages import ROOT, block, commands
 from rich.console import Console
-from torch import nn
 
 import conf
 import kmr
-from kmr.core import measure
-from kmr.data import Split
-from kmr.finetune import FineTune
 from sweeps.run import run
 
-README = Path(__file__).parent.parent / "README.md"
-
-
-def block(language: str, holding: str) -> str:
-    found = re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    return next(text for text in found if holding in text)
+README = ROOT / "README.md"
 
 
 def test_a_users_model_from_outside_the_checkout_runs(tmp_path, monkeypatch) -> None:
-    python, yaml = block("python", "load_diabetes"), block("yaml", "my_model.build")
+    python, yaml = block(README, "python", "load_diabetes"), block(README, "yaml", "my_model.build")
     assert len(python.splitlines()) < 30, "bring-your-own-model fits in 30 lines"
     (tmp_path / "exp").mkdir()
     (tmp_path / "my_model.py").write_text(python)
@@ -50,29 +40,10 @@ def test_a_users_model_from_outside_the_checkout_runs(tmp_path, monkeypatch) -> 
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
-def test_the_search_alone_finds_a_front(capsys) -> None:
-    exec(block("python", "evaluate=lambda"), {})
-    assert "Accounting(trained=20" in capsys.readouterr().out
-
-
-def test_a_model_is_compressed_without_a_config() -> None:
-    torch.manual_seed(0)
-    inputs = torch.randn(384, 8)
-    targets = (inputs[:, 0] > 0).long()
-    train, validation = Split((inputs[:256], targets[:256])), Split((inputs[256:], targets[256:]))
-    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
-    model = FineTune(data=train, epochs=20)(model)
-    names = {"model": model, "train": train, "validation": validation}
-    exec(block("python", "sweeps import Compression"), names)
-    found, smallest = names["found"], names["smallest"]
-    assert found.accounting.trained == 12
-    assert all(trial.readings["bytes"] <= 2000 for trial in found.front)
-    meters = (*names["costs"], *names["qualities"])
-    assert {name: reading.value for name, reading in measure(smallest, meters).items()} == found.front[0].readings
-
-
-def test_every_experiment_command_in_the_readme_names_an_experiment_there_is() -> None:
-    own = {path.stem for path in (README.parent / "conf" / "exp").glob("*.yaml")} | {"diabetes"}
-    named = set(re.findall(r"\+exp=(\w+)", README.read_text()))
-    assert named <= own
-    assert "quickstart" in named
+def test_the_two_commands_are_those_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "make run " in README.read_text()
+    assert "make test " in README.read_text()
+    assert ["python", "-m", "sweeps.run", "+exp=quickstart", "trials=120"] in commands(README)
+    assert "$(BIN)/python -m sweeps.run +exp=$(EXP)" in makefile
+    assert "EXP ?= quickstart" in makefile

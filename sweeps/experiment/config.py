@@ -11,68 +11,70 @@ from sweeps.search.execution.stopping import Stop
 
 @dataclass
 class Tracking:
-    """Where MLflow writes: `uri` is any tracking URI; by default a sqlite file in the study's folder.
-
-    `models` logs the front as models that MLflow loads and registers; `system_metrics` the machine's load.
-    """
+    """Where MLflow writes."""
 
     enabled: bool = True
+    """Write to MLflow; `false` leaves the tables and the report."""
     uri: str | None = None
+    """Any MLflow tracking URI; by default a SQLite file in the study's folder."""
     experiment: str | None = None
+    """MLflow's experiment; by default the study's name."""
     models: bool = True
+    """Log the front as models that MLflow loads and registers."""
     system_metrics: bool = True
+    """Log the machine's load."""
 
 
 @dataclass
 class Report:
-    """What is written at the end; images need a Chrome or Chromium."""
+    """What is written at the end."""
 
     images: bool = True
+    """Draw the report's figures as PNG, SVG and PDF, which needs a Chrome or Chromium."""
 
 
 @dataclass
 class Noise:
-    """The last stage: how sure the front is.
-
-    The front is read again on `resamples` bootstrap samples of the validation data, and so are the points that are on
-    it with a probability of at least `near`, made again for that. `seeds` times each front member is also made with
-    another seed. No model is begun that would not be done within `seconds` in all; 0 leaves the stage out.
-    """
+    """The last stage: how certain the front is."""
 
     seconds: float = 10.0
+    """Limit of the stage; no model is started that would not finish within it, and 0 skips the stage."""
     resamples: int = 100
+    """Bootstrap samples of the validation data on which the front is read again."""
     near: float = 0.05
+    """Points that are on the front with at least this probability are read again as well."""
     seeds: int = 0
+    """Other seeds with which each front member is made again."""
 
 
 @dataclass
 class Cache:
-    """Models on the way of earlier trials, kept so that a trial starts from the longest beginning that is known.
-
-    `folder` is `<output_dir>/.cache/prefixes` by default, shared by all studies there; the least recently used models
-    leave it when it holds more than `max_gb`.
-    """
+    """Intermediate models of earlier trials: a trial starts from the longest sequence of moves that is cached."""
 
     enabled: bool = True
+    """Use the cache."""
     folder: str | None = None
+    """Where it lies; by default `<output_dir>/.cache/prefixes`, shared by all studies there."""
     max_gb: float = 2.0
+    """Its largest size in gigabytes; the least recently used models are removed first."""
 
 
 @dataclass
 class Sensitivity:
-    """A scan of what each layer bears (`python -m sweeps.sensitivity`).
-
-    `rule` and `quality` by name (the structured rule and the first quality objective by default); `values` of the knob
-    to try, or `levels` of its ladder where it takes none of them; at most `groups` groups of layers that bear the same;
-    `seeds` knob vectors to begin a study with.
-    """
+    """A scan of what each layer loses (`python -m sweeps.sensitivity`)."""
 
     rule: str | None = None
+    """The rule to scan; by default the structured one."""
     quality: str | None = None
+    """The quality to read; by default the first one among the objectives."""
     values: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+    """Values of the knob to try."""
     levels: int = 3
+    """How many values to try where the knob takes none of `values`."""
     groups: int = 8
+    """Most groups of layers with similar losses, each of which gets a knob; at most 20."""
     seeds: int = 4
+    """Knob vectors to write as first trials of a search."""
 
 
 @dataclass
@@ -80,38 +82,68 @@ class Config:
     """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
 
     name: str = "default"
+    """Name of the study and of its folder."""
     output_dir: str = "runs"
+    """Folder of all studies."""
     storage: str | None = None
+    """URL of a shared Optuna storage, such as `postgresql://…`; by default a journal in the study's folder."""
     reuse: str | None = None
+    """An older study with another `space`, whose trials are reused where they fit."""
     seed: int = 0
+    """Seed of the sampler, the rules and fine-tuning."""
     trials: int = 60
+    """Trials in all; a study that is resumed continues to this number."""
     threads: int | None = None
+    """Threads of each process; by default an even share of the cores."""
     objectives: list[str] = field(default_factory=lambda: ["weight_bytes", "accuracy"])
+    """Two or more meters to search over, each in its own direction."""
     limits: dict[str, float] = field(default_factory=dict)
+    """Limits on meters, such as `weight_bytes: 20000`: the most of a minimised meter, the least of a maximised one."""
     reference: dict[str, float] = field(default_factory=dict)
+    """Corner of the hypervolume by meter; by default somewhat worse than the base model."""
 
     model: Any = None
+    """The function or class that makes the model, in `_target_`, and its arguments."""
     weights: str | None = None
+    """A safetensors file with the trained weights."""
     train: Any = None
+    """A fine-tuning recipe that trains the base model once; the result is cached."""
     data: Any = None
+    """The function that returns the `train`, `validation` and `test` splits, in `_target_`, and its arguments."""
     batch_size: int = 64
+    """Samples in a training batch."""
     eval_batch_size: int = 500
+    """Samples in a validation or test batch."""
 
     rules: dict[str, Any] = field(default_factory=dict)
+    """Settings of the rules that `rule=[…]` chose; their order is the order of application."""
     meters: dict[str, Any] = field(default_factory=dict)
+    """Settings of the meters that `meter=[…]` chose."""
     finetune: Any = None
+    """What follows every move; `finetune=<recipe>` chooses one, `sgd` by default."""
     space: dict[str, Any] = field(default_factory=dict)
+    """Narrows a knob (`low`, `high`, `step`, `log` or `values`), fixes it (a value) or leaves it out (`null`)."""
     policy: Any = None
+    """Search the settings of a policy instead of knob vectors; `policy=<name>` chooses one."""
     policy_space: dict[str, Any] = field(default_factory=dict)
+    """What is searched of a policy: `budget` as a share of the original's cost, and its arguments."""
     policy_max_moves: int = 12
+    """Most moves that a policy may take."""
     on_no_progress: str = "next"
+    """At a move that saves nothing: `next` asks the policy for another, `break` stops."""
     sampler: Any = None
+    """What proposes vectors; `sampler=<name>` chooses one, `auto` by default."""
     anchors: int = 3
+    """Strengths at which each technique is tried alone at the start; 0 tries none."""
     screening: Any = True
+    """Compare candidates by expected hypervolume improvement: `true` where it helps, `false`, or its settings."""
     halving: Any = None
+    """Stop trials early: `fidelities`, `reduction`, `grace` and `z`."""
     workers: int = 1
+    """Processes that evaluate trials."""
     stop: Stop = field(default_factory=Stop)
     first_trials: str | None = None
+    """A JSON file with the knob vectors to try first."""
 
     noise: Noise = field(default_factory=Noise)
     cache: Cache = field(default_factory=Cache)
@@ -119,6 +151,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)
     trusted_modules: list[str] = field(default_factory=list)
+    """Modules outside this project that `_target_` may name."""
 
 
 def threads_of(config: Config) -> int:

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stop:
-    """What ends a search before its trials are done; None never does.
-
-    `seconds` counts this run's wall time and `training_seconds` what all trials of the study took together. With
-    `window`, the search ends when the last so many finished trials raised the hypervolume by less than `gain`.
-    """
+    """Limits that end a search before its trials are done; None never does."""
 
     seconds: float | None = None
+    """Wall time of this run."""
     training_seconds: float | None = None
+    """Time of all trials of the study together."""
     window: int | None = None
+    """Ends the search when this many finished trials in a row raised the hypervolume by less than `gain`."""
     gain: float = 0.001
+    """See `window`; a share of the box in which the hypervolume is measured."""
 
 
 class Stopping:
