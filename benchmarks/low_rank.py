@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from kmr.core import Rule, RuleWarning, measure
 from kmr.data import Split
-from kmr.instantiations.distillation.teachers import pretrained
 from kmr.instantiations.lowrank import LowRank
+from kmr.instantiations.teachers import pretrained
 from kmr.instantiations.tensor import TensorDecomposition
 from kmr.meters import Latency, MACs, Parameters
 from kmr.meters.prediction import Predictions

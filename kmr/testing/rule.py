@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kmr.artifact.folder import Builder, load, save
 from kmr.core import Cost, KMRError, Knob, Move, Rule, Value, isolated_rng, measure
+from kmr.core.domain import rungs
 from kmr.data import Inputs, forward
 from kmr.meters import MACs, Parameters, TrainableParameters, WeightBytes
-from kmr.policies.ladder import rungs
 from kmr.testing.claim import Claim
 from kmr.testing.holds import broken_masks, masks, off_grid, traits
 from kmr.testing.snapshot import changes, differ, hooks, modes, snapshot, tensors

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from kmr.core import Cost, KMRError, Knob, NotApplicable, Quality, Rule, RuleWarning, Value, measure
+from kmr.core.domain import rungs
 from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.pruning.graph import Graph
-from kmr.policies.ladder import rungs
 from kmr.representation.weights import strip_all, weight_layers
 from sweeps.errors import SweepError
 

@@ -12,10 +12,10 @@ from torch import nn
 import conf
 import kmr
 from kmr.core import Budget, Domain, Instantiation, Meter, NotHere, Policy, Rule, RuleWarning
+from kmr.core.domain import rungs
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
-from kmr.policies.ladder import rungs
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 

@@ -133,8 +133,8 @@ def new_heads(model: nn.Module, paths: list[str], inputs: Inputs) -> list[nn.Mod
     Raises:
         KMRError: the model is no classifier, or a module is not there, not reached in this order, or gives no feature.
     """
-    from kmr.instantiations.distillation.features import features_of
-    from kmr.instantiations.distillation.teachers import teach
+    from kmr.instantiations.features import features_of
+    from kmr.instantiations.teachers import teach
 
     features = features_of(model, paths, inputs)
     output = teach(model, inputs)
@@ -161,7 +161,7 @@ class _HeadTraining(nn.Module):
         self._body = (body,)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        from kmr.instantiations.distillation.features import features_of
+        from kmr.instantiations.features import features_of
 
         features = features_of(self._body[0], self.paths, kwargs or (args[0] if len(args) == 1 else args))
         return torch.stack([head(features[path]) for head, path in zip(self.heads, self.paths, strict=True)], 1)

@@ -12,6 +12,6 @@ from kmr.instantiations.distillation.hints import AttentionTransfer, Hints
 from kmr.instantiations.distillation.mutual import Mutual
 from kmr.instantiations.distillation.response import Response
 from kmr.instantiations.distillation.self_distillation import SelfDistillation
-from kmr.instantiations.distillation.teachers import pretrained
+from kmr.instantiations.teachers import pretrained
 
 __all__ = ["AttentionTransfer", "Distillation", "Hints", "Mutual", "Response", "SelfDistillation", "pretrained"]

@@ -26,8 +26,8 @@ from kmr.finetune import FineTune, Guide
 from kmr.instantiations.architecture import DropBlocks
 from kmr.instantiations.distillation.hints import Hints
 from kmr.instantiations.distillation.response import Response
-from kmr.instantiations.distillation.teachers import Teacher
 from kmr.instantiations.pruning import StructuredPruning
+from kmr.instantiations.teachers import Teacher
 
 _BUILT = "kmr_student"
 """The attribute in which a built student keeps the arguments it was built with."""

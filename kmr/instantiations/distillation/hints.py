@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from kmr.core import KMRError
 from kmr.data import Inputs, Split
 from kmr.finetune import Batch, Guidance, Guide
-from kmr.instantiations.distillation.features import checked_pairs, features_of, tapped
 from kmr.instantiations.distillation.losses import attention, attention_map, common_places, hint, pooled
-from kmr.instantiations.distillation.teachers import Lessons, named_teachers
+from kmr.instantiations.features import checked_pairs, features_of, tapped
+from kmr.instantiations.teachers import Lessons, named_teachers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from kmr.core import KMRError
 from kmr.data import Inputs, Split
 from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.losses import DIVERGENCES, softened
-from kmr.instantiations.distillation.teachers import Lessons, Teacher, named_teachers, teach
+from kmr.instantiations.teachers import Lessons, Teacher, named_teachers, teach
 
 IGNORED = -100
 """The target of a prediction that does not count."""

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from kmr.core import KMRError
 from kmr.data import Split
 from kmr.finetune import Batch, Guidance, Guide, Loss
-from kmr.instantiations.distillation.features import tapped
 from kmr.instantiations.distillation.losses import hinton, softened
+from kmr.instantiations.features import tapped
 from kmr.representation.early_exits import EarlyExits
 
 

@@ -11,8 +11,8 @@ from kmr.core import KMRError, Knob, NotApplicable
 from kmr.data import Split
 from kmr.finetune import FineTune, Guide
 from kmr.instantiations.distillation import Response
-from kmr.instantiations.distillation.teachers import Teacher
 from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.teachers import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)

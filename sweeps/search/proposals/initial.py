@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 
 from kmr.core import Value
-from kmr.policies.ladder import rungs
+from kmr.core.domain import rungs
 from sweeps.search.space import Space, is_searched
 
 FEW_TOGETHER = 4

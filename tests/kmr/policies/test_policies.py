@@ -17,8 +17,8 @@ from kmr.core import (
     Reading,
     budgeted_kmr,
 )
+from kmr.core.domain import rungs
 from kmr.policies import Dual, Greedy, Random, Scheduled
-from kmr.policies.ladder import rungs
 
 SPACE = {"one.by": FloatRange(0.0, 0.5, neutral=0.0), "two.by": FloatRange(0.0, 0.5, neutral=0.0)}
 

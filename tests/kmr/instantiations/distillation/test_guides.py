@@ -11,7 +11,7 @@ from kmr.data import Split, forward
 from kmr.finetune import Batch, FineTune, mean_squared_error
 from kmr.instantiations.distillation import AttentionTransfer, Hints, Mutual, Response, SelfDistillation
 from kmr.instantiations.distillation.losses import hinton, softened
-from kmr.instantiations.distillation.teachers import Lessons
+from kmr.instantiations.teachers import Lessons
 from kmr.representation.early_exits import EarlyExits, Pooled
 
 

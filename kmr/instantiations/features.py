@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError
 from kmr.data import Inputs, forward
-from kmr.instantiations.distillation.teachers import evaluating
+from kmr.instantiations.teachers import evaluating
 
 
 @contextmanager
