@@ -6,28 +6,22 @@ of out × (in · kernel), becomes one of r kernels followed by a 1 × 1 convolut
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, cast, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from kmr.cache import derived
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import (
-    Factorable,
-    attention_outputs,
-    is_factorable,
-    matrix_pair,
-    replace_module,
-)
-from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.factored import Factorable, matrix_pair, replace_module
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.pairs import find_pairs
 from kmr.instantiations.lowrank.ranks import FROM_ZERO, RANKINGS, energy_rank, kept_rank, rank_between, share_rank
 from kmr.instantiations.lowrank.variational import variational_rank
+from kmr.instantiations.matrix_rule import MatrixRule
 from kmr.representation.weights import read_weight
 
 _WORTH_KEEPING = 2**18
@@ -36,7 +30,7 @@ _WORTH_KEEPING = 2**18
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LowRank(LayerRule):
+class LowRank(MatrixRule):
     """Replace layers by two of lower rank, wherever the two hold fewer parameters.
 
     The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its
@@ -80,24 +74,8 @@ class LowRank(LayerRule):
         """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
         return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
-    @property
-    def leaves(self) -> frozenset[Trait]:
-        return frozenset({"structure"})
-
-    @property
-    def precedes(self) -> frozenset[Trait]:
-        return frozenset({"masks", "activation grids"})
-
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        layers = self.weights_of(model, knob)
-        factorable = {path: cast(Factorable, layer) for path, layer in layers.items() if is_factorable(layer)}
-        self.report(
-            layers.keys() - factorable,
-            "left as they are: neither a plain linear layer nor a convolution without groups",
-        )
-        read_by_parent = attention_outputs(model) & factorable.keys()
-        self.report(read_by_parent, "left as they are: the attention around them reads their weight")
-        own = {path: layer for path, layer in factorable.items() if path not in read_by_parent}
+        own = self.matrices_of(model, knob)
         pairs, halves = {}, set()
         for path, pair in find_pairs(model).items():
             parts = {f"{path}.first".lstrip("."), f"{path}.second".lstrip(".")}

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import nn
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
-from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.factored import Factorable, replace_module
 from kmr.instantiations.lowrank.ranks import FROM_ZERO
+from kmr.instantiations.matrix_rule import MatrixRule
 from kmr.instantiations.tensor.decompositions import require
 from kmr.instantiations.tensor.forms import CanonicalForm, Form, MatrixForm, TrainForm, TuckerForm
 from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
@@ -24,7 +24,7 @@ METHODS = ("tucker", "cp", "tensor_train")
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TensorDecomposition(LayerRule):
+class TensorDecomposition(MatrixRule):
     """Replace layers by their decompositions, wherever these hold fewer parameters.
 
     The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that
@@ -76,27 +76,10 @@ class TensorDecomposition(LayerRule):
         """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
         return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
-    @property
-    def leaves(self) -> frozenset[Trait]:
-        return frozenset({"structure"})
-
-    @property
-    def precedes(self) -> frozenset[Trait]:
-        return frozenset({"masks", "activation grids"})
-
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        layers = self.weights_of(model, knob)
-        factorable = {path: cast(Factorable, layer) for path, layer in layers.items() if is_factorable(layer)}
-        self.report(
-            layers.keys() - factorable,
-            "left as they are: neither a plain linear layer nor a convolution without groups",
-        )
-        left = attention_outputs(model) & factorable.keys()
-        self.report(left, "left as they are: the attention around them reads their weight")
+        layers = self.matrices_of(model, knob)
         dense, rounded, unmasked = [], [], []
-        for path, layer in factorable.items():
-            if path in left:
-                continue
+        for path, layer in layers.items():
             form = self._form(layer)
             if isinstance(form, TrainMatrixForm) and isinstance(layer, QuantizedLayer):
                 rounded.append(path)
@@ -109,7 +92,7 @@ class TensorDecomposition(LayerRule):
                 unmasked.append(path)
             model = replace_module(model, layer, _built(form, ranks))
         self.report(rounded, "left as they are: a tensor train has no place for the grids of their activations")
-        if len(dense) + len(rounded) + len(left) == len(factorable):
+        if len(dense) + len(rounded) == len(layers):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters decomposed")
         self.report(dense, "left dense: decomposed, they would hold no fewer parameters or compute more")
         self.report(unmasked, "the mask is gone: the parts of a masked weight are dense")
