@@ -15,13 +15,14 @@ from kmr.cache import derived
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import Factorable, matrix_pair, replace_module
+from kmr.instantiations.factored import Factorable, matrix_pair
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.pairs import find_pairs
 from kmr.instantiations.lowrank.ranks import FROM_ZERO, RANKINGS, energy_rank, kept_rank, rank_between, share_rank
 from kmr.instantiations.lowrank.variational import variational_rank
 from kmr.instantiations.matrix_rule import MatrixRule
+from kmr.instantiations.replace import replace_module
 from kmr.representation.weights import read_weight
 
 _WORTH_KEEPING = 2**18

@@ -13,9 +13,10 @@ from kmr.core import KMRError, Knob, NotApplicable, Value
 from kmr.data import Inputs
 from kmr.instantiations.architecture import find_blocks
 from kmr.instantiations.attention import leave_fast_path, split_attention
-from kmr.instantiations.factored import Factorable, replace_module
+from kmr.instantiations.factored import Factorable
 from kmr.instantiations.pruning.proof import brief
 from kmr.instantiations.quantization import channel_dim, fit_like
+from kmr.instantiations.replace import replace_module
 from kmr.instantiations.sharing.fit import merges_together, shared_weight
 from kmr.instantiations.sharing.sharing_rule import Ranked, SharingRule, choose_mergers, rank_mergers
 from kmr.instantiations.sharing.tie import kind_of, tie, wide_enough

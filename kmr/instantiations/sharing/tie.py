@@ -7,9 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kmr.instantiations.factored import Factorable, matrix_pair, replace_module
+from kmr.instantiations.factored import Factorable, matrix_pair
 from kmr.instantiations.lowrank import truncated_factors
 from kmr.instantiations.quantization import channel_dim, fit_like
+from kmr.instantiations.replace import replace_module
 from kmr.instantiations.sharing.fit import Scale, shared_weight
 from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer, QuantizedLayer, quantize_activations
 from kmr.representation.weights import WeightState, read_weight, write_weight

@@ -9,9 +9,10 @@ from torch import nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import Factorable, replace_module
+from kmr.instantiations.factored import Factorable
 from kmr.instantiations.lowrank.ranks import FROM_ZERO
 from kmr.instantiations.matrix_rule import MatrixRule
+from kmr.instantiations.replace import replace_module
 from kmr.instantiations.tensor.decompositions import require
 from kmr.instantiations.tensor.forms import CanonicalForm, Form, MatrixForm, TrainForm, TuckerForm
 from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
