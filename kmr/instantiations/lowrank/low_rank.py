@@ -32,22 +32,22 @@ _WORTH_KEEPING = 2**18
 @final
 @dataclass(frozen=True, kw_only=True)
 class LowRank(MatrixRule):
-    """Replace layers by two of lower rank, wherever the two hold fewer parameters.
+    """Low-rank factors of layers: two layers in place of one, wherever the two hold fewer parameters.
 
     The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its
-    full rank; the rank follows from it. With `by` = vbmf it is how far the rank lies between the one that stands
-    out from noise in the weight (`variational_rank`), at 0, and the full one. Of a layer that is two factors
-    already the product is truncated again, to the rank that the value gives the whole layer; what counts of energy
-    is that of the product. The factors of a weight on a grid get grids of the same bits and scheme; those of a
-    masked weight are dense. Where a layer's activations are quantized those between its factors are not.
+    full rank; the rank follows from it. With `by` = vbmf the value interpolates between the rank that stands out
+    from noise in the weight (`variational_rank`), at 0, and the full rank. Where a layer consists of two factors
+    already, their product is truncated, to the rank that the value gives the whole layer. The factors of a weight
+    on a grid get grids of the same bits and scheme; those of a masked weight are dense. Activations between two
+    factors are not quantized.
 
     Args:
-        by: what the value is a share of: `parameters`, `energy` (the squared singular values), `rank`, or what `vbmf`
-            leaves out.
-        error: what the factors keep small: the error of the `weights`, or that of the layer's `outputs` on its inputs
-            (activation-aware: singular values of the weight times the root of its inputs' second moment).
-        data: the samples whose inputs count, with `error` = outputs.
-        samples: how many of them.
+        by: the quantity that the value is a share of: `parameters`, `energy` (the squared singular values), `rank`, or
+            the ranks above the one that `vbmf` finds.
+        error: the error to keep small: of the `weights`, or of the layer's `outputs` on its inputs (activation-aware:
+            singular values of the weight times the root of its inputs' second moment).
+        data: samples, with `error` = outputs.
+        samples: number of samples to use.
     """
 
     version: ClassVar[int] = 2
@@ -62,13 +62,13 @@ class LowRank(MatrixRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.by not in RANKINGS:
-            raise KMRError(f"{self.name} chooses ranks by {', '.join(RANKINGS)}, not {self.by!r}")
+            raise KMRError(f"by of {self.name} must be one of {', '.join(RANKINGS)}, not {self.by!r}")
         if self.error not in ("weights", "outputs"):
-            raise KMRError(f"{self.name} keeps the error of weights or outputs small, not {self.error!r}")
+            raise KMRError(f"error of {self.name} must be weights or outputs, not {self.error!r}")
         if self.by == "vbmf" and self.error == "outputs":
-            raise KMRError(f"{self.name}: vbmf finds noise in weights, not in what they make of their inputs")
+            raise KMRError(f"{self.name}: by=vbmf needs error=weights, not outputs")
         if self.error == "outputs" and (self.data is None or self.samples < 1):
-            raise KMRError(f"{self.name} needs data, and at least 1 of its samples, to know the inputs of layers")
+            raise KMRError(f"{self.name}: error=outputs needs data and samples >= 1")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -85,7 +85,7 @@ class LowRank(MatrixRule):
                 pairs[path] = pair
             halves |= there if there != parts else set()
             own = {name: layer for name, layer in own.items() if name not in parts}
-        self.report(halves, "left as it is: half of two factors, whose product alone has a rank to lower")
+        self.report(halves, "left as it is: half of two factors, whose rank is lowered only together")
         moments = self._moments(model, {**own, **{path: pair.first for path, pair in pairs.items()}})
         dense, unmasked, kept, loose = [], [], [], []
         for path, pair in pairs.items():
@@ -112,7 +112,10 @@ class LowRank(MatrixRule):
         if len(dense) == len(own) and len(kept) == len(pairs):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters as two factors")
         self.report(kept, "left as they are: they are two factors of no higher rank already")
-        self.report(loose, "what is between the factors is no longer on its grid, whose range was that of others")
+        self.report(
+            loose,
+            "activations between the factors are no longer quantized: their grid was calibrated for other factors",
+        )
         self.report(dense, "left dense: two factors of that rank would hold no fewer parameters")
         self.report(unmasked, "the mask is gone: the factors of a masked weight are dense")
         leave_fast_path(model)

@@ -1,4 +1,4 @@
-"""Whole blocks shared across depth (Algorithm 9): residual blocks and transformer layers of one shape become alike."""
+"""Weight sharing across blocks (Algorithm 9): residual blocks and transformer layers of one shape share weights."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -27,18 +27,17 @@ from kmr.representation.weights import WeightState, read_weight, weight_layers, 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BlockSharing(SharingRule):
-    """Let blocks of one shape share all their weights, as across the layers of ALBERT (Lan et al. 2020).
+    """Shared weights across blocks of one shape, as across the layers of ALBERT (Lan et al. 2020).
 
-    The value is the share of the mergers that are done, of all that lead to one set of weights for each kind of block:
-    those first that change the weights least, relative to their norms. Each shared layer is one layer, used in several
-    places and stored once, which further rules find. Biases, normalisations and their statistics stay each block's own,
-    and so do the factors and differences asked for.
+    The value is the share of the mergers that are done, of all that lead to one set of weights for each kind of block.
+    Those that change the weights least, relative to their norms, come first. Each shared layer is one layer, used in
+    several places and stored once; later rules find it so. Each block keeps its biases and normalisations, and the
+    scales and differences asked for.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it, to find the blocks with.
         rank: of the difference that each block adds to a shared weight (Bae et al. 2025); 0 for none.
-        whole: nothing stays a block's own: one block, with the mean of everything, is used in all places. Without
-            scale and rank.
+        whole: use one block, the mean of all, in every place; needs `scale` = none and `rank` = 0.
     """
 
     version: ClassVar[int] = 2
@@ -53,14 +52,13 @@ class BlockSharing(SharingRule):
             raise KMRError(f"the rank of {self.name} must be at least 0, not {self.rank}")
         if self.whole and (self.scale != "none" or self.rank):
             raise KMRError(
-                f"whole blocks keep nothing of their own: {self.name} with whole=true needs scale=none and rank=0, "
-                f"not scale={self.scale} and rank={self.rank}"
+                f"{self.name}: whole=true needs scale=none and rank=0, not scale={self.scale} and rank={self.rank}"
             )
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         blocks = self._blocks(model, knob)
         if not self.whole:
-            # A packed projection is no layer that could be shared.
+            # A packed projection is not a layer.
             model, left = split_attention(model, lambda path: _is_inside(path, blocks))
             self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
         layers = self._sharable(model, knob, blocks)
@@ -89,7 +87,7 @@ class BlockSharing(SharingRule):
         return [block.path for block in found if self.governs(knob, block.path)]
 
     def _sharable(self, model: nn.Module, knob: Knob, blocks: Sequence[str]) -> dict[str, dict[str, Factorable]]:
-        """Return, of each block, the layers that can be shared, by their path in it."""
+        """Return the layers of each block that can be shared, by their path in it."""
         if not blocks:
             raise NotApplicable(f"{knob.name}: the model has no residual blocks")
         if self.whole:
@@ -118,7 +116,7 @@ class BlockSharing(SharingRule):
             return object()
         tree = tuple((path, type(inner).__qualname__) for path, inner in module.named_modules())
         shapes = tuple((name, tensor.shape) for name, tensor in module.state_dict().items())
-        # All the rest of two blocks must be the same as well, for one to stand for the other.
+        # One block replaces the other whole: all the rest of them must be the same as well.
         return (tree, shapes, shared, difference)
 
     def _ranked(self, blocks: Sequence[Mapping[str, Factorable]]) -> list[Ranked]:
@@ -127,7 +125,7 @@ class BlockSharing(SharingRule):
         for layer in blocks[0].values():
             rows, entries = len(layer.weight), layer.weight.numel()
             own = (0 if self.scale == "none" else rows) + self.rank * (rows + entries // rows)
-            # What stays a place's own is stored in both of them.
+            # What each place keeps is stored for both.
             saved += entries - 2 * own
         if saved <= 0:
             return []

@@ -1,4 +1,4 @@
-"""Weights shared across layers (Algorithm 9): layers of one shape become the same layer, stored once."""
+"""Weight sharing across layers (Algorithm 9): layers of one shape become the same layer, stored once."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ from kmr.representation.weights import read_weight
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightSharing(SharingRule):
-    """Let layers that compute alike on one shape of weight be one layer, which the model then uses several times.
+    """One layer in place of several of the same kind and shape, which the model then uses several times.
 
-    The value is the share of the mergers that are done, of all that lead to one weight for each kind of layer: those
-    first that change the weights least, relative to their norms, for each weight saved. Biases and scales stay each
-    layer's own. Further rules find one layer, used in several places; the same grid then holds everywhere. Only
-    layers on grids of the same bits merge; a mask becomes what any of the layers keeps, and a fixed grid of inputs
-    reaches as far as any of theirs.
+    The value is the share of the mergers that are done, of all that lead to one weight for each kind of layer. Those
+    that change the weights least for each weight saved, relative to their norms, come first. Each layer keeps its bias
+    and scale. Later rules find one layer, used in several places, with one grid. Only layers on grids of the same bits
+    merge; the mask keeps what any of the layers keeps, and a fixed grid of inputs covers all of theirs.
     """
 
     name: str = "share"

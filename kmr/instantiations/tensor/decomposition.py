@@ -26,25 +26,24 @@ METHODS = ("tucker", "cp", "tensor_train")
 @final
 @dataclass(frozen=True, kw_only=True)
 class TensorDecomposition(MatrixRule):
-    """Replace layers by their decompositions, wherever these hold fewer parameters.
+    """Tensor decompositions of layers, wherever these hold fewer parameters.
 
     The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that
-    they must keep; or how far ranks lie between those that stand out from noise in the weight, at 0, and the full
-    ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition also takes
-    no more multiply-accumulates than the layer, where its output has as many positions as its input has for its
-    strides; without padding there are fewer, which is not known beforehand. Linear layers and convolutions of
-    single points are matrices, of which Tucker and CP are the truncated singular value decomposition; a tensor
-    train sees a linear layer as a tensor of more modes.
+    they must keep. With `by` = vbmf it interpolates between the ranks that stand out from noise in the weight, at 0,
+    and the full ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition
+    takes no more multiply-accumulates than the layer, where padding keeps the positions. Linear layers and
+    convolutions of single points are matrices, of which Tucker and CP are the truncated singular value decomposition;
+    a tensor train reads a linear layer as a tensor of more modes.
 
     Parts of a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
 
     Args:
         method: `tucker` (over the channels of a convolution), `cp` (a sum of outer products) or `tensor_train`.
-        by: what the value is a share of, `parameters`, `energy` or what `vbmf` leaves out; CP has ranks by parameters
-            alone.
-        iterations: at most this many of those that lower the error, for Tucker (0: higher-order singular value
-            decomposition, else orthogonal iteration) and CP (alternating least squares, at least 1).
-        modes: of a linear layer as a tensor train, 2 or more.
+        by: the quantity that the value is a share of: `parameters`, `energy`, or the ranks above those that `vbmf`
+            finds; CP takes parameters only.
+        iterations: at most this many, for Tucker (orthogonal iteration; 0: higher-order singular value decomposition)
+            and CP (alternating least squares, at least 1).
+        modes: of a linear layer as a tensor train, at least 2.
 
     Raises:
         NotHere: TensorLy is not installed.
@@ -62,11 +61,11 @@ class TensorDecomposition(MatrixRule):
         super().__post_init__()
         require()
         if self.method not in METHODS:
-            raise KMRError(f"{self.name} decomposes by {', '.join(METHODS)}, not {self.method!r}")
+            raise KMRError(f"method of {self.name} must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.by not in ("parameters", "energy", "vbmf"):
-            raise KMRError(f"{self.name} chooses ranks by parameters, energy or vbmf, not {self.by!r}")
+            raise KMRError(f"by of {self.name} must be parameters, energy or vbmf, not {self.by!r}")
         if self.method == "cp" and self.by != "parameters":
-            raise KMRError(f"{self.name}: {self.by} says nothing of the rank of cp: choose by=parameters")
+            raise KMRError(f"{self.name}: method=cp needs by=parameters, not {self.by}")
         if self.iterations < (1 if self.method == "cp" else 0) or self.modes < 2:
             raise KMRError(
                 f"{self.name} needs iterations >= 0 (cp: >= 1) and modes >= 2, not {self.iterations} and {self.modes}"
