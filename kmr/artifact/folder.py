@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 
 from kmr.artifact import packing, structure
 from kmr.artifact.memory_layout import apply_layout, describe_layout
+from kmr.artifact.rebuilding import rebuild
 from kmr.artifact.slots import Slot, slots
 from kmr.core import KMRError, Move, Reading, TransformationSequence
 
@@ -132,7 +133,7 @@ def save(
     folder = Path(folder)
     base = builder.build() if base is None else base
     description = structure.describe(base, model)
-    rebuilt = structure.rebuild(base, description)
+    rebuilt = rebuild(base, description)
     packed = packing.pack(model, also=_not_of_the_base(model, rebuilt))
     packing.unpack(packed, rebuilt)
     card = {
@@ -195,7 +196,7 @@ def load(
     try:
         if described["classes"] != _classes(base):
             raise KMRError("its modules differ")
-        model = packing.unpack(packed, structure.rebuild(base, described["structure"]).cpu())
+        model = packing.unpack(packed, rebuild(base, described["structure"]).cpu())
         apply_layout(model, described["layout"])
     except (KMRError, KeyError, AttributeError, RuntimeError) as error:
         raise KMRError(f"the base architecture no longer fits the artifact {folder}: {error}") from None

@@ -9,25 +9,24 @@ Values are not part of it (`kmr.artifact.packing` keeps those), nor are parametr
 """
 
 import copy
-import importlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kmr.artifact.attributes import UNDESCRIBED, decode, encode, same
+from kmr.artifact.attributes import UNDESCRIBED, encode, same
+from kmr.artifact.classes import is_buildable, name_of
 from kmr.core import KMRError
 from kmr.representation.weights import strip_all
 
 FORMAT = 1
 
-_OWN = frozenset(nn.Module().__dict__)
+OWN = frozenset(nn.Module().__dict__)
 """What every module carries: its containers and hooks."""
 
-_HOOKS = tuple(name for name in _OWN if name.endswith("_hooks"))
+_HOOKS = tuple(name for name in OWN if name.endswith("_hooks"))
 
 _DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})
 """What recurrent layers make of their parameters."""
@@ -49,34 +48,6 @@ def describe(base: nn.Module, model: nn.Module) -> dict[str, Any]:
     if (ties := _ties(model)) or _ties(base):
         description["ties"] = ties
     return description
-
-
-def rebuild(base: nn.Module, description: dict[str, Any]) -> nn.Module:
-    """Return a model of the described architecture, without parametrizations; its values are those of the base or 0.
-
-    The base is not changed.
-
-    Raises:
-        KMRError: the description does not fit the base, or names a class outside `torch.nn` and `kmr`.
-    """
-    if description.get("format") != FORMAT:
-        raise KMRError(f"structure format {description.get('format')!r} is unknown; this version reads {FORMAT}")
-    model = strip_all(copy.deepcopy(base))
-    try:
-        changes: list[Change] = description["changes"]
-        sources = {c["like"]: copy.deepcopy(model.get_submodule(c["like"])) for c in changes if "like" in c}
-        for change in changes:
-            model = _apply(model, change, sources)
-        if "ties" in description:
-            _tie(model, description["ties"])
-    except KMRError:
-        raise
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise KMRError(f"the described architecture does not fit the base model: {error}") from None
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()
-    return model
 
 
 @dataclass
@@ -124,15 +95,15 @@ class _Differ:
     def _origin(self, path: str, module: nn.Module) -> Change:
         kind = type(module)
         unexplained = _unexplained(module, None)
-        if _buildable(kind) and unexplained is None:
-            return {"class": f"{kind.__module__}:{kind.__qualname__}"}
+        if is_buildable(kind) and unexplained is None:
+            return {"class": name_of(kind)}
         for candidate_path, candidate in self.base.named_modules():
             if _same_class(candidate, module):
                 unexplained = _unexplained(module, candidate)
                 if unexplained is None:
                     return {"like": candidate_path}
         where = f"the module {path or 'at the root'} ({kind.__module__}.{kind.__qualname__})"
-        if not _buildable(kind) and not any(_same_class(other, module) for other in self.base.modules()):
+        if not is_buildable(kind) and not any(_same_class(other, module) for other in self.base.modules()):
             raise KMRError(
                 f"{where} has a class that the base model has nowhere: only its own classes and those of torch.nn and "
                 "kmr can be rebuilt"
@@ -171,7 +142,7 @@ def _children(module: nn.Module) -> list[list[Any]]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in _OWN and key not in _DERIVED}
+    return {key: value for key, value in vars(module).items() if key not in OWN and key not in _DERIVED}
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
@@ -223,108 +194,3 @@ def _same_class(one: nn.Module, other: nn.Module) -> bool:
 
 def _path_of(root: nn.Module, module: nn.Module) -> str:
     return next(str(path) for path, found in root.named_modules() if found is module)
-
-
-def _buildable(kind: type) -> bool:
-    if not (kind.__module__.startswith(("torch.nn.", "kmr.")) and issubclass(kind, nn.Module)):
-        return False
-    try:
-        return _class(f"{kind.__module__}:{kind.__qualname__}") is kind
-    except KMRError:
-        return False
-
-
-def _class(name: str) -> type[nn.Module]:
-    module_name, _, qualified = name.partition(":")
-    if not module_name.startswith(("torch.nn.", "kmr.")):
-        raise KMRError(f"the class {name} is outside torch.nn and kmr and is not built")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        raise KMRError(f"there is no class {name}") from None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise KMRError(f"{name} is no module class")
-    if not found.__module__.startswith(("torch.nn.", "kmr.")):
-        raise KMRError(f"the class {name} is outside torch.nn and kmr and is not built")
-    return found
-
-
-def _apply(model: nn.Module, change: Change, sources: dict[str, nn.Module]) -> nn.Module:
-    path = str(change["path"])
-    if "same" in change:
-        return _put(model, path, model.get_submodule(change["same"]))
-    if "class" in change:
-        kind = _class(change["class"])
-        module = kind.__new__(kind)
-        nn.Module.__init__(module)
-        model = _put(model, path, module)
-    elif "like" in change:
-        model = _put(model, path, copy.deepcopy(sources[change["like"]]))
-    module = model.get_submodule(path)
-    for kind_of in ("without_parameters", "without_buffers", "without"):
-        for name in change.get(kind_of, ()):
-            delattr(module, name)
-    for name, described in change.get("parameters", {}).items():
-        _set_parameter(module, name, described)
-    for name, described in change.get("buffers", {}).items():
-        _set_buffer(module, name, described)
-    for name, value in change.get("attributes", {}).items():
-        if name in _OWN:
-            raise KMRError(f"{name} is no attribute a description may set")
-        vars(module)[name] = decode(value)
-    if "children" in change:
-        kept = dict(module._modules)
-        module._modules.clear()
-        for name, there in change["children"]:
-            module._modules[name] = kept.get(name) if there else None
-    return model
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
-    if not path:
-        return module
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = module
-    return model
-
-
-def _set_parameter(module: nn.Module, name: str, described: list[Any] | None) -> None:
-    if described is None:
-        module._parameters[name] = None
-        return
-    shape, dtype, requires_grad = described
-    zeros = torch.zeros(shape, dtype=_dtype(dtype))
-    setattr(module, name, nn.Parameter(zeros, requires_grad=requires_grad))
-
-
-def _set_buffer(module: nn.Module, name: str, described: list[Any] | None) -> None:
-    module._buffers.pop(name, None)
-    if described is None:
-        module._buffers[name] = None
-        return
-    shape, dtype, persistent = described
-    module.register_buffer(name, torch.zeros(shape, dtype=_dtype(dtype)), persistent=persistent)
-
-
-def _dtype(name: str) -> torch.dtype:
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
-def _tie(model: nn.Module, groups: list[list[str]]) -> None:
-    group_of = {name: tuple(group) for group in groups for name in group}
-    owner: dict[int, tuple[str, ...]] = {}
-    shared: dict[tuple[str, ...], Tensor] = {}
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        group = group_of.get(name, (name,))
-        if group in shared:
-            chosen = shared[group]
-        elif owner.setdefault(id(parameter), group) != group:
-            chosen = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
-        else:
-            chosen = parameter
-        shared[group] = chosen
-        path, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(path), attribute, chosen)

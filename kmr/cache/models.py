@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kmr.artifact import packing, structure
 from kmr.artifact.memory_layout import apply_layout, describe_layout, tensors_of
+from kmr.artifact.rebuilding import rebuild
 from kmr.artifact.slots import slots
 from kmr.cache.entry import Content
 from kmr.cache.keys import exact_json
@@ -35,7 +36,7 @@ def to_content(base: nn.Module, model: nn.Module) -> Content:
     """
     try:
         description = structure.describe(base, model)
-        rebuilt = structure.rebuild(base, description)
+        rebuilt = rebuild(base, description)
         packed = packing.pack(model, also=_unsaved_buffers(model, rebuilt))
         metadata: dict[str, Any] = {"structure": description, "packing": packed.manifest}
         # The test uses what will be read back: metadata that has been JSON.
@@ -67,7 +68,7 @@ def from_content(base: nn.Module, content: Content) -> nn.Module:
 
 
 def _rebuild(base: nn.Module, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> nn.Module:
-    model = structure.rebuild(base, metadata["structure"])
+    model = rebuild(base, metadata["structure"])
     # Rebuilt tensors start on the CPU.
     devices = {tensor.device for tensor in (*base.parameters(), *base.buffers())}
     if len(devices) == 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kmr.instantiations.replace import replace_module
 from kmr.representation.activations import QuantizedLayer
 from kmr.representation.weights import read_weight, write_weight
 
@@ -106,7 +107,7 @@ def split_attention(model: nn.Module, governed: Callable[[str], bool]) -> tuple[
         if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn or tied:
             left.append(path)
             continue
-        model = _put(model, module, SplitAttention(module))
+        model = replace_module(model, module, SplitAttention(module))
     leave_fast_path(model)
     return model, left
 
@@ -130,16 +131,6 @@ def leave_fast_path(model: nn.Module) -> None:
 
 def _is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and not isinstance(layer, QuantizedLayer)
-
-
-def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    if model is old:
-        return new
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent.register_module(name, new)
-    return model
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: Tensor, bias_like: Tensor | None) -> nn.Linear:

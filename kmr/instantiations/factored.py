@@ -17,17 +17,6 @@ from kmr.representation.weights import WeightLayer, WeightState, read_weight, wr
 Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put a module wherever another is used, in place; return the model (`new` if that was `old`)."""
-    if model is old:
-        return new
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent.register_module(name, new)
-    return model
-
-
 def is_factorable(layer: WeightLayer) -> bool:
     """Tell whether a layer computes what its class does in torch; a subclass may compute something else."""
     kind = next((kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind)), None)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs, Split, forward
-from kmr.instantiations.factored import replace_module
 from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.replace import replace_module
 from kmr.recovery.least_squares import refit
 from kmr.recovery.patches import is_product
 from kmr.representation.gating import ChannelGate, GatedLayer, channel_sizes

@@ -1,8 +1,7 @@
 """Low rank: layers as products of thinner ones (Algorithm 8).
 
-A method is which matrix a layer's weight is read as, in which norm it is approximated (`factors`: that of its weights,
-or with `moments` that of its outputs), and which rank it gets (`ranks`); a truncated singular value decomposition does
-the rest.
+A method chooses the matrix that a weight is read as, the norm of the error (`factors`: of the weights, or with
+`moments` of the outputs) and the rank (`ranks`); a truncated singular value decomposition does the rest.
 """
 
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum, truncated_factors

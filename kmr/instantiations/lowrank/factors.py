@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _FLOOR = 1e-6
-"""Share of the mean input energy below which a direction of the inputs counts as this strong: none is free to ruin."""
+"""Floor of a direction's input energy, as a share of the mean: an error in no direction is free."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +15,7 @@ class Spectrum:
 
     Args:
         left: shape (m, k).
-        singular: shape (k,), descending: what the approximation of rank r loses is the norm of those past r.
+        singular: shape (k,), descending; the error of rank r is the norm of those past r.
         right: shape (k, n).
         dtype: of the matrix.
     """

@@ -6,28 +6,23 @@ of out × (in · kernel), becomes one of r kernels followed by a 1 × 1 convolut
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, cast, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from kmr.cache import derived
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.data import Split
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import (
-    Factorable,
-    attention_outputs,
-    is_factorable,
-    matrix_pair,
-    replace_module,
-)
-from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.factored import Factorable, matrix_pair
 from kmr.instantiations.lowrank.factors import Spectrum, spectrum
 from kmr.instantiations.lowrank.moments import input_moments
 from kmr.instantiations.lowrank.pairs import find_pairs
 from kmr.instantiations.lowrank.ranks import FROM_ZERO, RANKINGS, energy_rank, kept_rank, rank_between, share_rank
 from kmr.instantiations.lowrank.variational import variational_rank
+from kmr.instantiations.matrix_rule import MatrixRule
+from kmr.instantiations.replace import replace_module
 from kmr.representation.weights import read_weight
 
 _WORTH_KEEPING = 2**18
@@ -36,23 +31,23 @@ _WORTH_KEEPING = 2**18
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LowRank(LayerRule):
-    """Replace layers by two of lower rank, wherever the two hold fewer parameters.
+class LowRank(MatrixRule):
+    """Low-rank factors of layers: two layers in place of one, wherever the two hold fewer parameters.
 
     The value is the share of a layer's weights that its two factors may hold, of the energy they keep, or of its
-    full rank; the rank follows from it. With `by` = vbmf it is how far the rank lies between the one that stands
-    out from noise in the weight (`variational_rank`), at 0, and the full one. Of a layer that is two factors
-    already the product is truncated again, to the rank that the value gives the whole layer; what counts of energy
-    is that of the product. The factors of a weight on a grid get grids of the same bits and scheme; those of a
-    masked weight are dense. Where a layer's activations are quantized those between its factors are not.
+    full rank; the rank follows from it. With `by` = vbmf the value interpolates between the rank that stands out
+    from noise in the weight (`variational_rank`), at 0, and the full rank. Where a layer consists of two factors
+    already, their product is truncated, to the rank that the value gives the whole layer. The factors of a weight
+    on a grid get grids of the same bits and scheme; those of a masked weight are dense. Activations between two
+    factors are not quantized.
 
     Args:
-        by: what the value is a share of: `parameters`, `energy` (the squared singular values), `rank`, or what `vbmf`
-            leaves out.
-        error: what the factors keep small: the error of the `weights`, or that of the layer's `outputs` on its inputs
-            (activation-aware: singular values of the weight times the root of its inputs' second moment).
-        data: the samples whose inputs count, with `error` = outputs.
-        samples: how many of them.
+        by: the quantity that the value is a share of: `parameters`, `energy` (the squared singular values), `rank`, or
+            the ranks above the one that `vbmf` finds.
+        error: the error to keep small: of the `weights`, or of the layer's `outputs` on its inputs (activation-aware:
+            singular values of the weight times the root of its inputs' second moment).
+        data: samples, with `error` = outputs.
+        samples: number of samples to use.
     """
 
     version: ClassVar[int] = 2
@@ -67,37 +62,21 @@ class LowRank(LayerRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.by not in RANKINGS:
-            raise KMRError(f"{self.name} chooses ranks by {', '.join(RANKINGS)}, not {self.by!r}")
+            raise KMRError(f"by of {self.name} must be one of {', '.join(RANKINGS)}, not {self.by!r}")
         if self.error not in ("weights", "outputs"):
-            raise KMRError(f"{self.name} keeps the error of weights or outputs small, not {self.error!r}")
+            raise KMRError(f"error of {self.name} must be weights or outputs, not {self.error!r}")
         if self.by == "vbmf" and self.error == "outputs":
-            raise KMRError(f"{self.name}: vbmf finds noise in weights, not in what they make of their inputs")
+            raise KMRError(f"{self.name}: by=vbmf needs error=weights, not outputs")
         if self.error == "outputs" and (self.data is None or self.samples < 1):
-            raise KMRError(f"{self.name} needs data, and at least 1 of its samples, to know the inputs of layers")
+            raise KMRError(f"{self.name}: error=outputs needs data and samples >= 1")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
         return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
-    @property
-    def leaves(self) -> frozenset[Trait]:
-        return frozenset({"structure"})
-
-    @property
-    def precedes(self) -> frozenset[Trait]:
-        return frozenset({"masks", "activation grids"})
-
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        layers = self.weights_of(model, knob)
-        factorable = {path: cast(Factorable, layer) for path, layer in layers.items() if is_factorable(layer)}
-        self.report(
-            layers.keys() - factorable,
-            "left as they are: neither a plain linear layer nor a convolution without groups",
-        )
-        read_by_parent = attention_outputs(model) & factorable.keys()
-        self.report(read_by_parent, "left as they are: the attention around them reads their weight")
-        own = {path: layer for path, layer in factorable.items() if path not in read_by_parent}
+        own = self.matrices_of(model, knob)
         pairs, halves = {}, set()
         for path, pair in find_pairs(model).items():
             parts = {f"{path}.first".lstrip("."), f"{path}.second".lstrip(".")}
@@ -106,7 +85,7 @@ class LowRank(LayerRule):
                 pairs[path] = pair
             halves |= there if there != parts else set()
             own = {name: layer for name, layer in own.items() if name not in parts}
-        self.report(halves, "left as it is: half of two factors, whose product alone has a rank to lower")
+        self.report(halves, "left as it is: half of two factors, whose rank is lowered only together")
         moments = self._moments(model, {**own, **{path: pair.first for path, pair in pairs.items()}})
         dense, unmasked, kept, loose = [], [], [], []
         for path, pair in pairs.items():
@@ -133,7 +112,10 @@ class LowRank(LayerRule):
         if len(dense) == len(own) and len(kept) == len(pairs):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters as two factors")
         self.report(kept, "left as they are: they are two factors of no higher rank already")
-        self.report(loose, "what is between the factors is no longer on its grid, whose range was that of others")
+        self.report(
+            loose,
+            "activations between the factors are no longer quantized: their grid was calibrated for other factors",
+        )
         self.report(dense, "left dense: two factors of that rank would hold no fewer parameters")
         self.report(unmasked, "the mask is gone: the factors of a masked weight are dense")
         leave_fast_path(model)

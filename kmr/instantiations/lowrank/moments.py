@@ -1,6 +1,6 @@
-"""What layers are fed with: the second moment of their inputs, which says which errors of a weight matter.
+"""Second moments of the inputs of layers, which weigh the errors of an approximation.
 
-The error that a weight's approximation makes on the inputs X is ‖(W − Ŵ)X‖², which depends on X through X·Xᵀ alone.
+An approximation Ŵ of a weight W has the error ‖(W − Ŵ)X‖² on the inputs X, which depends on X through X·Xᵀ alone.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from kmr.data import Split, forward
 
 @torch.no_grad()
 def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], data: Split, samples: int) -> dict[str, Tensor]:
-    """Return the mean of x·xᵀ over what each layer multiplies its weight with, in double precision.
+    """Return the mean of x·xᵀ over the inputs x of each layer, in double precision.
 
     Args:
         model: run in evaluation mode; it is not changed.
-        layers: linear layers and convolutions without groups of it, by path.
-        data: of which the first `samples` are used.
-        samples: how many.
+        layers: its linear layers and convolutions without groups, by path.
+        data: inputs come from its first `samples`.
+        samples: number of samples.
 
     Returns:
-        By path, a matrix of shape (n, n) for a weight that is a matrix of shape (m, n) with its kernels unfolded. A
-        layer that no sample reaches is left out.
+        By path, a matrix of shape (n, n) for an unfolded weight of shape (m, n). A layer that no sample reaches is
+        left out.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -53,7 +53,7 @@ def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], data: Split
 
 
 def unfolded(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return, as rows, the vectors that a layer multiplies its weight (with kernels unfolded) with."""
+    """Return the input vectors of a layer's unfolded weight, as rows."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return x.reshape(-1, x.shape[-1])
     size = layer.weight[0].numel()

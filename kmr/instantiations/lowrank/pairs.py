@@ -1,4 +1,4 @@
-"""Layers that are two factors already: to lower their rank their product is truncated, not each of them."""
+"""Pairs of factors in a model, whose product is truncated where their rank is lowered again."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,11 +14,11 @@ from kmr.representation.weights import WEIGHT_LAYERS, WeightState, read_weight, 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two layers in a row that are one of lower rank, as `matrix_pair` makes them.
+    """Two layers in a row that factor one, as `matrix_pair` makes them.
 
     Args:
-        first: to a few channels, without bias.
-        second: from them, at single points.
+        first: maps the inputs to `rank` channels, without bias.
+        second: maps these to the outputs, point by point.
     """
 
     first: Factorable
@@ -26,25 +26,25 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """Channels between them."""
+        """Number of channels between the two."""
         return int(self.first.weight.shape[0])
 
     @property
     def masked(self) -> bool:
-        """Whether a mask holds either."""
+        """Whether either has a mask."""
         return any(read_weight(layer).keep is not None for layer in (self.first, self.second))
 
     def matrix(self) -> Tensor:
-        """Return their product, of shape (outputs, inputs · kernel)."""
+        """Return the product of the two weights, of shape (outputs, inputs · kernel)."""
         first, second = (read_weight(layer).weight.flatten(1) for layer in (self.first, self.second))
         product = second.double() @ first.double()
         return product if first.dtype == torch.float64 else product.to(first.dtype)
 
     def truncate(self, first: Tensor, second: Tensor) -> bool:
-        """Put thinner factors in place of these, in place; grids of the same bits hold them.
+        """Replace both weights by thinner factors, in place; grids keep their bits.
 
         Returns:
-            Whether a calibrated grid of what goes from the first to the second is gone.
+            Whether a calibrated grid of the activations between them was removed.
         """
         rank = len(first)
         for layer, weight in ((self.first, first), (self.second, second)):
@@ -64,7 +64,7 @@ class Pair:
 
 
 def find_pairs(model: nn.Module) -> dict[str, Pair]:
-    """Return the layers of a model that are two factors in a row, by path."""
+    """Return the pairs of factors in a model, by path."""
     found = {path: _as_pair(module) for path, module in model.named_modules() if isinstance(module, nn.Sequential)}
     return {path: pair for path, pair in found.items() if pair is not None}
 

@@ -1,4 +1,4 @@
-"""Which rank a matrix is cut to: by what its factors hold, the energy they keep, its full rank, or noise."""
+"""Rank rules for a matrix: by the size of its factors, the energy they keep, the full rank, or the noise in it."""
 
 import math
 
@@ -9,7 +9,7 @@ from kmr.core import FloatRange
 RANKINGS = ("parameters", "energy", "rank", "vbmf")
 
 FROM_ZERO = FloatRange(0.0, 1.0, neutral=1.0)
-"""Of a value by vbmf, which means something down to 0."""
+"""Domain of the value where `by` = vbmf: 0 is the rank that stands out from noise."""
 
 
 def kept_rank(matrix_shape: tuple[int, int], keep: float) -> int:
@@ -31,7 +31,7 @@ def energy_rank(singular: Tensor, energy: float) -> int:
 
 
 def rank_between(low: int, full: int, share: float) -> int:
-    """Return the rank this share of the way from a low one (0 counts as 1) to the full one, rounded half up."""
+    """Interpolate between a low rank (0 counts as 1) and the full one, rounded half up."""
     start = max(1, low)
     return start + math.floor(share * (full - start) + 0.5)
 

@@ -1,4 +1,4 @@
-"""Which rank a noisy matrix really has: empirical variational Bayesian matrix factorization, solved analytically.
+"""Rank of a noisy matrix by empirical variational Bayesian matrix factorization, solved analytically.
 
 Nakajima, Sugiyama, Babacan and Tomioka, "Global Analytic Solution of Fully-observed Variational Bayesian Matrix
 Factorization" (JMLR 2013): with the noise variance known and the priors estimated, a singular value belongs to the
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 _STEPS = 512
-"""Places between the bounds at which the noise variance is tried before the best is made exact."""
+"""Values of the noise variance that are tried between the bounds, before the best is refined."""
 
 
 def variational_rank(singular: Tensor, shape: tuple[int, int]) -> int:
-    """Return how many singular values of a matrix stand out from noise of the variance that explains the others best.
+    """Return how many singular values of a matrix stand out from the noise in it.
 
     Args:
         singular: all of them, descending, of shape (min(m, n),).
@@ -31,7 +31,7 @@ def variational_rank(singular: Tensor, shape: tuple[int, int]) -> int:
 
 
 def noise_threshold(variance: float, shape: tuple[int, int]) -> float:
-    """Return the singular value above which there is signal: √(M σ² (1 + τ)(1 + α / τ)), with L ≤ M and α = L / M."""
+    """Return the singular value above which a signal lies: √(M σ² (1 + τ)(1 + α / τ)), with L ≤ M and α = L / M."""
     return math.sqrt(max(shape) * variance * _ratio_bound(min(shape) / max(shape)))
 
 
@@ -57,7 +57,7 @@ def noise_variance(singular: Tensor, shape: tuple[int, int]) -> float:
 
     low, high = math.log(lowest), math.log(max(highest, lowest))
     for _ in range(3):
-        # Its minima may be several: all between the bounds are looked at first, then those around the best closer.
+        # There may be several minima: try values between the bounds first, then closer ones around the best.
         logs = torch.linspace(low, high, _STEPS, dtype=torch.float64)
         best = int(energy(logs).argmin())
         low, high = float(logs[max(0, best - 1)]), float(logs[min(_STEPS - 1, best + 1)])
@@ -67,7 +67,7 @@ def noise_variance(singular: Tensor, shape: tuple[int, int]) -> float:
 def _free_energy(ratios: Tensor, alpha: float, bound: float) -> Tensor:
     """Return the free energy, but for a constant, of squared singular values over M σ², for each row of them."""
     noise = ratios - ratios.log()
-    # Where a ratio is below the bound this is not what counts; any value above keeps it finite.
+    # Below the bound this branch is not used; the clamp keeps it finite.
     signal = ratios.clamp(min=bound)
     shrunk = 0.5 * (signal - (1 + alpha) + ((signal - (1 + alpha)).square() - 4 * alpha).clamp(min=0).sqrt())
     kept = signal - shrunk + ((shrunk + 1) / signal).log() + alpha * (shrunk / alpha + 1).log()

@@ -12,7 +12,6 @@ from kmr.core import Domain, FloatRange, Knob, NotApplicable, Trait, Value
 from kmr.data import Inputs
 from kmr.instantiations.architecture import find_blocks
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import replace_module
 from kmr.instantiations.layer_rule import LayerRule, matches
 from kmr.instantiations.peft.bottleneck import (
     Adapted,
@@ -24,6 +23,7 @@ from kmr.instantiations.peft.bottleneck import (
     strongest,
 )
 from kmr.instantiations.pruning.proof import brief, outputs_of
+from kmr.instantiations.replace import replace_module
 
 
 @final

@@ -5,6 +5,7 @@ multiplied by s. With s = √(r₁/r₂), of the ranges r₁ of the channel's we
 become √(r₁·r₂), so that one grid for a whole tensor wastes little. It needs no data.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,7 @@ def pairs_to_equalize(
     """Return the paths of layers and of the layers that alone read them, directly or through a ReLU."""
     modules, shared = dict(model.named_modules()), tied_layers(model)
     found = uses(model, inputs, through_relu=True)
-    calls: dict[str, int] = {}
-    for readers in found.values():
-        for reader in readers:
-            calls[reader] = calls.get(reader, 0) + 1
+    calls = Counter(reader for readers in found.values() for reader in readers)
     pairs = []
     for path, readers in found.items():
         others = [reader for reader in readers if reader not in ("relu", "relu_") and not _is_relu(modules.get(reader))]

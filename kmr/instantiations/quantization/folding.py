@@ -5,6 +5,7 @@ With running statistics μ, σ² and affine γ, β the pair computes γ/√(σ²
 so that training and inference round the same numbers (Nagel et al. 2021, section 4.2: static folding).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +32,7 @@ def pairs_to_fold(
     modules = dict(model.named_modules())
     shared = tied_layers(model)
     found = uses(model, inputs)
-    calls: dict[str, int] = {}
-    for readers in found.values():
-        for reader in readers:
-            calls[reader] = calls.get(reader, 0) + 1
+    calls = Counter(reader for readers in found.values() for reader in readers)
     pairs = []
     for path, readers in found.items():
         if len(readers) != 1 or calls[readers[0]] != 1 or path in shared or not governed(path):

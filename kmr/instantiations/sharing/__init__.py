@@ -1,7 +1,8 @@
-"""Weights shared across layers (Algorithm 9): which layers, what weight they share (`fit`), how they
-come to be one (`tie`), and the rules, over layers and over whole blocks.
+"""Weight sharing across layers and blocks (Algorithm 9).
 
-`hybrid` is the algorithm's loop over decomposing, sharing and clustering, as an instantiation for the engine.
+Made of: the weight that several layers share (`fit`), its place in the model (`tie`), the choice of mergers
+(`sharing_rule`) and a rule for layers and one for blocks. `hybrid` is the algorithm's loop over decomposing, sharing
+and clustering, as an instantiation for the engine.
 """
 
 from kmr.instantiations.sharing.block_sharing import BlockSharing

@@ -1,6 +1,5 @@
-"""Whole blocks shared across depth (Algorithm 9): residual blocks and transformer layers of one shape become alike."""
+"""Weight sharing across blocks (Algorithm 9): residual blocks and transformer layers of one shape share weights."""
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from kmr.artifact.structure import describe
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.core import KMRError, Knob, NotApplicable, Value
 from kmr.data import Inputs
 from kmr.instantiations.architecture import find_blocks
 from kmr.instantiations.attention import leave_fast_path, split_attention
-from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
-from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.factored import Factorable
 from kmr.instantiations.pruning.proof import brief
 from kmr.instantiations.quantization import channel_dim, fit_like
-from kmr.instantiations.sharing.fit import Scale, merges_together, shared_weight
+from kmr.instantiations.replace import replace_module
+from kmr.instantiations.sharing.fit import merges_together, shared_weight
+from kmr.instantiations.sharing.sharing_rule import Ranked, SharingRule, choose_mergers, rank_mergers
 from kmr.instantiations.sharing.tie import kind_of, tie, wide_enough
 from kmr.representation.activations import QuantizedLayer, quantize_activations
 from kmr.representation.weights import WeightState, read_weight, weight_layers, write_weight
@@ -26,77 +26,52 @@ from kmr.representation.weights import WeightState, read_weight, weight_layers, 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class BlockSharing(LayerRule):
-    """Let blocks of one shape share all their weights, as across the layers of ALBERT (Lan et al. 2020).
+class BlockSharing(SharingRule):
+    """Shared weights across blocks of one shape, as across the layers of ALBERT (Lan et al. 2020).
 
-    The value is the share of the mergers that are done, of all that lead to one set of weights for each kind of block:
-    those first that change the weights least, relative to their norms. Each shared layer is one layer, used in several
-    places and stored once, which further rules find. Biases, normalisations and their statistics stay each block's own,
-    and so do the factors and differences asked for.
+    The value is the share of the mergers that are done, of all that lead to one set of weights for each kind of block.
+    Those that change the weights least, relative to their norms, come first. Each shared layer is one layer, used in
+    several places and stored once; later rules find it so. Each block keeps its biases and normalisations, and the
+    scales and differences asked for.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it, to find the blocks with.
-        scale: what a block multiplies the outputs of each shared layer by, see `WeightSharing`.
         rank: of the difference that each block adds to a shared weight (Bae et al. 2025); 0 for none.
-        whole: nothing stays a block's own: one block, with the mean of everything, is used in all places. Without
-            scale and rank.
+        whole: use one block, the mean of all, in every place; needs `scale` = none and `rank` = 0.
     """
 
+    version: ClassVar[int] = 2
     name: str = "share_blocks"
     example_inputs: Inputs = field(repr=False, compare=False)
-    scale: Scale = "channel"
     rank: int = 0
     whole: bool = False
-    setting: ClassVar[str] = "ratio"
-    domain: ClassVar[Domain] = FloatRange(0.0, 1.0, neutral=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale not in ("none", "layer", "channel"):
-            raise KMRError(f"the scale of {self.name} must be none, layer or channel, not {self.scale!r}")
         if self.rank < 0:
             raise KMRError(f"the rank of {self.name} must be at least 0, not {self.rank}")
         if self.whole and (self.scale != "none" or self.rank):
             raise KMRError(
-                f"whole blocks keep nothing of their own: {self.name} with whole=true needs scale=none and rank=0, "
-                f"not scale={self.scale} and rank={self.rank}"
+                f"{self.name}: whole=true needs scale=none and rank=0, not scale={self.scale} and rank={self.rank}"
             )
-
-    @property
-    def leaves(self) -> frozenset[Trait]:
-        return frozenset({"structure"})
-
-    @property
-    def precedes(self) -> frozenset[Trait]:
-        return frozenset({"masks", "activation grids"})
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         blocks = self._blocks(model, knob)
         if not self.whole:
-            # A packed projection is no layer that could be shared.
-            model, left = split_attention(model, lambda path: any(path.startswith(f"{block}.") for block in blocks))
+            # A packed projection is not a layer.
+            model, left = split_attention(model, lambda path: _is_inside(path, blocks))
             self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
         layers = self._sharable(model, knob, blocks)
         kinds: dict[Hashable, list[str]] = {}
         for block in blocks:
             if layers[block]:
                 kinds.setdefault(self._kind(model, block, layers[block]), []).append(block)
-        ranked = sorted(
-            (loss, number, places)
-            for number, alike in enumerate(kinds.values())
-            for loss, places in self._ranked([layers[block] for block in alike])
-        )
-        if not ranked:
+        ranked = [self._ranked([layers[block] for block in alike]) for alike in kinds.values()]
+        if not any(ranked):
             raise NotApplicable(f"{knob.name}={value}: no two blocks of one kind would be smaller together")
-        named = list(kinds.values())
-        count = max(1, math.floor(float(value) * len(ranked) + 0.5))
-        sets: dict[int, list[set[int]]] = {}
-        for _, number, places in ranked[:count]:
-            sets[number] = [*(old for old in sets.get(number, []) if not old & set(places)), set(places)]
-        for number, merged in sets.items():
-            for members in merged:
-                alike = [named[number][place] for place in sorted(members)]
-                model = self._merged(model, alike, layers)
+        for alike, sets in zip(kinds.values(), choose_mergers(ranked, float(value)), strict=True):
+            for places in sets:
+                model = self._merged(model, [alike[place] for place in sorted(places)], layers)
         leave_fast_path(model)
         return model
 
@@ -112,26 +87,19 @@ class BlockSharing(LayerRule):
         return [block.path for block in found if self.governs(knob, block.path)]
 
     def _sharable(self, model: nn.Module, knob: Knob, blocks: Sequence[str]) -> dict[str, dict[str, Factorable]]:
-        """Return, of each block, the layers that can be shared, by their path in it."""
+        """Return the layers of each block that can be shared, by their path in it."""
         if not blocks:
             raise NotApplicable(f"{knob.name}: the model has no residual blocks")
         if self.whole:
             return {block: _factorable(model.get_submodule(block)) for block in blocks}
-        found, read = self.weights_of(model, knob), attention_outputs(model)
-        own = {
-            path
-            for path, layer in found.items()
-            if not is_factorable(layer) or getattr(layer, "output_quantizer", None) is not None or path in read
-        }
-        inside = {path for path in own if any(path.startswith(f"{block}.") for block in blocks)}
-        self.report(inside, "stays each block's own: groups, outputs on a grid, code of its own, or read by attention")
+        found = self.sharable_of(model, knob, lambda path: _is_inside(path, blocks))
         # What is one layer in several blocks already stays that.
         places = Counter(id(m) for b in blocks for m in model.get_submodule(b).modules())
         return {
             block: {
-                path.removeprefix(f"{block}."): cast(Factorable, layer)
+                path.removeprefix(f"{block}."): layer
                 for path, layer in found.items()
-                if path.startswith(f"{block}.") and path not in own and places[id(layer)] == 1
+                if _is_inside(path, [block]) and places[id(layer)] == 1
             }
             for block in blocks
         }
@@ -148,26 +116,21 @@ class BlockSharing(LayerRule):
             return object()
         tree = tuple((path, type(inner).__qualname__) for path, inner in module.named_modules())
         shapes = tuple((name, tensor.shape) for name, tensor in module.state_dict().items())
-        # All the rest of two blocks must be the same as well, for one to stand for the other.
+        # One block replaces the other whole: all the rest of them must be the same as well.
         return (tree, shapes, shared, difference)
 
-    def _ranked(self, blocks: Sequence[Mapping[str, Factorable]]) -> list[tuple[float, tuple[int, ...]]]:
-        """Return the mergers of blocks of one kind, each with what it loses, in an order they can be done in."""
+    def _ranked(self, blocks: Sequence[Mapping[str, Factorable]]) -> list[Ranked]:
+        """Rank the mergers of blocks of one kind; none where what stays each block's own is more than is saved."""
         saved = 0
         for layer in blocks[0].values():
             rows, entries = len(layer.weight), layer.weight.numel()
             own = (0 if self.scale == "none" else rows) + self.rank * (rows + entries // rows)
-            # What stays a place's own is stored in both of them.
+            # What each place keeps is stored for both.
             saved += entries - 2 * own
         if saved <= 0:
             return []
         weights = [[read_weight(block[path]).weight for block in blocks] for path in blocks[0]]
-        ranked: list[tuple[float, tuple[int, ...]]] = []
-        for merge in merges_together(weights, self.scale):
-            # A merger comes after those that it builds on, even if they lost more.
-            worst = max(merge.loss / saved, ranked[-1][0] if ranked else 0.0)
-            ranked.append((worst, (*merge.one, *merge.other)))
-        return ranked
+        return rank_mergers(merges_together(weights, self.scale), saved)
 
     def _merged(
         self, model: nn.Module, blocks: Sequence[str], layers: Mapping[str, Mapping[str, Factorable]]
@@ -212,6 +175,10 @@ def average(blocks: Sequence[nn.Module]) -> None:
             )
             module.running_mean.copy_(means.mean(0))
             cast(Tensor, module.running_var).copy_(variances.mean(0) + means.var(0, correction=0))
+
+
+def _is_inside(path: str, blocks: Sequence[str]) -> bool:
+    return any(path.startswith(f"{block}.") for block in blocks)
 
 
 def _factorable(block: nn.Module) -> dict[str, Factorable]:

@@ -1,4 +1,4 @@
-"""One weight for several layers: how well it can stand for them, and which layers it is best for."""
+"""One weight for several layers: its error, and the best mergers of layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Merge:
     Args:
         one: places of the layers of the first set.
         other: of the second.
-        loss: what the error of all of them grows by, in squared norms of a layer's weight.
+        loss: the growth of the error of all of them, in squared norms of a layer's weight.
     """
 
     one: tuple[int, ...]
@@ -26,7 +26,7 @@ class Merge:
 
 
 def shared_weight(weights: Sequence[Tensor], scale: Scale) -> tuple[Tensor, Tensor | None]:
-    """Return the weight that comes closest to several of one shape, and by what each layer multiplies it.
+    """Return the weight that comes closest to several of one shape, and its scale in each layer.
 
     The squared error relative to each layer's squared norm is the least there is: without scales the mean (there with
     one norm for all), with them the first right singular vector of the flattened weights, or of their rows for each

@@ -15,8 +15,8 @@ def hybrid(costs: Sequence[Cost], qualities: Sequence[Quality] = (), *, seed: in
     """Return tensor decompositions, weight sharing and weight clustering as one instantiation, in this order.
 
     Args:
-        costs: that it is judged by.
-        qualities: that it is judged by.
+        costs: of the instantiation.
+        qualities: of the instantiation.
         seed: of the rules.
     """
     rules = (TensorDecomposition(seed=seed), WeightSharing(seed=seed), WeightClustering(seed=seed))

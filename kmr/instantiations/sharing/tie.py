@@ -1,4 +1,4 @@
-"""Layers that become one: the weight they share, and what stays the own of each place where it is used."""
+"""Layers tied to one weight, and what each place keeps: a scale, a bias, a low-rank difference."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -7,16 +7,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kmr.instantiations.factored import Factorable, matrix_pair, replace_module
+from kmr.instantiations.factored import Factorable, matrix_pair
 from kmr.instantiations.lowrank import truncated_factors
 from kmr.instantiations.quantization import channel_dim, fit_like
+from kmr.instantiations.replace import replace_module
 from kmr.instantiations.sharing.fit import Scale, shared_weight
 from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer, QuantizedLayer, quantize_activations
 from kmr.representation.weights import WeightState, read_weight, write_weight
 
 
 class ChannelAffine(nn.Module):
-    """Multiplies and shifts each channel: what stays a layer's own when its weight is shared.
+    """A scale and a shift of each channel, which a layer keeps when its weight is shared.
 
     Args:
         scale: of shape (channels,), or None.
@@ -41,10 +42,10 @@ class ChannelAffine(nn.Module):
 
 
 class Corrected(nn.Module):
-    """Adds what a second module makes of the same input: a shared layer with a low-rank difference of its own.
+    """A shared layer plus a low-rank difference of one place.
 
     Args:
-        shared: what is used in several places, or the row of modules that begins with it.
+        shared: the layer used in several places, or the chain that starts with it.
         delta: two thin layers in a row.
     """
 
@@ -60,14 +61,14 @@ class Corrected(nn.Module):
 
 
 def tie(model: nn.Module, layers: Sequence[Factorable], scale: Scale, rank: int = 0) -> nn.Module:
-    """Give several layers of one kind one weight, in place of the model; return the model.
+    """Tie several layers of one kind to one weight, in place; return the model.
 
     Args:
-        model: that uses them.
-        layers: which become one layer, the first, used in each place.
-        scale: what each place multiplies what comes of it by, see `shared_weight`.
-        rank: of what each place adds to the shared weight besides: the best approximation of what its own weight has
-            over it, of inputs that are not rounded; 0 for nothing.
+        model: the one that uses them.
+        layers: the first of them takes every place.
+        scale: of the shared weight in each place, see `shared_weight`.
+        rank: of the difference that each place adds, the best approximation of its own weight less the shared one, on
+            inputs that are not rounded; 0 for none.
     """
     states = [read_weight(layer) for layer in layers]
     weight, scales = shared_weight([state.weight for state in states], scale)
@@ -137,7 +138,7 @@ def _rounding(layer: nn.Module) -> Hashable:
 
 
 def wide_enough(layers: Sequence[nn.Module]) -> nn.Module | None:
-    """Return a quantizer that reaches as far as those of the inputs of several layers, which are of one kind."""
+    """Return an input quantizer whose range covers those of several layers of one kind."""
     quantizers = [cast(nn.Module | None, layer.input_quantizer) for layer in layers]
     first = quantizers[0]
     if not isinstance(first, ActivationQuantizer):

@@ -1,7 +1,7 @@
 """Tensor decompositions: kernels as products along their modes (Algorithm 9).
 
-A method is which tensor a weight is read as and what layers in a row compute it (`forms`, `trains`), and which ranks
-they get (`ranks`); the decompositions themselves are TensorLy's (`decompositions`; `pip install kmr-sweeps[tensor]`).
+A method chooses the tensor that a weight is read as, the chain of layers that computes it (`forms`, `trains`) and its
+ranks (`ranks`); the decompositions themselves are TensorLy's (`decompositions`; `pip install kmr-sweeps[tensor]`).
 """
 
 from kmr.instantiations.tensor.decomposition import TensorDecomposition

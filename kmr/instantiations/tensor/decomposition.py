@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import nn
 
-from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
+from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Value
 from kmr.instantiations.attention import leave_fast_path
-from kmr.instantiations.factored import Factorable, attention_outputs, is_factorable, replace_module
-from kmr.instantiations.layer_rule import LayerRule
+from kmr.instantiations.factored import Factorable
 from kmr.instantiations.lowrank.ranks import FROM_ZERO
+from kmr.instantiations.matrix_rule import MatrixRule
+from kmr.instantiations.replace import replace_module
 from kmr.instantiations.tensor.decompositions import require
 from kmr.instantiations.tensor.forms import CanonicalForm, Form, MatrixForm, TrainForm, TuckerForm
 from kmr.instantiations.tensor.ranks import energy_ranks, fitting_ranks, variational_ranks
@@ -24,26 +25,25 @@ METHODS = ("tucker", "cp", "tensor_train")
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TensorDecomposition(LayerRule):
-    """Replace layers by their decompositions, wherever these hold fewer parameters.
+class TensorDecomposition(MatrixRule):
+    """Tensor decompositions of layers, wherever these hold fewer parameters.
 
     The value is the share of a layer's weights that its parts may hold, or of the energy (squared weights) that
-    they must keep; or how far ranks lie between those that stand out from noise in the weight, at 0, and the full
-    ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition also takes
-    no more multiply-accumulates than the layer, where its output has as many positions as its input has for its
-    strides; without padding there are fewer, which is not known beforehand. Linear layers and convolutions of
-    single points are matrices, of which Tucker and CP are the truncated singular value decomposition; a tensor
-    train sees a linear layer as a tensor of more modes.
+    they must keep. With `by` = vbmf it interpolates between the ranks that stand out from noise in the weight, at 0,
+    and the full ones (variational Bayesian matrix factorization of its unfoldings, Kim et al. 2016). A decomposition
+    takes no more multiply-accumulates than the layer, where padding keeps the positions. Linear layers and
+    convolutions of single points are matrices, of which Tucker and CP are the truncated singular value decomposition;
+    a tensor train reads a linear layer as a tensor of more modes.
 
     Parts of a weight on a grid get grids of the same bits and scheme; those of a masked weight are dense.
 
     Args:
         method: `tucker` (over the channels of a convolution), `cp` (a sum of outer products) or `tensor_train`.
-        by: what the value is a share of, `parameters`, `energy` or what `vbmf` leaves out; CP has ranks by parameters
-            alone.
-        iterations: at most this many of those that lower the error, for Tucker (0: higher-order singular value
-            decomposition, else orthogonal iteration) and CP (alternating least squares, at least 1).
-        modes: of a linear layer as a tensor train, 2 or more.
+        by: the quantity that the value is a share of: `parameters`, `energy`, or the ranks above those that `vbmf`
+            finds; CP takes parameters only.
+        iterations: at most this many, for Tucker (orthogonal iteration; 0: higher-order singular value decomposition)
+            and CP (alternating least squares, at least 1).
+        modes: of a linear layer as a tensor train, at least 2.
 
     Raises:
         NotHere: TensorLy is not installed.
@@ -61,11 +61,11 @@ class TensorDecomposition(LayerRule):
         super().__post_init__()
         require()
         if self.method not in METHODS:
-            raise KMRError(f"{self.name} decomposes by {', '.join(METHODS)}, not {self.method!r}")
+            raise KMRError(f"method of {self.name} must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.by not in ("parameters", "energy", "vbmf"):
-            raise KMRError(f"{self.name} chooses ranks by parameters, energy or vbmf, not {self.by!r}")
+            raise KMRError(f"by of {self.name} must be parameters, energy or vbmf, not {self.by!r}")
         if self.method == "cp" and self.by != "parameters":
-            raise KMRError(f"{self.name}: {self.by} says nothing of the rank of cp: choose by=parameters")
+            raise KMRError(f"{self.name}: method=cp needs by=parameters, not {self.by}")
         if self.iterations < (1 if self.method == "cp" else 0) or self.modes < 2:
             raise KMRError(
                 f"{self.name} needs iterations >= 0 (cp: >= 1) and modes >= 2, not {self.iterations} and {self.modes}"
@@ -76,27 +76,10 @@ class TensorDecomposition(LayerRule):
         """`name.keep`, or `name.keep@pattern` for each pattern of `layers`."""
         return tuple(replace(knob, domain=FROM_ZERO) if self.by == "vbmf" else knob for knob in super().knobs)
 
-    @property
-    def leaves(self) -> frozenset[Trait]:
-        return frozenset({"structure"})
-
-    @property
-    def precedes(self) -> frozenset[Trait]:
-        return frozenset({"masks", "activation grids"})
-
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
-        layers = self.weights_of(model, knob)
-        factorable = {path: cast(Factorable, layer) for path, layer in layers.items() if is_factorable(layer)}
-        self.report(
-            layers.keys() - factorable,
-            "left as they are: neither a plain linear layer nor a convolution without groups",
-        )
-        left = attention_outputs(model) & factorable.keys()
-        self.report(left, "left as they are: the attention around them reads their weight")
+        layers = self.matrices_of(model, knob)
         dense, rounded, unmasked = [], [], []
-        for path, layer in factorable.items():
-            if path in left:
-                continue
+        for path, layer in layers.items():
             form = self._form(layer)
             if isinstance(form, TrainMatrixForm) and isinstance(layer, QuantizedLayer):
                 rounded.append(path)
@@ -109,7 +92,7 @@ class TensorDecomposition(LayerRule):
                 unmasked.append(path)
             model = replace_module(model, layer, _built(form, ranks))
         self.report(rounded, "left as they are: a tensor train has no place for the grids of their activations")
-        if len(dense) + len(rounded) + len(left) == len(factorable):
+        if len(dense) + len(rounded) == len(layers):
             raise NotApplicable(f"{knob.name}={value}: no layer would hold fewer parameters decomposed")
         self.report(dense, "left dense: decomposed, they would hold no fewer parameters or compute more")
         self.report(unmasked, "the mask is gone: the parts of a masked weight are dense")

@@ -1,4 +1,4 @@
-"""The decompositions of tensors, computed by TensorLy in double precision on the processor; pure functions."""
+"""Tensor decompositions as pure functions, computed by TensorLy in double precision on the CPU."""
 
 import importlib.util
 import warnings
@@ -41,9 +41,9 @@ def canonical(tensor: Tensor, rank: int, iterations: int, seed: int) -> list[Ten
 
     Args:
         tensor: any shape.
-        rank: how many products.
+        rank: number of products.
         iterations: at most this many.
-        seed: of the beginning, where the rank is larger than a mode.
+        seed: of the initial vectors, where the rank is larger than a mode.
 
     Returns:
         For each mode a matrix of shape (size, rank); each product's norm is spread over its vectors evenly.
@@ -111,12 +111,12 @@ def _installed() -> bool:
 
 @contextmanager
 def _tensorly() -> Iterator[Any]:
-    """Lend TensorLy, working on numpy arrays whatever it does elsewhere in this process."""
+    """Yield TensorLy with its numpy backend, whatever backend the process uses elsewhere."""
     require()
     import tensorly
     import tensorly.decomposition
 
     with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-        # It begins with random vectors where a rank is larger than a mode, and says so.
+        # TensorLy warns that it starts from random vectors where a rank is larger than a mode.
         warnings.filterwarnings("ignore", message="Trying to compute SVD")
         yield tensorly.decomposition

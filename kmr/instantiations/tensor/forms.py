@@ -1,4 +1,4 @@
-"""What a layer becomes under a decomposition: its ranks, what they cost, and the layers in a row that compute it.
+"""Layers under a decomposition: their ranks, the cost of these, and the chain of layers that computes them.
 
 All but one form are plain convolutions and linear layers (`kmr.instantiations.tensor.trains` has the other).
 """
@@ -25,8 +25,8 @@ class Form(ABC):
 
     Args:
         layer: a convolution without groups, or a linear layer.
-        iterations: of a method that iterates.
-        seed: of a method that begins somewhere.
+        iterations: of an iterative method.
+        seed: of a method with random initial values.
     """
 
     layer: Factorable
@@ -35,40 +35,40 @@ class Form(ABC):
 
     @cached_property
     def weight(self) -> Tensor:
-        """What the layer computes with."""
+        """The effective weight of the layer."""
         return read_weight(self.layer).weight
 
     @property
     @abstractmethod
     def spectra(self) -> list[Tensor]:
-        """For each rank, the singular values of the matrix that it is the rank of."""
+        """The singular values of the matrix behind each rank."""
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """For each rank, the shape (short side, long side) of the matrix that it is the rank of."""
+        """The shape (short side, long side) of the matrix behind each rank."""
         return [(len(singular), self.weight.numel() // len(singular)) for singular in self.spectra]
 
     @abstractmethod
     def stages(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
-        """List the layers in a row: how many weights each has, and how often it runs for an output of the last."""
+        """List the layers of the chain: the weights of each, and its runs for one output of the last."""
 
     @abstractmethod
     def build(self, ranks: Sequence[int]) -> nn.Module:
-        """Return the layers in a row."""
+        """Return the chain of layers."""
 
     def parameters(self, ranks: Sequence[int]) -> int:
-        """Return how many weights there are."""
+        """Count the weights of the chain."""
         return sum(weights for weights, _ in self.stages(ranks))
 
     def macs(self, ranks: Sequence[int]) -> int:
-        """Return the multiply-accumulates for an output of the last layer; the layer itself takes its weights."""
+        """Count the multiply-accumulates for one output; the layer itself takes one for each of its weights."""
         return sum(weights * runs for weights, runs in self.stages(ranks))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class MatrixForm(Form):
-    """Truncated singular values, which Tucker, CP and tensor trains all are where a weight is a matrix."""
+    """A truncated singular value decomposition, which Tucker, CP and tensor trains all are of a matrix."""
 
     @cached_property
     def spectra(self) -> list[Tensor]:
@@ -88,12 +88,12 @@ class ConvolutionForm(Form, ABC):
 
     @property
     def inputs(self) -> int:
-        """Channels that come in."""
+        """Number of input channels."""
         return int(self.weight.shape[1])
 
     @property
     def outputs(self) -> int:
-        """Channels that go out."""
+        """Number of output channels."""
         return int(self.weight.shape[0])
 
     @cached_property
@@ -112,7 +112,7 @@ class ConvolutionForm(Form, ABC):
         return [(*point, long[0]), *((axis,) for axis in long[1:])]
 
     def runs_after(self, axes: Sequence[int]) -> int:
-        """Return how often a layer runs for an output of the last, where these axes are still to be strided over."""
+        """Return how often a layer runs for one output of the last, while these axes have their stride ahead."""
         return math.prod(self.strides[axis] for axis in axes)
 
     def convolution(self, inputs: int, outputs: int, axes: Sequence[int] = (), *, groups: int = 1) -> nn.Module:
@@ -164,7 +164,7 @@ class CanonicalForm(ConvolutionForm):
 
     @property
     def spectra(self) -> list[Tensor]:
-        # Nothing says beforehand what a rank keeps: every step up is worth the same.
+        # The energy of a rank is not known beforehand: every step up is worth the same.
         largest = self.weight.numel() // max(self.weight.shape)
         return [torch.ones(largest)]
 

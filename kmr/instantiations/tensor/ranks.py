@@ -1,4 +1,4 @@
-"""Which ranks a decomposition gets: the most energy within limits of its size, or enough of them for an energy."""
+"""Ranks of a decomposition: the most energy within a limit on its size, or the fewest that keep an energy."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,13 +8,13 @@ from kmr.instantiations.lowrank import energy_rank, rank_between, variational_ra
 
 
 def fitting_ranks(spectra: Sequence[Tensor], fits: Callable[[tuple[int, ...]], float]) -> tuple[int, ...] | None:
-    """Return ranks within a limit, raised one by one where a step takes up most energy for what it costs.
+    """Return ranks within a limit, raised one by one where a step adds the most energy for its cost.
 
-    What the ranks (r₁, …) leave out is at most Σₖ Σ_{i > rₖ} σₖᵢ², the sum that each step lowers.
+    The error of ranks (r₁, …) is at most Σₖ Σ_{i > rₖ} σₖᵢ², the sum that each step lowers.
 
     Args:
-        spectra: for each rank, the singular values of the matrix that it is the rank of, descending.
-        fits: of ranks, the share of the limit that they take; above 1 they do not fit. It grows with each rank.
+        spectra: the singular values of the matrix behind each rank, descending.
+        fits: returns the share of the limit that ranks take; above 1 they do not fit. It grows with each rank.
 
     Returns:
         The ranks, or None where not even ranks of 1 fit.
@@ -44,7 +44,7 @@ def variational_ranks(spectra: Sequence[Tensor], shapes: Sequence[tuple[int, int
 
     Args:
         spectra: as for `fitting_ranks`.
-        shapes: of the matrices that they are of.
+        shapes: of these matrices.
         share: 0 to 1.
     """
     return tuple(
@@ -54,10 +54,10 @@ def variational_ranks(spectra: Sequence[Tensor], shapes: Sequence[tuple[int, int
 
 
 def energy_ranks(spectra: Sequence[Tensor], energy: float) -> tuple[int, ...]:
-    """Return the smallest ranks each of which leaves out an even part of what may be lost.
+    """Return the smallest ranks whose errors are each an even part of the allowed one.
 
-    The decomposition then keeps at least this share of the sum of squares: what it leaves out is at most the sum of
-    what each rank does (De Lathauwer et al. 2000, property 10; Oseledets 2011, theorem 2.2).
+    The decomposition then keeps at least this share of the sum of squares: its error is at most the sum of the errors
+    of each rank (De Lathauwer et al. 2000, property 10; Oseledets 2011, theorem 2.2).
 
     Args:
         spectra: as for `fitting_ranks`.

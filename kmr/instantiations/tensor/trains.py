@@ -14,7 +14,7 @@ from kmr.instantiations.tensor.forms import Form
 
 
 class TensorTrainLinear(nn.Module):
-    """Multiplies with W[(o₁…o_d), (i₁…i_d)] = G₁[o₁, i₁] · … · G_d[o_d, i_d], matrices of shape (rₖ₋₁, rₖ).
+    """A product with W[(o₁…o_d), (i₁…i_d)] = G₁[o₁, i₁] · … · G_d[o_d, i_d], matrices of shape (rₖ₋₁, rₖ).
 
     A core is the linear layer that takes (iₖ, rₖ) to (rₖ₋₁, oₖ), so that rules over layers reach it.
 
@@ -58,10 +58,10 @@ class TensorTrainLinear(nn.Module):
 @final
 @dataclass(frozen=True, eq=False)
 class TrainMatrixForm(Form):
-    """A linear layer of which both sizes are products of two or more.
+    """A linear layer as a tensor train, both sizes split into factors.
 
     Args:
-        modes: how many.
+        modes: number of factors of each size.
     """
 
     modes: int = 2
@@ -111,7 +111,7 @@ class TrainMatrixForm(Form):
 
 
 def balanced(size: int, modes: int) -> tuple[int, ...]:
-    """Return a size as a product of so many divisors, descending, each the one nearest to an even share from below."""
+    """Split a size into this many divisors, descending, each as near to an even share as possible from below."""
     parts: list[int] = []
     for left in range(modes, 1, -1):
         even = round(size ** (1 / left), 9)

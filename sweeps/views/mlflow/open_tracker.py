@@ -11,8 +11,9 @@ from sweeps.experiment.front import Front
 from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record, study_id
 from sweeps.views.card import StudyCard, without_passwords
+from sweeps.views.mlflow.backlog import Finished
 from sweeps.views.mlflow.runs import run_name
-from sweeps.views.mlflow.tracker import Finished, Tracker
+from sweeps.views.mlflow.tracker import Tracker
 from sweeps.views.provenance import environment, git_commit, versions
 from sweeps.views.state import State, add_record, read_state
 

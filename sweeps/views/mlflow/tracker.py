@@ -6,19 +6,17 @@ same later from the study's storage.
 """
 
 import contextlib
-import math
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sweeps.search.study.record import Record
 from sweeps.views.card import DatasetCard
+from sweeps.views.mlflow.backlog import PACE, Backlog, Finished
 from sweeps.views.mlflow.models import FrontModel, log_front_models
 from sweeps.views.mlflow.runs import Place, StudyRuns
 from sweeps.views.paths import MLFLOW, MLFLOW_FILES
@@ -27,26 +25,6 @@ _PATIENCE = 120.0
 """Seconds to wait at the end for what is still to be written."""
 _COURTESY = 0.1
 """Seconds that writing waits after a trial's end: the driver thinks of the next one then, and both would take turns."""
-_PACE = 2.0
-"""Seconds between two looks of the study's own run, its figures and its front, at trials that follow fast."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished trial as MLflow shows it, and how the study stood then; `on_front` None leaves tags alone."""
-
-    record: Record
-    name: str
-    hypervolume: float
-    on_front: Collection[str] | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> list[tuple[str, float | None, int]]:
-        """The figures to write on the study's run."""
-        size = {} if self.on_front is None else {"front_size": float(len(self.on_front))}
-        figures = {"hypervolume": self.hypervolume, **size, **self.figures}
-        return [(name, value, self.record.number) for name, value in figures.items()]
 
 
 class Tracker:
@@ -84,10 +62,7 @@ class Tracker:
         self._system_metrics, self._retry, self._clock = system_metrics, retry, clock
         self._queue: queue.Queue[Callable[[], None] | threading.Event | None] = queue.Queue()
         self._runs: StudyRuns | None = None
-        self._waiting: deque[Finished] = deque()
-        self._due: list[tuple[str, float | None, int]] = []
-        self._front: Collection[str] | None = None
-        self._stood_at = -math.inf
+        self._backlog = Backlog(clock)
         self._open: Callable[[], None] = lambda: None
         self._failed_at: float | None = None
         self._monitor: Any = None
@@ -144,7 +119,7 @@ class Tracker:
             name: of its run.
             on_front: the points on the front after it, which get the tag `pareto`; None leaves the tags alone.
         """
-        self._waiting.append(Finished(record, name, hypervolume, on_front, self._figures(record)))
+        self._backlog.add([Finished(record, name, hypervolume, on_front, self._figures(record))])
         self._queue.put(self._write_waiting)
 
     def backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
@@ -206,14 +181,14 @@ class Tracker:
     def _next_task(self) -> Callable[[], None] | threading.Event | None:
         """Wait for a task; where none comes while the study's run lags behind its trials, that is the task."""
         try:
-            return self._queue.get(timeout=_PACE if self._lags and self._failed_at is None else None)
+            return self._queue.get(timeout=PACE if self._backlog.lags and self._failed_at is None else None)
         except queue.Empty:
             return self._write_standing
 
     def _do(self, task: Callable[[], None] | threading.Event) -> None:
-        if self._waiting and task == self._write_waiting:
+        if len(self._backlog) and task == self._write_waiting:
             time.sleep(_COURTESY)
-        if self._lags and task != self._write_waiting:
+        if self._backlog.lags and task != self._write_waiting:
             self._write_standing()
         if not isinstance(task, threading.Event):
             task()
@@ -242,34 +217,15 @@ class Tracker:
             raise RuntimeError("the study's run is not open")
         return self._runs
 
-    @property
-    def _lags(self) -> bool:
-        return bool(self._due) or self._front is not None
-
     def _write_waiting(self) -> None:
-        runs = self._opened
-        while self._waiting:
-            finished = self._waiting[0]
-            if finished.record.number not in runs.run_ids:
-                runs.trial(finished.record, finished.name)
-                self._due += finished.metrics
-            self._front = self._front if finished.on_front is None else finished.on_front
-            self._waiting.popleft()
-        if self._clock() - self._stood_at >= _PACE:
-            self._write_standing()
+        self._backlog.write(self._opened)
 
     def _write_standing(self) -> None:
-        """Write how the study stood after each trial since the last time, and mark the front as it is now."""
-        runs = self._opened
-        if self._due:
-            runs.write(runs.parent, self._due)
-        if self._front is not None:
-            runs.mark(self._front)
-        self._due, self._front, self._stood_at = [], None, self._clock()
+        self._backlog.write_standing(self._opened)
 
     def _backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
         if len(self._opened.run_ids) < count:
-            self._waiting.extend(trials())
+            self._backlog.add(trials())
             self._write_waiting()
 
     def _log_final(

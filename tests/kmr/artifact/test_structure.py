@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from kmr.artifact.attributes import UNDESCRIBED, decode, encode, same
-from kmr.artifact.structure import describe, rebuild
+from kmr.artifact.rebuilding import rebuild
+from kmr.artifact.structure import describe
 from kmr.core import KMRError
 from kmr.representation.weights import WeightState, write_weight
 

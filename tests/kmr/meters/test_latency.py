@@ -126,4 +126,4 @@ def test_statistics_that_cannot_be_stated_are_refused(wrong):
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"repeats": 0}, {"warmup": -1}])
 def test_timing_needs_threads_and_repeats(wrong):
     with pytest.raises(KMRError, match="timing needs"):
-        time_model(nn.Linear(1, 1), torch.zeros(1, 1), **wrong)
+        Latency(example_inputs=torch.zeros(1, 1), **wrong)(nn.Linear(1, 1))

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Split
-from kmr.instantiations.factored import replace_module
 from kmr.instantiations.lowrank import LowRank, kept_rank, truncated_factors
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
+from kmr.instantiations.replace import replace_module
 from kmr.representation.weights import read_weight
 
 

@@ -247,5 +247,5 @@ def test_vbmf_finds_the_rank_of_a_linear_layer_in_noise() -> None:
     for bad in ({"method": "cp", "by": "vbmf"}, {"by": "noise"}):
         with pytest.raises(KMRError):
             TensorDecomposition(**bad)  # type: ignore[arg-type]
-    with pytest.raises(KMRError, match="noise in weights"):
+    with pytest.raises(KMRError, match="by=vbmf needs error=weights"):
         LowRank(by="vbmf", error="outputs")

@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record
 from sweeps.views.card import DatasetCard
+from sweeps.views.mlflow.backlog import Finished
 from sweeps.views.mlflow.runs import Place, StudyRuns
-from sweeps.views.mlflow.tracker import Finished, Tracker
+from sweeps.views.mlflow.tracker import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
