@@ -1,7 +1,7 @@
-"""Dynamic networks: what is computed depends on the input.
+"""Dynamic networks: the computation depends on the input.
 
-`ChannelGating` closes channels at run time; `kmr.meters.ExpectedMACs` reads what that takes on average.
-`dynamic_gating` is the two as an instantiation.
+`ChannelGating` closes channels at run time; `kmr.meters.ExpectedMACs` reads the mean cost of a sample. `dynamic_gating`
+combines the two to an instantiation.
 """
 
 from kmr.instantiations.dynamic.gating import ChannelGating, dynamic_gating
