@@ -1,4 +1,4 @@
-"""Attention with its projections as layers of their own, so that rules over layers reach them.
+"""Attention with separate projection layers, so that rules over layers reach them.
 
 `nn.MultiheadAttention` keeps three projections in one packed parameter that no linear layer holds. `SplitAttention`
 computes the same (Vaswani et al. 2017, section 3.2.2) with `q_proj`, `k_proj`, `v_proj` and `out_proj`.
@@ -17,13 +17,13 @@ from kmr.representation.weights import read_weight, write_weight
 
 
 class SplitAttention(nn.Module):
-    """Multi-head attention over four linear layers; called as `nn.MultiheadAttention` is."""
+    """Multi-head attention over four linear layers, called like `nn.MultiheadAttention`."""
 
     q_proj: nn.Linear
     k_proj: nn.Linear
     v_proj: nn.Linear
 
-    # What transformer layers ask before they take a fused path that reads a packed weight.
+    # Transformer layers check these before they take a fused path that reads a packed weight.
     in_proj_bias: Tensor | None
     _qkv_same_embed_dim: bool
 
@@ -62,7 +62,7 @@ class SplitAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; masks are True, or −∞, where attention must not look."""
+        """Attend; masks are True, or −∞, at positions to ignore."""
         batched, first = query.dim() == 3, self.batch_first
         if not batched:
             query, key, value = (t.unsqueeze(0) for t in (query, key, value))
@@ -90,10 +90,10 @@ class SplitAttention(nn.Module):
 
 
 def split_attention(model: nn.Module, governed: Callable[[str], bool]) -> tuple[nn.Module, list[str]]:
-    """Put `SplitAttention` where the model has `nn.MultiheadAttention` at a governed path, in place.
+    """Replace each `nn.MultiheadAttention` at a governed path by `SplitAttention`, in place.
 
     Returns:
-        The model, and the paths of governed attention left as it is: subclasses, shared or tied weights, added keys.
+        The model, and the paths of skipped attention modules: subclasses, shared or tied weights, added keys.
     """
     left = []
     owners: dict[int, int] = {}
@@ -113,7 +113,7 @@ def split_attention(model: nn.Module, governed: Callable[[str], bool]) -> tuple[
 
 
 def leave_fast_path(model: nn.Module) -> None:
-    """Keep transformer layers of other parts than torch's own off the fused path, which reads their weights."""
+    """Disable the fused path of transformer layers with replaced parts, since it reads the original weights."""
     for encoder in list(model.modules()):
         if isinstance(encoder, nn.TransformerEncoderLayer) and not (
             _is_plain(encoder.linear1)
@@ -134,7 +134,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: Tensor, bias_like: Tensor | None) -> nn.Linear:
-    """Return a layer that holds these values, each trained or not as what it comes from."""
+    """Return a layer with these values, trainable where their source is."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.clone(), requires_grad=like.requires_grad)
     if bias is not None:

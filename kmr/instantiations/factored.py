@@ -1,7 +1,7 @@
-"""A layer as a chain of smaller ones in its place: what all ways of factorising a weight share.
+"""Factored layers: chains of smaller layers in place of one, for all kinds of factorisation.
 
-A chain takes over what held the layer: its bias goes to the last part, grids of the same bits and scheme to each, the
-quantizers of its activations to its two ends. A mask has no counterpart in factors, which are dense.
+A chain inherits the layer's state: the last part gets its bias, every part a grid of the same bits and scheme, and the
+two ends its activation quantizers. A mask has no counterpart in factors, which are dense.
 """
 
 from collections import OrderedDict
@@ -18,14 +18,14 @@ Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def is_factorable(layer: WeightLayer) -> bool:
-    """Tell whether a layer computes what its class does in torch; a subclass may compute something else."""
+    """Tell whether a layer can be factored: an ungrouped linear layer or convolution with torch's own `forward`."""
     kind = next((kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind)), None)
     as_in_torch = kind is not None and (isinstance(layer, QuantizedLayer) or type(layer).forward is kind.forward)
     return as_in_torch and getattr(layer, "groups", 1) == 1
 
 
 def attention_outputs(model: nn.Module) -> set[str]:
-    """Return the paths of the output projections that attention multiplies with by itself."""
+    """Return the paths of the output projections that `nn.MultiheadAttention` applies without calling them."""
     return {
         f"{path}.out_proj".lstrip(".")
         for path, module in model.named_modules()
@@ -34,14 +34,14 @@ def attention_outputs(model: nn.Module) -> set[str]:
 
 
 def convolution_class(layer: nn.Module) -> Any:
-    """Return the class of torch that a convolution is one of."""
+    """Return the convolution class of torch that a layer belongs to."""
     return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
 
 
 def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool = True) -> nn.Sequential:
-    """Return a layer as two, of `first` (rank, n) and `second` (m, rank), its weight seen as a matrix (m, n).
+    """Return a layer as a chain of two with the weights `first` (rank, n) and `second` (m, rank).
 
-    `ends` is that of `chained`.
+    Their product replaces the layer's weight as a matrix (m, n). For `ends` see `chained`.
     """
     rank = len(first)
     pair: dict[str, nn.Module]
@@ -65,13 +65,13 @@ def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool 
 def chained(
     layer: Factorable, parts: Mapping[str, nn.Module], weights: Sequence[Tensor], *, ends: bool = True
 ) -> nn.Sequential:
-    """Return layers in a row in the place of one, holding what it held.
+    """Return a chain of layers that replaces one and inherits its state.
 
     Args:
-        layer: what they replace.
+        layer: the layer to replace.
         parts: linear layers or convolutions without bias, by name, in order.
-        weights: of each part, of as many entries as its weight has.
-        ends: whether its bias and the quantizers of its activations go to the last and the first of them.
+        weights: a tensor for each part, with as many entries as its weight.
+        ends: whether the first and last part inherit the layer's bias and activation quantizers.
     """
     state = read_weight(layer)
     trainable = next(p for name, p in layer.named_parameters() if name != "bias").requires_grad

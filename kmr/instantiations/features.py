@@ -1,4 +1,4 @@
-"""Features of a model on the way of a forward pass, and which of a student's go with which of a teacher's."""
+"""Intermediate features of a model, and the pairing of a student's with a teacher's."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from kmr.instantiations.teachers import evaluating
 
 @contextmanager
 def tapped(model: nn.Module, paths: Iterator[str] | list[str]) -> Iterator[dict[str, Tensor]]:
-    """Yield a mapping that holds, after each forward pass, what the modules at these paths gave last.
+    """Yield a mapping that holds, after each forward pass, the latest outputs of the modules at these paths.
 
     Raises:
-        KMRError: there is no such module.
+        KMRError: the model has no module at a path.
     """
     seen: dict[str, Tensor] = {}
     handles = []
@@ -26,7 +26,7 @@ def tapped(model: nn.Module, paths: Iterator[str] | list[str]) -> Iterator[dict[
             module = model.get_submodule(path)
         except AttributeError:
             known = ", ".join(name for name, _ in model.named_children())
-            raise KMRError(f"the model has no module {path} to take features from; at its top it has {known}") from None
+            raise KMRError(f"the model has no module {path} to take features from: at its top are {known}") from None
 
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             first = output[0] if isinstance(output, tuple | list) else output
@@ -48,23 +48,23 @@ def features_of(model: nn.Module, paths: list[str], inputs: Inputs) -> dict[str,
     """Return the features of a model in evaluation mode, without gradients, by path.
 
     Raises:
-        KMRError: a module does not exist, is not reached, or gives no tensor.
+        KMRError: a module does not exist, is not called, or returns no tensor.
     """
     with evaluating(model), torch.no_grad(), tapped(model, paths) as seen:
         forward(model, inputs)
     if missing := [path for path in paths if path not in seen]:
-        raise KMRError(f"no feature comes from {', '.join(missing)}: the module is not called, or gives no tensor")
+        raise KMRError(f"{', '.join(missing)} has no feature: the module is not called, or returns no tensor")
     return dict(seen)
 
 
 def matching_pairs(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> dict[str, str]:
-    """Pair the stages of a student with those of a teacher: modules of the same name at the top of both.
+    """Pair the stages of a student and a teacher: top-level modules with the same name.
 
-    Stages are the modules that hold other modules with parameters; where there are none, all with parameters but the
-    last, which makes the output. Only those are paired whose features have the same places.
+    Stages are the modules that contain others with parameters, or, without any, all modules with parameters except the
+    last, which makes the output. Only stages whose features have the same positions are paired.
 
     Raises:
-        KMRError: nothing matches.
+        KMRError: no stage matches.
     """
     ours, theirs = _stages(student), _stages(teacher)
     common = [name for name in ours if name in theirs]
@@ -72,8 +72,7 @@ def matching_pairs(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> di
     pairs = {name: name for name in common if _places(first[name]) == _places(second[name])}
     if not pairs:
         raise KMRError(
-            "no features of the student and the teacher go together by name: say which in pairs, as "
-            "{student module: teacher module}"
+            "no features of the student and the teacher match by name: set pairs, as {student module: teacher module}"
         )
     return pairs
 
@@ -81,7 +80,7 @@ def matching_pairs(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> di
 def checked_pairs(
     pairs: Mapping[str, str], count: int | None, student: nn.Module, teacher: nn.Module, inputs: Inputs
 ) -> dict[str, str]:
-    """Return the pairs given, or those that match by name; of them the last `count`, which are the deepest."""
+    """Return the given pairs, or those that match by name; only the last `count`, which are the deepest."""
     chosen = list((pairs or matching_pairs(student, teacher, inputs)).items())
     return dict(chosen if count is None else chosen[-count:])
 
@@ -93,5 +92,5 @@ def _stages(model: nn.Module) -> list[str]:
 
 
 def _places(feature: Tensor) -> torch.Size:
-    """Return a feature's size but for its channels, which come second, or last where it has three dimensions or two."""
+    """Return a feature's size without its channels: dimension 1, or the last of a feature with at most three."""
     return feature.shape[:1] + (feature.shape[1:-1] if feature.dim() <= 3 else feature.shape[2:])

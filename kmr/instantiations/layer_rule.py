@@ -1,4 +1,4 @@
-"""What rules over layers share: their knobs, which layers a knob governs, and what they report."""
+"""Base class of rules over layers: their knobs, the layers a knob governs, and reports of skipped layers."""
 
 import warnings
 from abc import ABC
@@ -19,9 +19,12 @@ class LayerRule(Rule, ABC):
 
     Args:
         layers: shell-style patterns over module paths, one knob each; empty for one knob over the whole model. A
-            pattern that names a module governs everything inside it, and the name of a group all its patterns.
-        groups: patterns by the name that stands for them in `layers`: layers that are changed alike have one knob.
-        exclude: shell-style patterns over the module paths to leave alone.
+            pattern that names a module governs everything inside it; the name of a group stands for its patterns.
+        groups: patterns by group name; the layers of a group share one knob.
+        exclude: shell-style patterns over module paths to skip.
+
+    Raises:
+        KMRError: a group has no pattern.
     """
 
     layers: tuple[str, ...] = ()
@@ -35,11 +38,11 @@ class LayerRule(Rule, ABC):
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
         if empty := [name for name, patterns in self.groups.items() if not patterns]:
-            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern")
+            raise KMRError(f"the group {', '.join(empty)} of {self.name} has no pattern: list module paths")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.setting`, or `name.setting@pattern` for each pattern of `layers`."""
+        """The knob `name.setting`, or `name.setting@pattern` for each pattern of `layers`."""
         whole = f"{self.name}.{self.setting}"
         return tuple(Knob(f"{whole}@{pattern}", self.domain) for pattern in self.layers) or (Knob(whole, self.domain),)
 
@@ -56,10 +59,10 @@ class LayerRule(Rule, ABC):
         return self.groups.get(knob.layers, (knob.layers,))
 
     def weights_of(self, model: nn.Module, knob: Knob) -> dict[str, WeightLayer]:
-        """Return the layers the knob governs whose weight is theirs alone, by path; report the weights it cannot reach.
+        """Return the governed layers whose weight is not shared, by path; report the weights that the rule skips.
 
         Raises:
-            NotApplicable: there is none.
+            NotApplicable: there is no such layer.
         """
         found = {path: layer for path, layer in weight_layers(model) if self.governs(knob, path)}
         tied = tied_layers(model) & found.keys()
@@ -67,23 +70,23 @@ class LayerRule(Rule, ABC):
         others = (name for name in other_weights(model) if self.governs(knob, name.rpartition(".")[0]))
         self.report(others, "left as they are: weights outside a linear, convolution or embedding layer")
         if not found.keys() - tied:
-            raise NotApplicable(f"{knob.name}: no layer to change{' but ones with shared weights' if tied else ''}")
+            raise NotApplicable(f"{knob.name}: no layer to change{' except ones with shared weights' if tied else ''}")
         return {path: layer for path, layer in found.items() if path not in tied}
 
     def report(self, paths: Iterable[str], why: str) -> None:
-        """Warn, in one line, that these layers were not treated as asked."""
+        """Warn, in one line, that the rule skipped these layers or treated them differently."""
         report(self.name, paths, why)
 
 
 def report(rule: str, paths: Iterable[str], why: str) -> None:
-    """Warn, in one line, that a rule did not treat these layers as asked."""
+    """Warn, in one line, that a rule skipped these layers or treated them differently."""
     named = list(dict.fromkeys(path or "the model itself" for path in sorted(paths)))
     if named:
         warnings.warn(RuleWarning(f"{rule}: {', '.join(named)}: {why}"), stacklevel=3)
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Tell whether a module's path, or the path of a module around it, fits a shell-style pattern."""
+    """Tell whether a module's path, or the path of a module that contains it, matches a shell-style pattern."""
     return any(fnmatchcase(part, pattern) for part in _with_parents(path))
 
 

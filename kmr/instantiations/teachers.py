@@ -1,4 +1,4 @@
-"""Teachers at work: what they say of a batch, computed once where the batch is always the same."""
+"""Teachers' outputs, computed once for a whole split where possible."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,21 +14,21 @@ from kmr.data import Inputs, Split, forward
 from kmr.finetune import Batch
 
 Teacher: TypeAlias = nn.Module | Mapping[str, nn.Module] | None
-"""A model, several by name, or None for the model before it was compressed."""
+"""A model, several by name, or None for the uncompressed model."""
 
 
 def named_teachers(teacher: Teacher, original: nn.Module | None) -> dict[str, nn.Module]:
-    """Return the teachers by name; raise `KMRError` where there is none."""
+    """Return the teachers by name; raise `KMRError` without any."""
     if teacher is None:
         if original is None:
-            raise KMRError("distillation has no teacher: name one, or hand over the original model")
+            raise KMRError("distillation has no teacher: set teacher or original")
         return {"original": original}
     return {"teacher": teacher} if isinstance(teacher, nn.Module) else dict(teacher)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode and every module back into its own."""
+    """Put a model in evaluation mode for the body, then restore every module's own mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -39,22 +39,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def teach(teacher: nn.Module, inputs: Inputs) -> Tensor:
-    """Return what a teacher says of a batch, in evaluation mode, full precision and without gradients."""
+    """Return a teacher's output for a batch, in evaluation mode, full precision and without gradients."""
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
     with evaluating(teacher), torch.no_grad(), torch.autocast(device.type, enabled=False):
         return forward(teacher, inputs).float()
 
 
 Says: TypeAlias = Callable[[nn.Module, Inputs], dict[str, Tensor]]
-"""Of (teacher, inputs), what is taught, by name; samples first."""
+"""A function of (teacher, inputs) that returns target tensors by name, batch first."""
 
 
 @dataclass(eq=False)
 class Lessons:
-    """What teachers say of the samples of a split, kept for all trainings on it.
+    """A cache of teachers' outputs for a split, shared by all trainings on it.
 
     Args:
-        limit: bytes that what a teacher says of a split may take; where it takes more, each batch is computed anew.
+        limit: maximum bytes of a teacher's outputs for a split; above it, each batch is computed when it is needed.
     """
 
     limit: float
@@ -63,17 +63,17 @@ class Lessons:
     )
 
     def of(self, teacher: nn.Module, data: Split, batch: Batch, says: Says, what: Hashable = "") -> dict[str, Tensor]:
-        """Return what a teacher says of a batch of the split.
+        """Return a teacher's outputs for a batch of the split.
 
-        The whole split is computed at once, in its own order: what a batch gets does not depend on what was asked
-        before. Augmented inputs are computed anew.
+        The whole split is computed at once, in its own order, so that a batch's outputs do not depend on earlier calls.
+        Outputs of augmented inputs are not cached.
 
         Args:
             teacher: the model.
             data: the split.
-            batch: of the split.
-            says: computes it.
-            what: tells it from other things that this teacher says.
+            batch: a batch of the split.
+            says: computes the outputs.
+            what: distinguishes different kinds of outputs of one teacher.
         """
         if batch.augmented:
             return says(teacher, batch.inputs)
@@ -95,10 +95,10 @@ class Lessons:
 
 
 def pretrained(model: nn.Module, weights: str) -> nn.Module:
-    """Return a model with the weights of a safetensors file, in evaluation mode: a teacher that a config names.
+    """Load weights from a safetensors file into a model, in evaluation mode: a teacher for a config.
 
     Raises:
-        KMRError: there is no such file, or it does not fit.
+        KMRError: the file is missing or does not match the model.
     """
     from pathlib import Path
 
@@ -107,9 +107,9 @@ def pretrained(model: nn.Module, weights: str) -> nn.Module:
 
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise KMRError(f"no weights at {path}: name a .safetensors file of the teacher")
+        raise KMRError(f"no weights at {path}: give the teacher's .safetensors file")
     try:
         load_model(model, str(path))
     except (SafetensorError, RuntimeError) as error:
-        raise KMRError(f"{path} does not fit the teacher: {' '.join(str(error).split())[:300]}") from error
+        raise KMRError(f"{path} does not match the teacher: {' '.join(str(error).split())[:300]}") from error
     return model.eval()

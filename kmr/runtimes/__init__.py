@@ -1,8 +1,8 @@
-"""Where a compressed model runs: one small interface, and what is behind it.
+"""Runtimes that execute compressed models, behind one small interface.
 
-A `Runtime` says whether it is here (`probe`), and makes a model ready (`prepare`): exported, quantized where that is
-asked for, loaded. The `Session` it gives runs batches and holds the bytes of the file it was loaded from, so that sizes
-are read off a file and times off a run of it. `check` holds what a session computes against the model it came from.
+A `Runtime` reports whether it is available (`probe`) and prepares a model (`prepare`): it exports, quantizes if asked
+to, and loads it. The resulting `Session` runs batches and has the bytes of its file, so that sizes and times are those
+of the same file. `kmr.meters.runtime_check` compares a session's outputs with the model's.
 """
 
 from kmr.runtimes.eager import Eager

@@ -1,4 +1,4 @@
-"""Eager PyTorch: always here, on whichever device the model is."""
+"""Eager PyTorch: always available, on the model's device."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from kmr.runtimes.runtime import Runtime, Session
 
 
 class EagerSession(Session):
-    """A plain copy of a model: grids and masks are taken off, so that what is timed is the dense kernels."""
+    """A plain copy of a model without grids and masks, so that timing measures the dense kernels."""
 
     def __init__(self, model: nn.Module, threads: int) -> None:
         super().__init__(threads)
@@ -42,7 +42,7 @@ class EagerSession(Session):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Eager(Runtime):
-    """PyTorch as the model is written: what trains also runs."""
+    """PyTorch without compilation, as in training."""
 
     name: str = "eager PyTorch"
 

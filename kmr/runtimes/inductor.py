@@ -1,7 +1,7 @@
-"""PyTorch's own compiler: `torch.export`, then Inductor's kernels, in float32 or static int8 (pt2e).
+"""PyTorch's compiler: `torch.export`, then Inductor's kernels, in float32 or static int8 (pt2e).
 
-Compiling takes from half a minute up, once for each batch size, so that it is for the models that are shipped and not
-for every trial. It needs a C++ compiler. There is no file: what is compiled lives in this process.
+Compilation takes half a minute or more for each batch size, so this runtime suits final models, not every trial. It
+needs a C++ compiler. There is no file: the compiled code lives in this process.
 """
 
 import shutil
@@ -27,8 +27,8 @@ class Inductor(Runtime):
     """Inductor on the CPU, with the weights frozen into the kernels.
 
     Args:
-        precision: `fp32`, or `int8` with ranges of activations read on calibration data (x86, by torchao's pt2e).
-        calibration_samples: samples that the ranges of activations are read on.
+        precision: `fp32`, or `int8` with activation ranges from calibration data (x86, by torchao's pt2e).
+        calibration_samples: samples for the activation ranges.
     """
 
     name: str = "Inductor"
@@ -37,11 +37,11 @@ class Inductor(Runtime):
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "int8"):
-            raise KMRError(f"the precision of {self.name} is fp32 or int8, not {self.precision!r}")
+            raise KMRError(f"the precision of {self.name} must be fp32 or int8, not {self.precision!r}")
 
     def probe(self) -> str | None:
         if not any(shutil.which(compiler) for compiler in ("g++", "c++", "clang++")):
-            return "no C++ compiler (g++ or clang++) on the path"
+            return "no C++ compiler on the path; install g++ or clang++"
         return missing("torchao", extra="inductor") if self.precision == "int8" else None
 
     def prepare(
@@ -49,7 +49,7 @@ class Inductor(Runtime):
     ) -> ProgramSession:
         self.require()
         if self.precision == "int8" and calibration is None:
-            raise KMRError("static int8 reads the ranges of activations on calibration data, and there is none")
+            raise KMRError("static int8 needs calibration data for the activation ranges: give it")
         program, signature, samples = to_program(model, example_inputs)
         module: Any = program.module()
         with warnings.catch_warnings(), torch.no_grad():
@@ -71,7 +71,7 @@ class Inductor(Runtime):
 
 
 class _Frozen:
-    """Compiles a program for each shape it is called with, its weights being constants of the kernels."""
+    """A program compiled for each new input shape, with its weights as constants of the kernels."""
 
     def __init__(self, module: Any) -> None:
         self._compiled: Any = torch.compile(module, dynamic=False)
@@ -83,7 +83,7 @@ class _Frozen:
             return self._compiled(*tensors)
         from torch._inductor import config  # here, since it takes seconds
 
-        # Both the tracer and the code generator read this setting, so that it cannot be an option of the one.
+        # Both the tracer and the code generator read this setting, so an option of torch.compile is not enough.
         with warnings.catch_warnings(), torch.no_grad(), config.patch(freezing=True):
             warnings.simplefilter("ignore")
             output = self._compiled(*tensors)
@@ -92,7 +92,7 @@ class _Frozen:
 
 
 def _quantized(module: Any, batches: Any) -> Any:
-    """Put int8 patterns into a program that Inductor turns into integer kernels."""
+    """Insert int8 patterns that Inductor turns into integer kernels."""
     from torchao.quantization.pt2e import move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (

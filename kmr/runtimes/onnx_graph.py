@@ -1,7 +1,7 @@
-"""A model as an ONNX graph without ballast: exported, its normalisations folded, its names short.
+"""Compact ONNX graphs: exported, with folded normalisations and short names.
 
-Exporters and quantizers leave stack traces, long names and shape notes on every node. None is needed to run, and in a
-small int8 model they weigh as much as a tenth of the weights, so the file that is measured and shipped has none.
+Exporters and quantizers add stack traces, long names and shape notes to every node. Running the graph needs none of
+them, and in a small int8 model they take a tenth of the weights' bytes. The measured and exported file has none.
 """
 
 import copy
@@ -30,18 +30,18 @@ _PREFIX = "kmr."
 
 
 def why_not() -> str | None:
-    """Say what is missing to make and run ONNX graphs; None where nothing is."""
+    """Return what is missing to make and run ONNX graphs, or None."""
     return missing("onnx", "onnxscript", "onnxruntime", extra="onnx")
 
 
 def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
-    """Export a model as an ONNX graph in float32 with any number of samples in a batch.
+    """Export a model as a float32 ONNX graph with a dynamic batch size.
 
     Returns:
-        The `onnx.ModelProto` and the names and form of its inputs.
+        The `onnx.ModelProto`, and the signature of its inputs.
 
     Raises:
-        KMRError: the model cannot be traced, or uses an operation that ONNX does not have.
+        KMRError: the model cannot be traced, or uses an operation that ONNX lacks.
     """
     plain = strip_all(copy.deepcopy(model)).eval()
     key = _key(plain, example_inputs)
@@ -57,7 +57,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
             )  # fmt: skip
     except Exception as error:  # the exporter raises whatever its passes do
         why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise KMRError(f"this model cannot be exported to ONNX: {why}") from error
+        raise KMRError(f"cannot export this model to ONNX: {why}") from error
     assert exported is not None
     graph = exported.model_proto
     if key is not None:
@@ -69,7 +69,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
 
 _KEPT = 2
 _RECENT: dict[str | None, Any] = {}
-"""The last graphs exported, by what from: another precision of the same model is not traced again."""
+"""The most recently exported graphs, by model and inputs, so that another precision needs no new trace."""
 
 
 def _key(plain: nn.Module, example_inputs: Inputs) -> str | None:
@@ -77,7 +77,7 @@ def _key(plain: nn.Module, example_inputs: Inputs) -> str | None:
     shapes = [f"{tuple(tensor.shape[1:])} {tensor.dtype}" for tensor in signature.flatten(example_inputs)]
     try:
         return f"{fingerprint(plain)} {signature} {shapes}"
-    except KMRError:  # it holds something that has no digest
+    except KMRError:  # a part of the model has no digest
         return None
 
 
@@ -100,17 +100,17 @@ def folded(graph: Any) -> Any:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         merged = onnx.load(path)
-    # The optimizer leaves notes on shapes that its own rewriting made wrong; whoever needs them infers them again.
+    # The optimizer's rewriting invalidates its shape notes; they can be inferred again.
     del merged.graph.value_info[:]
     return merged
 
 
 def slim(graph: Any) -> Any:
-    """Return the graph with short names and without notes; what it computes, and its inputs and outputs, stay."""
+    """Return the graph with short names and without notes, with the same function, inputs and outputs."""
     slimmed = _copied(graph)
     body = slimmed.graph
     if any(attribute.HasField("g") or attribute.graphs for node in body.node for attribute in node.attribute):
-        return slimmed  # names inside of subgraphs refer to those outside
+        return slimmed  # names inside subgraphs refer to those outside
     slimmed.doc_string = body.doc_string = ""
     del body.value_info[:]
     del body.metadata_props[:]
@@ -153,9 +153,9 @@ def slim(graph: Any) -> Any:
 
 
 def _merge_zero_points(body: Any) -> dict[str, str]:
-    """Keep one of the equal zero points of symmetric grids over channels; return what became the one kept.
+    """Merge equal zero points of symmetric per-channel grids; return {removed name: remaining name}.
 
-    Other equal values are left apart: whether they are equal is chance, and the size of a file would follow it.
+    Other equal values stay separate: they are equal by chance, and the file size must not depend on chance.
     """
     import numpy as np
     from onnx import numpy_helper
@@ -181,7 +181,7 @@ def _merge_zero_points(body: Any) -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters and quantizers log, advice about steps taken already, off the user's screen."""
+    """Suppress the log messages of exporters and quantizers, which advise steps that are already taken."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -191,7 +191,7 @@ def quiet() -> Iterator[None]:
 
 
 def annotate(graph: Any, metadata: Mapping[str, Any]) -> Any:
-    """Write JSON values into the graph's metadata, under names that start with `kmr.`; return the graph."""
+    """Add JSON values to the graph's metadata under names with the prefix `kmr.`, in place; return the graph."""
     kept = {entry.key: entry.value for entry in graph.metadata_props if entry.key.startswith(_PREFIX)}
     kept |= {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     del graph.metadata_props[:]

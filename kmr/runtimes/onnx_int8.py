@@ -1,9 +1,9 @@
-"""Integer ONNX graphs by ONNX Runtime's own quantizers: static int8, dynamic int8, and int4 weights.
+"""Integer ONNX graphs from ONNX Runtime's quantizers: static int8, dynamic int8, and int4 weights.
 
-Static int8 stores each weight in one byte per output channel and keeps activations in unsigned bytes whose ranges are
-read on calibration data (Jacob et al., 2018). Unsigned activations with signed weights is the form that the integer
-kernels of x86 take; with both signed the same model runs slower than in float32. Dynamic int8 finds the ranges of
-activations as it runs. Int4 weights are stored in blocks and multiplied in 8 bits or float32: bytes, not always time.
+Static int8 stores weights in one byte each, with a scale per output channel, and activations in unsigned bytes with
+ranges from calibration data (Jacob et al., 2018). The integer kernels of x86 need unsigned activations and signed
+weights; with both signed, the same model is slower than in float32. Dynamic int8 finds activation ranges at run time.
+Int4 weights are stored in blocks and multiplied in 8 bits or float32: they save bytes, but not always time.
 """
 
 import tempfile
@@ -28,11 +28,11 @@ def static_int8(
     """Quantize weights and activations to 8 bits, as QDQ pairs around each operation.
 
     Args:
-        graph: a float32 graph, with its normalisations folded.
+        graph: a float32 graph with folded normalisations.
         feeds: batches of calibration data, by input name.
-        method: how the range of an activation is read off them.
-        reduce_range: 7-bit weights, for processors without VNNI, whose 8-bit sums of products may saturate.
-        signed: activations in signed bytes, evenly around 0.
+        method: how activation ranges follow from the data.
+        reduce_range: use 7-bit weights, for processors without VNNI, whose 8-bit sums of products may saturate.
+        signed: use signed activations, symmetric around 0.
     """
     from onnxruntime import quantization as q
 
@@ -59,7 +59,7 @@ def static_int8(
 
 
 def dynamic_int8(graph: Any, *, reduce_range: bool = False) -> Any:
-    """Quantize the weights of matrix products and embeddings to 8 bits; activations are quantized as it runs."""
+    """Quantize the weights of matrix products and embeddings to 8 bits; activations are quantized at run time."""
     from onnxruntime import quantization as q
 
     with _files(graph) as (source, target):
@@ -68,7 +68,7 @@ def dynamic_int8(graph: Any, *, reduce_range: bool = False) -> Any:
 
 
 def int4_weights(graph: Any, *, block_size: int = 32) -> Any:
-    """Store the weights of matrix products and embeddings in 4 bits, with a scale for each block of them.
+    """Store the weights of matrix products and embeddings in 4 bits, with a scale for each block.
 
     Args:
         graph: a float32 graph.
@@ -88,7 +88,7 @@ def int4_weights(graph: Any, *, block_size: int = 32) -> Any:
     products = ONNXModel(copied)
     products.replace_gemm_with_matmul()
     with quiet(), warnings.catch_warnings():
-        # A block of zeros is divided by its scale of 0 before it is told apart.
+        # The quantizer divides a block of zeros by its scale of 0 before it handles the case.
         warnings.simplefilter("ignore", RuntimeWarning)
         quantizer = MatMulNBitsQuantizer(products.model, algo_config=config)
         quantizer.process()

@@ -1,8 +1,8 @@
-"""A model whose weights and activations are on 8-bit grids, as the ONNX graph of exactly these grids.
+"""ONNX graphs with a model's own 8-bit grids of weights and activations.
 
 Each `input_quantizer` and `output_quantizer` of a layer (`kmr.representation.activations`) becomes a QuantizeLinear and
-a DequantizeLinear with its scale and zero point, each weight on a grid its codes and a DequantizeLinear: what
-fine-tuning trained is what the integer kernels compute with, and nothing is calibrated again.
+a DequantizeLinear with its scale and zero point. Each weight on a grid becomes its codes and a DequantizeLinear. The
+integer kernels thus compute with the grids that fine-tuning trained, without another calibration.
 """
 
 import copy
@@ -26,7 +26,7 @@ _SIDES = ("input_quantizer", "output_quantizer")
 
 
 class _Pair(nn.Module):
-    """Quantizes and dequantizes in operations that the exporter knows as such."""
+    """A quantization and dequantization in operations that the exporter recognises."""
 
     def __init__(self, scale: float, zero_point: int, bits: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Pair(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Round to the grid."""
         if self.bits < _BITS:
-            # The operation saturates at 8 bits; what a smaller grid cannot hold is cut off before it.
+            # The operation saturates at 8 bits; a smaller grid must clamp before it.
             highest = 2**self.bits - 1
             x = x.clamp(-self.zero_point * self.scale, (highest - self.zero_point) * self.scale)
         known = torch.ops.quantized_decomposed
@@ -46,7 +46,7 @@ class _Pair(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Codes:
-    """A weight as it is stored: codes, and the scale and zero point of the whole or of each index along an axis."""
+    """A stored weight: its codes, and one scale and zero point for all or for each index along `axis`."""
 
     codes: "np.ndarray"
     scale: "np.ndarray"
@@ -55,12 +55,12 @@ class _Codes:
 
 
 def on_grids(model: nn.Module) -> bool:
-    """Tell whether activations of the model are on fixed grids that 8-bit kernels take."""
+    """Tell whether the model has activations on fixed grids of at most 8 bits."""
     return any(_static(getattr(module, side, None)) for module in model.modules() for side in _SIDES)
 
 
 def to_qdq(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
-    """Export a model with its own grids; a weight or activation on none of 8 bits or fewer stays in float32.
+    """Export a model with its own grids; weights and activations without a grid of at most 8 bits stay in float32.
 
     Raises:
         KMRError: the model cannot be exported.
@@ -93,7 +93,7 @@ def _static(quantizer: Any) -> bool:
 
 
 def _codes(layer: nn.Module) -> _Codes | None:
-    """Return what a layer's weight is stored as, None where it is on no grid that 8 bits hold."""
+    """Return the stored form of a layer's weight, or None if it has no grid that fits 8 bits."""
     state = read_weight(layer)
     grid = state.grid
     if not isinstance(grid, Grid) or grid.bits > _BITS or grid.group:
@@ -104,7 +104,7 @@ def _codes(layer: nn.Module) -> _Codes | None:
     whole = bool((zero_point == zero_point.round()).all() & (zero_point >= 0).all() & (zero_point <= 255).all())
     if len(axes) > 1 or not whole:
         return None
-    # A masked weight is 0, the code of which is the zero point.
+    # A masked weight is 0, and its code is the zero point.
     codes = torch.round(state.weight / scale) + zero_point
     if not torch.equal((codes - zero_point) * scale, state.weight):
         return None
@@ -123,7 +123,7 @@ def _codes(layer: nn.Module) -> _Codes | None:
 
 
 def _replace(graph: Any, path: str, weight: Tensor, stored: _Codes) -> None:
-    """Put codes and a DequantizeLinear in place of a float weight; the exporter may have transposed it."""
+    """Replace a float weight, which the exporter may have transposed, by codes and a DequantizeLinear."""
     import numpy as np
     from onnx import helper, numpy_helper
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the deployable default, in float32 or with real integer kernels."""
+"""ONNX Runtime: the default for deployment, in float32 or with integer kernels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ class OnnxSession(Session):
         try:
             self._session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
-            raise KMRError(f"ONNX Runtime does not take the graph: {' '.join(str(error).split())[:300]}") from error
+            raise KMRError(f"ONNX Runtime cannot load the graph: {' '.join(str(error).split())[:300]}") from error
         self._signature = signature
-        # A graph may have lost an input that its output does not depend on.
+        # The exporter removes inputs that the output does not depend on.
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def bind(self, inputs: Inputs) -> Callable[[], Any]:
@@ -60,15 +60,18 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU.
 
     Args:
-        precision: `fp32`; `int8`, static, with ranges of activations read on calibration data; `int8_own`,
-            the grids of weights and activations that the model itself has; `int8_dynamic` and `int4` (of weights), for
-            models of matrix products; `auto`, int8_own where activations are on grids, int8 where more than half of the
-            linear and convolution weights are on grids of 8 bits or fewer, else fp32.
-        calibration_samples: samples that the ranges of activations are read on.
+        precision: `fp32`; `int8`, static with activation ranges from calibration data; `int8_own`, the model's own
+            grids of weights and activations; `int8_dynamic` and `int4` (weights), for models of matrix products;
+            `auto`: int8_own if activations are on grids, int8 if more than half of the linear and convolution weights
+            are on grids of at most 8 bits, else fp32.
+        calibration_samples: samples for the activation ranges, at least 1.
         calibration_method: `minmax`, `percentile` or `entropy`.
         reduce_range: 7-bit weights in int8, for processors without VNNI, whose 8-bit sums of products may saturate.
-        signed_activations: symmetric, signed activations in int8, which other runtimes want and this one is slow with.
-        block_size: weights that share a scale in int4.
+        signed_activations: symmetric, signed activations in int8; other runtimes need them, but they are slow here.
+        block_size: number of weights that share a scale in int4.
+
+    Raises:
+        KMRError: an option is out of range.
     """
 
     name: str = "ONNX Runtime"
@@ -81,9 +84,11 @@ class OnnxRuntime(Runtime):
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise KMRError(f"the precision of {self.name} is {', '.join(PRECISIONS)}, not {self.precision!r}")
+            raise KMRError(
+                f"the precision of {self.name} must be one of {', '.join(PRECISIONS)}, not {self.precision!r}"
+            )
         if self.calibration_method not in ("minmax", "percentile", "entropy"):
-            raise KMRError(f"a calibration method is minmax, percentile or entropy, not {self.calibration_method!r}")
+            raise KMRError(f"calibration_method must be minmax, percentile or entropy, not {self.calibration_method!r}")
         if self.calibration_samples < 1:
             raise KMRError(f"calibration_samples must be at least 1, not {self.calibration_samples}")
 
@@ -99,15 +104,20 @@ class OnnxRuntime(Runtime):
     def export(
         self, model: nn.Module, example_inputs: Inputs, *, calibration: Split | None = None
     ) -> tuple[Any, Signature]:
-        """Return the graph that is run, an `onnx.ModelProto`, and the names and form of its inputs."""
+        """Return the graph of the session, an `onnx.ModelProto`, and the signature of its inputs.
+
+        Raises:
+            NotHere: a package is missing.
+            KMRError: the model cannot be exported, or lacks the calibration data or grids that the precision needs.
+        """
         self.require()
         precision = self.precision_of(model)
         if precision == "int8" and calibration is None:
-            raise KMRError("static int8 reads the ranges of activations on calibration data, and there is none")
+            raise KMRError("static int8 needs calibration data for the activation ranges: give it")
         if precision == "int8_own" and not onnx_qdq.on_grids(model):
             raise KMRError(
-                "int8_own writes the grids of activations that the model itself has, and it has none: quantize it with "
-                "`static`, or choose the precision int8, which finds ranges on calibration data"
+                "the precision int8_own needs a model with grids of activations, and this one has none: quantize it "
+                "with the rule static, or choose the precision int8, which calibrates"
             )
         if precision == "int8_own":
             graph, signature = onnx_qdq.to_qdq(model, example_inputs)
@@ -130,7 +140,7 @@ class OnnxRuntime(Runtime):
         return onnx_graph.slim(graph), signature
 
     def precision_of(self, model: nn.Module) -> Precision:
-        """Return the precision a model gets: what is asked for, or what its weights call for."""
+        """Return the precision for a model: the chosen one, or with `auto` the one that suits its weights."""
         if self.precision != "auto":
             return self.precision
         if onnx_qdq.on_grids(model):
@@ -149,7 +159,7 @@ class OnnxRuntime(Runtime):
 
 
 def feed(signature: Signature, inputs: Inputs) -> "dict[str, np.ndarray]":
-    """Return a batch as ONNX Runtime takes it: arrays by name."""
+    """Return a batch as arrays by input name, for ONNX Runtime."""
     tensors = signature.flatten(inputs)
     arrays = (tensor.detach().cpu().contiguous().numpy() for tensor in tensors)
     return dict(zip(signature.names, arrays, strict=True))

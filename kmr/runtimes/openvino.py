@@ -1,4 +1,4 @@
-"""OpenVINO, for Intel processors and others: it reads the ONNX graph that ONNX Runtime runs, int8 and all."""
+"""OpenVINO, for Intel processors and others: it runs the same ONNX graphs as ONNX Runtime, int8 included."""
 
 import warnings
 from collections.abc import Callable
@@ -23,12 +23,12 @@ class OpenVinoSession(Session):
 
         super().__init__(threads, artifact)
         core = openvino.Core()
-        # Processors with bfloat16 would compute float32 models in it, unasked.
+        # By default, processors with bfloat16 compute float32 models in it.
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"} if device == "CPU" else {}
         try:
             self._compiled = core.compile_model(core.read_model(artifact), device, settings)
         except Exception as error:  # its exceptions share no base class
-            raise KMRError(f"OpenVINO does not take the graph: {' '.join(str(error).split())[:300]}") from error
+            raise KMRError(f"OpenVINO cannot load the graph: {' '.join(str(error).split())[:300]}") from error
         self._signature = signature
         self._inputs = [port.get_any_name() for port in self._compiled.inputs]
 
@@ -46,11 +46,11 @@ class OpenVinoSession(Session):
 @final
 @dataclass(frozen=True, kw_only=True)
 class OpenVino(Runtime):
-    """OpenVINO.
+    """OpenVINO on one device.
 
     Args:
-        graph: how the ONNX graph is made, its precision with it.
-        device: as OpenVINO names it.
+        graph: exports the ONNX graph and decides its precision.
+        device: OpenVINO's name of the device.
     """
 
     name: str = "OpenVINO"

@@ -1,4 +1,4 @@
-"""A model as a graph that other runtimes take over: `torch.export`, with any number of samples in a batch."""
+"""Exported programs: a model as a graph for other runtimes, by `torch.export` with a dynamic batch size."""
 
 import copy
 import warnings
@@ -17,14 +17,14 @@ from kmr.representation.weights import strip_all
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """The tensors of a model's inputs in order, and their names: a mapping's keys, else `input` or `input_0` …."""
+    """The names and nesting of a model's input tensors; names are a mapping's keys, else `input` or `input_0`, …."""
 
     names: tuple[str, ...]
     form: Any
 
     @classmethod
     def of(cls, inputs: Inputs) -> "Signature":
-        """Read the signature off a batch."""
+        """Return the signature of a batch."""
         names: list[str] = []
         return cls(names=tuple(_names(inputs, "", names)), form=_form(inputs, [0]))
 
@@ -32,7 +32,7 @@ class Signature:
         """Return the tensors of a batch in the order of the names.
 
         Raises:
-            KMRError: the batch is of another form.
+            KMRError: the batch has another number of tensors.
         """
         found: list[Tensor] = []
         _collect(inputs, found)
@@ -41,12 +41,12 @@ class Signature:
         return found
 
     def restore(self, tensors: "tuple[Tensor, ...] | list[Tensor]") -> Inputs:
-        """Put tensors back into the form of the batch."""
+        """Return the tensors in the nesting of the batch."""
         return _restore(self.form, tensors)
 
 
 class Flat(nn.Module):
-    """Calls a model with the tensors of its inputs as positional arguments and returns its one output tensor."""
+    """A wrapper whose inputs are positional tensors and whose output is one tensor."""
 
     def __init__(self, model: nn.Module, signature: Signature) -> None:
         super().__init__()
@@ -61,19 +61,19 @@ class Flat(nn.Module):
 def to_program(
     model: nn.Module, example_inputs: Inputs
 ) -> tuple[torch.export.ExportedProgram, Signature, tuple[Tensor, ...]]:
-    """Export a plain copy of a model, whose grids and masks are values of its weights; the batch size stays free.
+    """Export a plain copy of a model, with grids and masks baked into its weights and a dynamic batch size.
 
     Returns:
-        The program over flat inputs, their names and form, and the two samples it was traced with.
+        The program over flat inputs, the signature of the inputs, and the two samples it was traced with.
 
     Raises:
         KMRError: `torch.export` cannot trace the model, or only for one batch size.
     """
     if any(isinstance(module, EarlyExits) for module in model.modules()):
-        raise KMRError("samples leave this model early, which no exported graph can hold: ship it packed, for kmr.load")
+        raise KMRError("cannot export a model with early exits as a graph: use its artifact, with kmr.load")
     signature = Signature.of(example_inputs)
     plain = strip_all(copy.deepcopy(model)).cpu().eval()
-    # A batch of one would be traced as a constant.
+    # `torch.export` would treat a batch size of one as a constant.
     samples = tuple(_two_samples(tensor) for tensor in signature.flatten(example_inputs))
     shapes = tuple({0: torch.export.Dim.DYNAMIC} if tensor.dim() else None for tensor in samples)
     try:
@@ -87,7 +87,7 @@ def to_program(
 
 
 def describe_inputs(inputs: Inputs) -> Any:
-    """Describe the form of a batch as JSON values: of each tensor the shape of a sample and the type."""
+    """Describe a batch as JSON values: its nesting, and the shape of a sample and the dtype of each tensor."""
     match inputs:
         case Tensor():
             return {"tensor": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
@@ -102,10 +102,10 @@ def describe_inputs(inputs: Inputs) -> Any:
 
 
 def described_inputs(description: Any) -> Inputs:
-    """Return a batch of two samples of zeros of the described form.
+    """Return a batch of two samples of zeros that fits a description.
 
     Raises:
-        KMRError: it is no such description.
+        KMRError: the description is not one that `describe_inputs` returns.
     """
     match description:
         case {"tensor": list(shape), "dtype": str(dtype)}:
@@ -117,7 +117,7 @@ def described_inputs(description: Any) -> Inputs:
         case {"value": value}:
             return value
         case _:
-            raise KMRError(f"inputs cannot be made from {description!r}")
+            raise KMRError(f"invalid description of inputs: {description!r}")
 
 
 def _two_samples(tensor: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _collect(inputs: Inputs, found: list[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Stands for the tensor of this number."""
+    """A placeholder for the tensor with this number."""
 
     index: int
 

@@ -1,4 +1,4 @@
-"""A model as a `.pt2` file: the program that `torch.export` traced, which PyTorch runs without the model's own code."""
+"""Models as `.pt2` files: programs traced by `torch.export`, which PyTorch runs without the model's code."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _NOTES = "kmr.json"
 
 
 class ProgramSession(Session):
-    """A traced program, or anything else that is called with the tensors of the inputs in order."""
+    """A traced program, or any other callable of the input tensors in order."""
 
     def __init__(
         self, call: Callable[..., Any], signature: Signature, threads: int, artifact: bytes | None = None
@@ -48,22 +48,22 @@ class ProgramSession(Session):
 def save_pt2(
     path: str | os.PathLike[str], model: nn.Module, example_inputs: Inputs, notes: Mapping[str, Any]
 ) -> Signature:
-    """Trace a model for batches of any size and write the program, with JSON notes; return the form of its inputs.
+    """Trace a model for batches of any size and write the program with JSON notes; return its signature.
 
     Raises:
         KMRError: the model cannot be traced.
     """
     program, signature, _ = to_program(model, example_inputs)
-    told = {**notes, "inputs": list(signature.names)}
-    torch.export.save(program, path, extra_files={_NOTES: json.dumps(told)})
+    content = {**notes, "inputs": list(signature.names)}
+    torch.export.save(program, path, extra_files={_NOTES: json.dumps(content)})
     return signature
 
 
 def load_pt2(path: str | os.PathLike[str]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """Read the file that `save_pt2` wrote: what computes, called with the tensors in order, and the notes.
+    """Load the file that `save_pt2` wrote; return a function of the input tensors in order, and the notes.
 
     Raises:
-        KMRError: there is no such file, or it is none of these.
+        KMRError: the file is missing or not a `.pt2` file.
     """
     if not os.path.isfile(path):
         raise KMRError(f"no file {os.fspath(path)}")
@@ -73,5 +73,5 @@ def load_pt2(path: str | os.PathLike[str]) -> tuple[Callable[..., Tensor], dict[
             warnings.simplefilter("ignore")
             program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # what it raises depends on where the file is damaged
-        raise KMRError(f"{os.fspath(path)} is no .pt2 file: {' '.join(str(error).split())[:200]}") from error
+        raise KMRError(f"not a .pt2 file: {os.fspath(path)} ({' '.join(str(error).split())[:200]})") from error
     return program.module(), json.loads(extra[_NOTES] or "{}")

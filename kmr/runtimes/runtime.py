@@ -1,4 +1,4 @@
-"""What executes a model: a runtime makes it ready once, the session it gives runs batches."""
+"""Interface of runtimes: a runtime prepares a model once, and the session it returns runs batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from kmr.data import Inputs, Split
 
 
 class Session(ABC):
-    """A model made ready in a runtime.
+    """A model prepared by a runtime.
 
     Args:
-        threads: CPU threads it runs with.
-        artifact: the bytes of the file the runtime loads; None where it loads none.
+        threads: CPU threads to run with.
+        artifact: the bytes of the file that the runtime loads; None if it loads none.
     """
 
     def __init__(self, threads: int, artifact: bytes | None = None) -> None:
@@ -28,15 +28,15 @@ class Session(ABC):
 
     @abstractmethod
     def bind(self, inputs: Inputs) -> Callable[[], Any]:
-        """Return a call that runs this batch, with the inputs already in the form the runtime takes."""
+        """Return a function that runs this batch, with its inputs already converted for the runtime."""
 
     @abstractmethod
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Run a batch and return the output tensor, on the CPU (of several outputs the first, or the `logits`)."""
+        """Run a batch and return the output tensor on the CPU (the first of several, or the `logits`)."""
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Hold PyTorch to the session's threads; a runtime with a pool of its own was given them when it was made."""
+        """Limit PyTorch to the session's threads; a runtime with its own pool is limited when it is created."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -47,39 +47,39 @@ class Session(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(ABC):
-    """Makes models ready to run; the same settings are the same runtime."""
+    """A way to execute models; equal settings mean equal runtimes."""
 
     name: str
 
     @abstractmethod
     def probe(self) -> str | None:
-        """Say why this runtime cannot be used here; None where it can."""
+        """Return the reason why this runtime is not available here, or None if it is."""
 
     @abstractmethod
     def prepare(
         self, model: nn.Module, example_inputs: Inputs, *, threads: int = 1, calibration: Split | None = None
     ) -> Session:
-        """Make a model ready; it is not changed. Grids become plain values, masks plain zeros.
+        """Prepare a model, which is not changed; grids become plain values, masks plain zeros.
 
         Args:
             model: any module.
-            example_inputs: a batch as the model takes it; the session takes any number of samples.
+            example_inputs: a batch as the model takes it; the session accepts any number of samples.
             threads: CPU threads to run with.
-            calibration: data from which the ranges of activations are read, where the runtime needs them.
+            calibration: data for the activation ranges, if the runtime needs them.
 
         Raises:
-            NotHere: the runtime cannot be used here.
-            KMRError: the model cannot be made ready in it; the message says why.
+            NotHere: the runtime is not available here.
+            KMRError: the runtime does not support the model; the message says why.
         """
 
     def require(self) -> None:
-        """Raise `NotHere` with the reason where the runtime cannot be used."""
+        """Raise `NotHere` with the reason if the runtime is not available."""
         if (why := self.probe()) is not None:
-            raise NotHere(f"{self.name} is not here: {why}")
+            raise NotHere(f"{self.name} is not available: {why}")
 
 
 def missing(*packages: str, extra: str) -> str | None:
-    """Name the packages that cannot be imported and how to get them; None where all can."""
+    """Return which packages cannot be imported and how to install them, or None."""
     absent = [package for package in packages if not _importable(package)]
     if not absent:
         return None

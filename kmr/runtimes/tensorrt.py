@@ -1,6 +1,6 @@
-"""TensorRT, for NVIDIA devices: an engine built from the ONNX graph, with the QDQ pairs of an int8 one as its ranges.
+"""TensorRT, for NVIDIA devices: an engine built from the ONNX graph, whose QDQ pairs give its int8 ranges.
 
-TensorRT takes symmetric int8 alone, so that the graph's activations are signed and their zero points 0.
+TensorRT supports only symmetric int8, so the graph's activations are signed with zero points of 0.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class TensorRTSession(Session):
         super().__init__(1, artifact)
         self._engine = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR)).deserialize_cuda_engine(artifact)
         if self._engine is None:
-            raise KMRError("TensorRT cannot load the engine it built")
+            raise KMRError("TensorRT cannot load the engine that it built: check its version against the driver's")
         self._context = self._engine.create_execution_context()
         self._signature = signature
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -57,11 +57,11 @@ class TensorRTSession(Session):
 @final
 @dataclass(frozen=True, kw_only=True)
 class TensorRT(Runtime):
-    """TensorRT.
+    """TensorRT on the current CUDA device.
 
     Args:
-        graph: how the ONNX graph is made, its precision with it.
-        largest_batch: the most samples in a batch that the engine takes.
+        graph: exports the ONNX graph and decides its precision.
+        largest_batch: the largest batch size of the engine.
     """
 
     name: str = "TensorRT"
@@ -93,7 +93,7 @@ def _engine(graph: bytes, shapes: dict[str, tuple[int, ...]], largest: int) -> b
     parser: Any = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
     if not parser.parse(graph):
         why = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
-        raise KMRError(f"TensorRT does not take the graph: {' '.join(why.split())[:300]}")
+        raise KMRError(f"TensorRT cannot load the graph: {' '.join(why.split())[:300]}")
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
@@ -101,9 +101,9 @@ def _engine(graph: bytes, shapes: dict[str, tuple[int, ...]], largest: int) -> b
         profile.set_shape(name, (1, *shapes[name]), (min(32, largest), *shapes[name]), (largest, *shapes[name]))
     config.add_optimization_profile(profile)
     if hasattr(trt.BuilderFlag, "INT8"):
-        # Versions whose networks are weakly typed need leave to compute in what the graph's QDQ pairs say.
+        # Versions with weakly typed networks need this flag to follow the graph's QDQ pairs.
         config.set_flag(trt.BuilderFlag.INT8)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise KMRError("TensorRT built no engine from the graph")
+        raise KMRError("TensorRT could not build an engine from the graph: see its log")
     return bytes(built)

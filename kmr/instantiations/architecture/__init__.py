@@ -1,6 +1,6 @@
-"""Architecture (Algorithm 8): fewer blocks, for all samples (`DropBlocks`) or for the easy ones (`EarlyExit`).
+"""Architecture (Algorithm 8): fewer blocks, for all samples (`DropBlocks`) or for easy ones (`EarlyExit`).
 
-Uniform width is `pruning.StructuredPruning`, rank is `lowrank`, and a student of any width and depth from a builder is
+For uniform width see `pruning.StructuredPruning`, for rank `lowrank`, for a student of any width and depth
 `distillation.Distillation`.
 """
 

@@ -1,4 +1,4 @@
-"""Blocks that a model can do without: residual blocks, transformer layers, whatever adds to what it is given."""
+"""Removable blocks of a model: residual blocks, transformer layers, and other modules that add to their input."""
 
 import copy
 import math
@@ -19,11 +19,12 @@ Undo: TypeAlias = Callable[[], None]
 
 
 class Skip(nn.Module):
-    """What is left of a block that is gone: its input.
+    """An identity in place of a removed block.
 
     Args:
-        argument: the name under which the block was given it; None where it came first, without a name.
-        extra: how many more values, all None, the block gave beside its output; None where it gave the output alone.
+        argument: the keyword of the block's input; None if the input is the first positional argument.
+        extra: number of values, all None here, that the block returned in a tuple after its output; None if it returned
+            the output alone.
     """
 
     def __init__(self, argument: str | None = None, extra: int | None = None) -> None:
@@ -38,7 +39,7 @@ class Skip(nn.Module):
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block is, and how it is called (see `Skip`)."""
+    """A block's path, and the form of its calls (see `Skip`)."""
 
     path: str
     argument: str | None = None
@@ -46,12 +47,12 @@ class Block:
 
 
 def find_blocks(model: nn.Module, inputs: Inputs) -> list[Block]:
-    """Return the blocks of a model in eval mode, in its order; it is left as it is.
+    """Return the blocks of a model in eval mode, in its order; the model is not changed.
 
-    A block holds a weight, is called once, and gives an output of the shape and type of its input that still follows
-    the input when all weights in the block are 0: the input reaches the output around them. Of blocks in blocks the
-    outer one counts, but for one that holds several of a kind, and for a chain, whose blocks count each. A module used
-    in several places is none.
+    A block has a weight and is called once. Its output has the shape and dtype of its input, and still depends on the
+    input when all weights in the block are 0, so a path around them exists. Of nested blocks the outermost counts,
+    except a chain or a block that contains several blocks of the same class: their inner blocks count. A module used in
+    several places is not a block.
     """
     places: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
@@ -64,7 +65,7 @@ def find_blocks(model: nn.Module, inputs: Inputs) -> list[Block]:
     found: dict[str, Block | None] = {}
 
     def find(path: str, module: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> None:
-        # Called twice, it is None for good.
+        # A second call disqualifies the module.
         found[path] = None if path in found else _as_block(path, module, args, kwargs, output)
 
     _watch(model, paths, find, [inputs])
@@ -73,9 +74,9 @@ def find_blocks(model: nn.Module, inputs: Inputs) -> list[Block]:
 
 
 def influence(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Inputs]) -> list[float]:
-    """Return by how much each block turns what goes through it: 1 − cos(input, output), mean over samples, 0 to 2.
+    """Return each block's influence: the mean over samples of 1 − cos(input, output), 0 to 2.
 
-    The block influence of ShortGPT (Men et al. 2024), for features of any shape.
+    This is the block influence of ShortGPT (Men et al. 2024), for features of any shape.
     """
     totals = {block.path: (0.0, 0) for block in blocks}
     arguments = {block.path: block.argument for block in blocks}
@@ -91,9 +92,9 @@ def influence(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Input
 
 
 def change(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Inputs]) -> list[float]:
-    """Return how far the model's outputs move when each block alone is left out: the mean squared difference.
+    """Return the mean squared change of the model's outputs when each block alone is removed.
 
-    Infinite where the model does not run without it.
+    The change is infinite if the model does not run without the block.
     """
     moved, count = [0.0] * len(blocks), 0
     for inputs in batches:
@@ -106,7 +107,7 @@ def change(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Inputs])
 
 
 def skip(model: nn.Module, block: Block) -> Undo:
-    """Put the input of a block in its place, in place; return what undoes it."""
+    """Replace a block by an identity, in place; return a function that undoes it."""
     parent, _, name = block.path.rpartition(".")
     holder, whole = model.get_submodule(parent), model.get_submodule(block.path)
 
@@ -118,10 +119,10 @@ def skip(model: nn.Module, block: Block) -> Undo:
 
 
 def delete(model: nn.Module, block: Block) -> Undo | None:
-    """Take a block out of the `ModuleList` that holds it, in place; return what undoes it, None where none does.
+    """Remove a block from its `ModuleList`, in place; return a function that undoes it, or None without such a list.
 
-    Those skipped go with it, and the others get new numbers. Code may read of an entry more than it calls, as
-    `nn.TransformerEncoder` does of its first: nothing can take the place of those.
+    Skipped blocks are removed too, and the others are renumbered. This serves code that reads attributes of an entry,
+    as `nn.TransformerEncoder` does of its first: an identity cannot replace such entries.
     """
     parent, _, name = block.path.rpartition(".")
     holder = model.get_submodule(parent)
@@ -139,7 +140,7 @@ def delete(model: nn.Module, block: Block) -> Undo | None:
 
 
 WAYS = (skip, delete)
-"""How a block can go, the better first."""
+"""Ways to remove a block, the preferred one first."""
 
 
 _Args: TypeAlias = tuple[Any, ...]
@@ -149,12 +150,12 @@ _Kwargs: TypeAlias = dict[str, Any]
 def _watch(
     model: nn.Module,
     paths: Sequence[str],
-    told: Callable[[str, nn.Module, _Args, _Kwargs, Any], None],
+    on_call: Callable[[str, nn.Module, _Args, _Kwargs, Any], None],
     batches: Iterable[Inputs],
 ) -> None:
     def watch(path: str) -> Any:
         def hook(module: nn.Module, args: _Args, kwargs: _Kwargs, output: Any) -> None:
-            told(path, module, args, kwargs, output)
+            on_call(path, module, args, kwargs, output)
 
         return model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
 
@@ -189,11 +190,11 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _follows_its_input(module: nn.Module, argument: str | None, args: _Args, kwargs: _Kwargs) -> bool:
-    """Tell whether a module's output still depends on its input when every weight matrix in it is 0."""
+    """Tell whether a module's output depends on its input when every weight matrix in it is 0."""
     silent = copy.deepcopy(module)
     for inner in silent.modules():
         inner._forward_hooks.clear()
-    # Weights that are held by codes and levels would not be 0 for their latent values being so.
+    # Parametrized weights are stripped first: a latent value of 0 does not make them 0.
     silent = strip_all(silent)
     with torch.no_grad():
         for parameter in silent.parameters():
@@ -210,7 +211,7 @@ def _follows_its_input(module: nn.Module, argument: str | None, args: _Args, kwa
 
 
 def _outermost(model: nn.Module, found: list[str]) -> Iterator[str]:
-    """Yield those not inside another, but in place of one that holds several of a kind, or of a chain, these."""
+    """Yield the outermost blocks; replace a chain, or a block with several inner ones of a class, by its inner ones."""
 
     def whole(path: str) -> bool:
         inside = [model.get_submodule(other) for other in found if other.startswith(f"{path}.")]

@@ -1,4 +1,4 @@
-"""Depth (Algorithm 8): whole residual blocks and transformer layers go, the least important first."""
+"""Depth (Algorithm 8): removal of residual blocks and transformer layers, the least important first."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ _IMPORTANCE = {"influence": influence, "change": change}
 @final
 @dataclass(frozen=True, kw_only=True)
 class DropBlocks(LayerRule):
-    """Leave out the least important of the blocks that can be: what they were given goes on in their place.
+    """Removal of the least important residual blocks, whose input takes the place of their output.
 
-    The value is the share of them that goes (Veit et al. 2016; Men et al. 2024). What counts as a block is said at
-    `find_blocks`; of blocks equally important the later goes first. A block stays where the model does not run, gives
-    another shape or no finite number without it. The others keep their paths, but in a `ModuleList` of whose entries
-    code reads more than what they give: that gets shorter.
+    The value is the share of blocks to remove (Veit et al. 2016; Men et al. 2024). `find_blocks` defines a block; of
+    equally important blocks the later is removed first. A block stays if the model without it does not run, changes its
+    output's shape or returns a number that is not finite. The other blocks keep their paths, except in a `ModuleList`
+    whose entries' attributes the code reads: that list gets shorter.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
-        importance: how much a block turns what goes through it (`influence`: 1 − cosine), or how far the model's output
-            moves without it (`change`: a forward pass for each block).
-        data: the samples that importance is read on; the example where there is none.
-        samples: how many of them.
+        importance: the change of the features in a block (`influence`: 1 − cosine), or the change of the model's output
+            without it (`change`: a forward pass for each block).
+        data: the samples for importance; `example_inputs` when None.
+        samples: number of samples to use, at least 1.
     """
 
     version: ClassVar[int] = 2
@@ -75,7 +75,7 @@ class DropBlocks(LayerRule):
         except Exception as error:  # a user's forward pass may raise anything
             raise NotApplicable(f"{knob.name}: the model does not run: {brief(error)}") from error
         if not blocks:
-            raise NotApplicable(f"{knob.name}: no residual block whose input could take the place of its output")
+            raise NotApplicable(f"{knob.name}: the model has no residual block whose input can replace its output")
         wanted = math.floor(ratio * len(blocks) + 0.5)
         if not wanted:
             self.report([block.path for block in blocks], f"left: {ratio:g} of the blocks is less than one")
@@ -90,7 +90,7 @@ class DropBlocks(LayerRule):
         for block, module in modules.items():
             if not wanted:
                 break
-            # Of a list that got shorter the entries have new paths.
+            # Entries of a shortened list have new paths.
             path = next(path for path, other in model.named_modules() if other is module)
             if self._leave_out(model, replace(block, path=path), shapes):
                 wanted -= 1
@@ -98,7 +98,7 @@ class DropBlocks(LayerRule):
                 refused.append(block.path)
         self.report(refused, "left: the model does not run, or gives another shape, without it")
         if len(refused) == len(blocks):
-            raise NotApplicable(f"{knob.name}: the model runs without none of its blocks")
+            raise NotApplicable(f"{knob.name}: the model needs all of its blocks to run")
         return model
 
     def _leave_out(self, model: nn.Module, block: Block, shapes: Sequence[torch.Size]) -> bool:

@@ -1,4 +1,4 @@
-"""Early exits as a rule (Algorithm 8, depth by sample): heads on the way, and the confidence it takes to leave."""
+"""Early exits as a rule (Algorithm 8, depth by sample): intermediate heads and a confidence threshold."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ from kmr.representation.early_exits import EarlyExits, Pooled
 @final
 @dataclass(frozen=True, kw_only=True)
 class EarlyExit(Rule):
-    """Give a classifier heads after some of its stages, through which confident samples leave.
+    """Intermediate classifier heads through which confident samples leave early.
 
     The value is the softmax probability above which a sample leaves. A model without exits gets them: its own weights
-    stay, the heads (a mean over places and a linear layer) are trained on its features. One that has them gets the
-    threshold. The heads cost parameters; what is saved are the multiply-accumulates that samples take on average
-    (`kmr.meters.ExpectedMACs`). Rules over layers find the model's own under `body`.
+    stay, and the heads (average pooling and a linear layer) are trained on its features. A model with exits gets the
+    new threshold. The heads add parameters; they lower the mean multiply-accumulates of a sample
+    (`kmr.meters.ExpectedMACs`). For rules over layers, the model's own layers are under `body`.
 
     Args:
-        exits: paths of the modules after which a head is put, in order; empty puts one after each stage but the last
-            (the modules at the top that hold others), or after thirds of the blocks where they are in one row.
+        exits: paths of the modules after which to add a head, in order; by default after each stage but the last (a
+            stage is a top-level module that contains others), or after thirds of the blocks if they form one chain.
         data: the training split.
         recipe: makes the fine-tuning of the heads, from data, seed and `loss`.
         example_inputs: a batch as `kmr.data.forward` takes it.
@@ -46,7 +46,7 @@ class EarlyExit(Rule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.threshold`, 1 where no sample leaves."""
+        """The knob `name.threshold`; at 1 no sample leaves."""
         return (Knob(f"{self.name}.threshold", FloatRange(0.3, 1.0, neutral=1.0)),)
 
     @property
@@ -59,7 +59,7 @@ class EarlyExit(Rule):
             return model
         paths = list(self.exits or default_exits(model))
         if not paths:
-            raise NotApplicable(f"{knob.name}: the model has no stages to put exits between: name modules in exits")
+            raise NotApplicable(f"{knob.name}: the model has no stages to add exits between: name modules in `exits`")
         try:
             heads = new_heads(model, paths, self.example_inputs)
         except KMRError as reason:
@@ -71,7 +71,7 @@ class EarlyExit(Rule):
         return made
 
     def _check(self, made: EarlyExits, model: nn.Module, knob: Knob) -> None:
-        """Raise `NotApplicable` unless samples that do not leave get what the model gives them."""
+        """Raise `NotApplicable` unless samples that do not leave get the model's own output."""
         batch = self.data.first_inputs(8)
         modes = [(module, module.training) for module in made.modules()]
         try:
@@ -82,16 +82,16 @@ class EarlyExit(Rule):
                     made.forced = place
                     found = forward(made, batch)
                     if found.shape != whole.shape:
-                        raise KMRError(f"an exit gives {tuple(found.shape)}, the model {tuple(whole.shape)}")
+                        raise KMRError(f"an exit returns {tuple(found.shape)}, the model {tuple(whole.shape)}")
                 if not torch.equal(found, whole):
-                    raise KMRError("the model with exits computes something else")
+                    raise KMRError("the model with exits has another output")
                 made.forced = None
-                # Every second sample leaves at each exit: those that stay must get what they would have got.
+                # Every second sample leaves at each exit; the outputs of the others must not change.
                 vars(made)["_leaving"] = lambda place, logits: torch.arange(len(logits), device=logits.device) % 2 == 1
                 found = forward(made, batch)
                 if not torch.allclose(found[0], whole[0], rtol=1e-3, atol=1e-4):
-                    raise KMRError("what a sample gets depends on which others leave")
-        except Exception as error:  # what follows an exit may hold on to the whole batch
+                    raise KMRError("a sample's output depends on which others leave")
+        except Exception as error:  # the layers after an exit may rely on the whole batch
             raise NotApplicable(f"{knob.name}: samples cannot leave at {', '.join(made.paths)}: {error}") from error
         finally:
             made.forced = None
@@ -101,16 +101,17 @@ class EarlyExit(Rule):
 
 
 def default_exits(model: nn.Module) -> list[str]:
-    """Return the modules at the top of a model that hold others with weights, without the last of several.
+    """Return the top-level modules that contain others with weights, without the last of several.
 
-    Of several rows of blocks those alone count; of a single one of four or more (or in a list), what ends its thirds.
+    If several of them are chains of blocks, only chains count. A single chain of four or more blocks (or any in a
+    `ModuleList`) gives the last blocks of its first two thirds instead.
     """
     stages = {name: child for name, child in model.named_children() if _holders(child)}
     rows = {name: child for name, child in stages.items() if _is_row(child)}
     if len(rows) == 1:
         name, row = next(iter(rows.items()))
         blocks = [f"{name}.{child}" for child, _ in row.named_children()]
-        if len(blocks) > 3 or isinstance(row, nn.ModuleList):  # a list is not called, so that nothing comes from it
+        if len(blocks) > 3 or isinstance(row, nn.ModuleList):  # a list is not called, so it has no output
             return [blocks[place - 1] for place in sorted({max(1, len(blocks) * third // 3) for third in (1, 2)})]
     found = list(rows if len(rows) > 1 else stages)
     return found[:-1] if len(found) > 1 else found
@@ -122,16 +123,16 @@ def _holders(module: nn.Module) -> list[nn.Module]:
 
 
 def _is_row(module: nn.Module) -> bool:
-    """Tell whether a module is a list of several modules that hold others themselves."""
+    """Tell whether a module is a list of several modules that themselves contain others."""
     blocks = list(module.children()) if isinstance(module, nn.Sequential | nn.ModuleList) else []
     return len(blocks) > 1 and all(map(_holders, blocks))
 
 
 def new_heads(model: nn.Module, paths: list[str], inputs: Inputs) -> list[nn.Module]:
-    """Return an untrained head for the feature of each of a model's modules.
+    """Return an untrained head for the feature at each path.
 
     Raises:
-        KMRError: the model is no classifier, or a module is not there, not reached in this order, or gives no feature.
+        KMRError: the model is not a classifier, or a module is missing, not reached in this order, or has no feature.
     """
     from kmr.instantiations.features import features_of
     from kmr.instantiations.teachers import teach
@@ -141,7 +142,7 @@ def new_heads(model: nn.Module, paths: list[str], inputs: Inputs) -> list[nn.Mod
     if output.dim() != 2 or output.shape[1] < 2:
         raise KMRError(f"early exits need logits of shape (n, classes), not {tuple(output.shape)}")
     if list(features) != paths:
-        raise KMRError(f"exits are reached in the order {', '.join(features)}")
+        raise KMRError(f"wrong order of exits {', '.join(paths)}: list them as {', '.join(features)}")
     heads: list[nn.Module] = []
     for path in paths:
         channels = Pooled()(features[path]).shape[1]
@@ -151,13 +152,13 @@ def new_heads(model: nn.Module, paths: list[str], inputs: Inputs) -> list[nn.Mod
 
 
 class _HeadTraining(nn.Module):
-    """The heads alone on features of a model that is held as it is; gives logits (n, heads, classes)."""
+    """A module of the heads alone on features of a frozen model; returns logits (n, heads, classes)."""
 
     def __init__(self, body: nn.Module, heads: list[nn.Module], paths: list[str]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(heads)
         self.paths = paths
-        # In a tuple, so that it is no module of this one: nothing of it is trained or put in training mode.
+        # The tuple hides the body from `modules()`, so that it is neither trained nor put in training mode.
         self._body = (body,)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:

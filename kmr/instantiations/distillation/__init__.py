@@ -1,10 +1,9 @@
-"""Knowledge distillation (Algorithm 7): what a larger model knows helps to train a smaller one.
+"""Knowledge distillation (Algorithm 7): a larger model helps to train a smaller one.
 
-What is taught is a guide, a part of any fine-tuning (`kmr.finetune.FineTune.guides`), and guides add up: answers
-(`Response`, of one teacher or several), features through learned projections (`Hints`), where features are large
-(`AttentionTransfer`), what deeper exits know (`SelfDistillation`), what peers do (`Mutual`). `Distillation` is the
-rule: it makes the student and trains it so. The mathematics is in `losses`; what teachers say is computed once for a
-split (`teachers`).
+Each form of teaching is a guide, usable in any fine-tuning (`kmr.finetune.FineTune.guides`), and guides add up: outputs
+of one or several teachers (`Response`), features through learned projections (`Hints`), attention maps
+(`AttentionTransfer`), deeper exits (`SelfDistillation`), peers (`Mutual`). `Distillation` is the rule that makes the
+student and trains it. The mathematics is in `losses`; `teachers` computes teachers' outputs once for a split.
 """
 
 from kmr.instantiations.distillation.distil import Distillation

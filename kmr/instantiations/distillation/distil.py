@@ -1,4 +1,4 @@
-"""Knowledge distillation as a rule (Algorithm 7): a student of some capacity, trained with the help of a teacher."""
+"""Knowledge distillation as a rule (Algorithm 7): a student of a chosen capacity, trained by a teacher."""
 
 import inspect
 import warnings
@@ -30,33 +30,33 @@ from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.teachers import Teacher
 
 _BUILT = "kmr_student"
-"""The attribute in which a built student keeps the arguments it was built with."""
+"""The attribute of a student that stores its builder's arguments."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Rule):
-    """Turn the model into a student of less capacity, or only go on training it, with a teacher's help.
+    """A student of smaller capacity, or further training of the model, with a teacher's outputs.
 
-    `width` and `depth` make the student. With a builder they are arguments of it, and the student is built anew with
-    random weights. Without one they are the shares of channels (`StructuredPruning`) and of blocks (`DropBlocks`) that
-    stay, and the student begins with the weights it inherits. `temperature`, `weight` and `pairs` leave the capacity as
-    it is. Every move ends with a training in which `answers` of the teacher are learned; a move of `temperature` or
-    `weight` sets that of the answers, one of `pairs` adds hints from that many pairs of modules, the deepest ones.
+    `width` and `depth` make the student. With a builder they are its arguments, and the student starts with random
+    weights. Without a builder they are the shares of channels (`StructuredPruning`) and blocks (`DropBlocks`) that
+    stay, and the student inherits its weights. `temperature`, `weight` and `pairs` do not change the capacity. Every
+    move ends with a training on the teacher's outputs. A move of `temperature` or `weight` sets that parameter of
+    `Response`; a move of `pairs` adds hints from that many of the deepest pairs of modules.
 
     Args:
-        turn: which knobs there are, of width, depth, temperature, weight and pairs.
-        student: builds a student, called with `width=` and `depth=`; its default values are the model's own.
-        widths: what width may be with a builder, the narrower the later.
-        depths: what depth may be with a builder.
+        turn: the knobs to offer, from width, depth, temperature, weight and pairs.
+        student: builds a student from `width=` and `depth=`; its defaults are the model's own values.
+        widths: possible widths with a builder, from wide to narrow.
+        depths: possible depths with a builder, from deep to shallow.
         teacher: a model, several by name, or None for the original model.
-        original: the model before it was compressed.
-        temperature: of the answers.
-        weight: of the answers against the labels.
-        hints: pairs of modules for `pairs`, {path in the student: path in the teacher}; empty pairs the stages of the
-            same name.
+        original: the uncompressed model.
+        temperature: the temperature of `Response`.
+        weight: the weight of the teacher's outputs against the labels, 0 to 1.
+        hints: pairs of modules for `pairs`, {path in the student: path in the teacher}; by default stages of the same
+            name.
         recipe: makes the fine-tuning from data, seed, original and guides.
-        data: the training split; without one nothing is trained.
+        data: the training split; None trains nothing.
         example_inputs: a batch as `kmr.data.forward` takes it.
     """
 
@@ -80,18 +80,18 @@ class Distillation(Rule):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         known = ("width", "depth", "temperature", "weight", "pairs")
         if unknown := [name for name in self.turn if name not in known]:
-            raise KMRError(f"{self.name} has no knob {', '.join(unknown)}: there are {', '.join(known)}")
+            raise KMRError(f"{self.name} has no knob {', '.join(unknown)}: choose from {', '.join(known)}")
         for name, values in (("width", self.widths), ("depth", self.depths)):
             if self.student is None and values:
-                raise KMRError(f"{self.name} can take {name}s only with a student, what builds a model of each")
+                raise KMRError(f"{self.name} has {name}s but no builder for them: set student")
             if self.student is not None and name in self.turn and not values:
-                raise KMRError(f"{self.name} needs the {name}s that its student may be built with: set {name}s")
+                raise KMRError(f"{self.name} turns {name} of a built student but has no values for it: set {name}s")
         if self.student is not None:
             self._defaults()
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.width`, `name.depth`, …, as `turn` says."""
+        """The knobs `name.width`, `name.depth`, … listed in `turn`."""
         return tuple(Knob(f"{self.name}.{name}", self._domain(name)) for name in self.turn)
 
     @property
@@ -101,7 +101,7 @@ class Distillation(Rule):
     @property
     def precedes(self) -> frozenset[Trait]:
         if self.student is not None:
-            # It is built anew: what other rules did would be lost, and is refused.
+            # A built student loses what other rules did, so the rule must come first.
             return frozenset({"structure", "masks", "weight grids", "activation grids"})
         return frozenset({"activation grids"})
 
@@ -124,12 +124,12 @@ class Distillation(Rule):
                 weight = float(value)
             case "pairs":
                 if isinstance(self.teacher, Mapping):
-                    raise NotApplicable(f"{knob.name}: hints come from one teacher, not from several")
+                    raise NotApplicable(f"{knob.name}: hints need a single teacher, not {len(self.teacher)}")
                 guides["hints"] = Hints(teacher=self.teacher, pairs=self.hints, count=int(value))
         if self.data is None:
             if setting not in ("width", "depth"):
-                raise NotApplicable(f"{knob.name}: there is no data to learn from")
-            warnings.warn(RuleWarning(f"{self.name}: the student is not trained: there is no data"), stacklevel=2)
+                raise NotApplicable(f"{knob.name}: the rule has no data to train on")
+            warnings.warn(RuleWarning(f"{self.name}: the student is not trained: the rule has no data"), stacklevel=2)
             return model
         guides["answers"] = Response(teacher=self.teacher, temperature=temperature, weight=weight)
         settings = {"data": self.data, "seed": self.seed, "original": self.original, "guides": guides}
@@ -150,7 +150,7 @@ class Distillation(Rule):
         return IntRange(1, max(1, len(self.hints) or 8), neutral=0)
 
     def _defaults(self) -> dict[str, Any]:
-        """Return the width and depth that the builder gives by itself: those of the model it built."""
+        """Return the builder's default width and depth, which are those of the model."""
         assert self.student is not None
         taken = inspect.signature(self.student).parameters
         found: dict[str, Any] = {}
@@ -158,20 +158,19 @@ class Distillation(Rule):
             if name in self.turn:
                 default = taken[name].default if name in taken else inspect.Parameter.empty
                 if default is inspect.Parameter.empty:
-                    raise KMRError(f"the student of {self.name} must take {name} and have a default for it")
+                    raise KMRError(f"the student builder of {self.name} must have an argument {name} with a default")
                 found[name] = default
         return found
 
     def _built(self, model: nn.Module, knob: Knob, changed: Mapping[str, Value]) -> nn.Module:
-        """Return a new student with one argument changed from those that the model was built with."""
+        """Return a new student, built with the model's arguments except for one."""
         assert self.student is not None
         before: dict[str, Any] = dict(getattr(model, _BUILT, {}))
         like = self.student(**before)
         ours = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if ours != {name: tensor.shape for name, tensor in like.state_dict().items()}:
             raise NotApplicable(
-                f"{knob.name}: the student is built anew, and what other rules did to the model would be lost: put "
-                f"{self.name} before them"
+                f"{knob.name}: a newly built student would lose the changes of other rules: put {self.name} before them"
             )
         settings = {**before, **changed}
         student = self.student(**settings).train(model.training)

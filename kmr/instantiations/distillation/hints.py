@@ -1,7 +1,7 @@
-"""Distillation of what lies inside: hints with learned projections, and attention transfer.
+"""Feature distillation: hints with learned projections, and attention transfer.
 
-A hint compares features through a projection that is trained along and thrown away (FitNets, Romero et al. 2015).
-Attention transfer compares where features are large, which needs no projection (Zagoruyko & Komodakis 2017).
+A hint compares features through a projection that is trained along and then discarded (FitNets, Romero et al. 2015).
+Attention transfer compares where features are large and needs no projection (Zagoruyko & Komodakis 2017).
 """
 
 from abc import abstractmethod
@@ -24,17 +24,17 @@ from kmr.instantiations.teachers import Lessons, named_teachers
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Features(Guide):
-    """Add weight · Σ distance(student feature, teacher feature) over pairs of modules.
+    """An added loss: weight · Σ distance(student feature, teacher feature) over pairs of modules.
 
-    Of two features with different numbers of places the finer is averaged down to the coarser.
+    Of two features with different resolutions, the finer is averaged down to the coarser.
 
     Args:
-        teacher: a model, or None for the model before it was compressed.
-        pairs: {path in the student: path in the teacher}; empty pairs the stages of the same name.
-        count: how many of the pairs to use, the deepest ones; None uses all.
-        weight: factor of the added loss.
-        cache_mb: what is taught of the training split is kept where it takes no more than this. Augmented samples are
-            computed anew.
+        teacher: a model, or None for the uncompressed model.
+        pairs: {path in the student: path in the teacher}; by default stages of the same name.
+        count: number of pairs to use, the deepest ones; None uses all.
+        weight: factor of the added loss, at least 0.
+        cache_mb: the limit in MB up to which the teacher's features of the training split are cached. Features of
+            augmented samples are never cached.
     """
 
     teacher: nn.Module | None = field(default=None, repr=False)
@@ -53,18 +53,18 @@ class _Features(Guide):
 
     @abstractmethod
     def projections(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> nn.ModuleList:
-        """Return what turns each student feature into one to compare with the teacher's, by examples of both."""
+        """Return modules that map each student feature to the form of the teacher's, given examples of both."""
 
     @abstractmethod
     def distance(self, student: Tensor, taught: Tensor) -> Tensor:
-        """Compare a student's feature, projected, with what is taught of the teacher's."""
+        """Return the distance of a projected student feature from the target of the teacher's."""
 
     def taught(self, feature: Tensor) -> Tensor:
-        """Return what of a teacher's feature the student is to match."""
+        """Return the target that the student matches, from a teacher's feature."""
         return feature
 
     def places(self, student: torch.Size, teacher: torch.Size) -> tuple[int, ...] | None:
-        """Return the places to average both features to; None leaves them."""
+        """Return the resolution to average both features to, or None to keep theirs."""
         return common_places(student, teacher)
 
     @contextmanager
@@ -102,7 +102,7 @@ class _Compared(Guidance):
     parameters: Sequence[nn.Parameter] = ()
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
-        """Return the loss and what the features are apart."""
+        """Return the loss plus the weighted distances of the features."""
         student = dict(self.seen)
         taught = self.teach(batch)
         for (path, places), projection in zip(self.places.items(), self.projections, strict=True):
@@ -112,9 +112,9 @@ class _Compared(Guidance):
 
 
 class _Projection(nn.Module):
-    """A linear map between features of any size: the layer in it sees and gives numbers around 1.
+    """A linear map between features of any magnitude, whose layer works on values around 1.
 
-    Without that the steepness of the loss would be the ratio of the two sizes, and so would the learning rate it takes.
+    Without this scaling, gradients and suitable learning rates would depend on the ratio of the two magnitudes.
     """
 
     def __init__(self, layer: nn.Module, taken: float, given: float) -> None:
@@ -127,7 +127,7 @@ class _Projection(nn.Module):
 
 
 def size_of(feature: Tensor) -> float:
-    """Return the root mean square of a feature, 1 of one that is 0 everywhere."""
+    """Return the root mean square of a feature, or 1 if it is 0 everywhere."""
     size = float(feature.float().square().mean().sqrt())
     return size if size > 0 else 1.0
 
@@ -135,10 +135,10 @@ def size_of(feature: Tensor) -> float:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Hints(_Features):
-    """Add weight · Σ ‖projection(student feature) − teacher feature‖² / ‖teacher feature‖²; projections are learned.
+    """Hints through learned projections: weight · Σ ‖projection(student) − teacher‖² / ‖teacher‖² over features.
 
-    A projection is linear over channels: a 1 × 1 convolution of features (n, channels, places…), a linear layer of
-    those that end with their channels, (n, channels) or (n, length, channels) as of transformers.
+    A projection is linear over channels: a 1 × 1 convolution for features (n, channels, places…), a linear layer for
+    features with channels last, (n, channels) or (n, length, channels) as in transformers.
     """
 
     def projections(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> nn.ModuleList:
@@ -161,7 +161,7 @@ class Hints(_Features):
         return nn.ModuleList(made)
 
     def places(self, student: torch.Size, teacher: torch.Size) -> tuple[int, ...] | None:
-        """Return the places to average both features to; those that end with their channels are left."""
+        """Return the resolution to average both features to, or None for features with channels last."""
         return common_places(student, teacher) if len(student) > 3 else None
 
     def distance(self, student: Tensor, taught: Tensor) -> Tensor:
@@ -172,15 +172,15 @@ class Hints(_Features):
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionTransfer(_Features):
-    """Add weight · Σ of the mean squared differences between attention maps, of features (n, channels, places…)."""
+    """Attention transfer: weight · Σ mean squared difference of attention maps of features (n, channels, places…)."""
 
     weight: float = 1000.0
 
     def projections(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> nn.ModuleList:
-        """Return nothing to learn: maps have no channels."""
+        """Return identities, since attention maps have no channels."""
         flat = [path for path, feature in student.items() if feature.dim() < 3]
         if flat:
-            raise KMRError(f"attention transfer needs features with places, which {', '.join(flat)} has not")
+            raise KMRError(f"attention transfer needs features with positions: {', '.join(flat)} has none")
         return nn.ModuleList(nn.Identity() for _ in student)
 
     def taught(self, feature: Tensor) -> Tensor:
@@ -188,5 +188,5 @@ class AttentionTransfer(_Features):
         return attention_map(feature)
 
     def distance(self, student: Tensor, taught: Tensor) -> Tensor:
-        """Compare two attention maps."""
+        """Return the mean squared difference of two attention maps."""
         return attention(attention_map(student), taught)

@@ -1,4 +1,4 @@
-"""What a student is taught, as losses of tensors: a teacher's distribution, its features, where it looks."""
+"""Distillation losses of tensors: on a teacher's distribution, features and attention maps."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kmr.core import KMRError
 
 Divergence: TypeAlias = Callable[[Tensor, Tensor, float, int], Tensor]
-"""Of (student logits, teacher log-probabilities at the temperature, temperature, dim), the loss without `dim`."""
+"""A loss of (student logits, teacher log-probabilities at the temperature, temperature, dim), reduced over `dim`."""
 
 
 def softened(teachers: Mapping[str, Tensor], temperature: float, dim: int) -> Tensor:
@@ -27,7 +27,7 @@ def hinton(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Te
 
 
 def paper(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
-    """Return KL(student ‖ teacher) of the softened distributions, as Algorithm 7 has it: the other way, without T²."""
+    """Return KL(student ‖ teacher) of the softened distributions without the factor T², as in Algorithm 7."""
     ours = F.log_softmax(student.float() / temperature, dim)
     return (ours.exp() * (ours - teacher)).sum(dim)
 
@@ -41,9 +41,9 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention_map(feature: Tensor) -> Tensor:
-    """Return where a feature (n, channels, …) is large: its mean square over channels, of norm 1 for each sample.
+    """Return the attention map of a feature (n, channels, …): its mean square over channels, (n, places), of norm 1.
 
-    Zagoruyko & Komodakis (2017), activation-based, p = 2.
+    This is the activation-based map with p = 2 of Zagoruyko & Komodakis (2017).
     """
     return F.normalize(feature.float().square().mean(1).flatten(1), dim=1)
 
@@ -54,14 +54,18 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def common_places(student: torch.Size, teacher: torch.Size) -> tuple[int, ...]:
-    """Return the number of places, along each dimension, of the coarser of two features (n, channels, places…)."""
+    """Return the lower resolution, along each dimension, of two features (n, channels, places…).
+
+    Raises:
+        KMRError: the features differ in their number of dimensions.
+    """
     if len(student) != len(teacher) or len(student) < 2:
         raise KMRError(f"features of shape {tuple(student)} and {tuple(teacher)} cannot be compared: name other pairs")
     return tuple(min(one, other) for one, other in zip(student[2:], teacher[2:], strict=True))
 
 
 def pooled(feature: Tensor, places: tuple[int, ...] | None) -> Tensor:
-    """Average a feature (n, channels, places…) over places until it has this many; None leaves it."""
+    """Average a feature (n, channels, places…) down to this resolution; None keeps its own."""
     if places is None or tuple(feature.shape[2:]) == places:
         return feature
     pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(places) - 1]

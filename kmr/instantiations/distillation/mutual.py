@@ -1,4 +1,4 @@
-"""Deep mutual learning (Zhang et al. 2018): a cohort that is trained together, each a teacher of the others."""
+"""Deep mutual learning (Zhang et al. 2018): peers trained together, each a teacher of the others."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +19,19 @@ from kmr.instantiations.distillation.losses import hinton, softened
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mutual(Guide):
-    """Train peers along with the model: each adds weight · mean over the others of KL(other ‖ it) to its own loss.
+    """Peers trained along with the model: each adds weight · mean over the others of KL(other ‖ it) to its loss.
 
-    No teacher is needed. Nobody gets a gradient through what it teaches. The peers are thrown away.
+    No teacher is needed. Targets are detached: nothing gets a gradient through what it teaches. The peers are discarded
+    after the training.
 
     Args:
-        peers: how many beside the model.
-        peer: builds one, of any architecture; by default peers are copies of the model, moved apart by `spread`.
-        spread: standard deviation of the noise in each parameter of a copy, as a share of that of the parameter.
-        weight: of what the others teach.
-        temperature: of the answers; 1 in the source.
-        loss: of (a peer's outputs, targets).
-        dim: the dimension of the outputs that counts the classes.
+        peers: number of peers, at least 1.
+        peer: builds a peer of any architecture; by default peers are copies of the model with noise (`spread`).
+        spread: standard deviation of the noise in each parameter of a copy, relative to that of the parameter.
+        weight: weight of the mutual term, at least 0.
+        temperature: temperature of the outputs, above 0; 1 in the paper.
+        loss: a function of (a peer's outputs, targets).
+        dim: the class dimension of the outputs.
     """
 
     peers: int = 1
@@ -74,7 +75,7 @@ class _Cohort(Guidance):
     parameters: Sequence[nn.Parameter] = ()
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
-        """Return the sum of everyone's loss: the gradients of each reach its own parameters alone."""
+        """Return the sum of all losses; the gradients of each reach only its own parameters."""
         how = self.settings
         answers = [batch.outputs, *(forward(peer, batch.inputs) for peer in self.cohort)]
         for answer in answers[1:]:

@@ -1,4 +1,4 @@
-"""Response distillation (Algorithm 7; Hinton et al. 2015): the student learns what a teacher answers."""
+"""Response distillation (Algorithm 7; Hinton et al. 2015): a student learns a teacher's outputs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,24 +17,24 @@ from kmr.instantiations.distillation.losses import DIVERGENCES, softened
 from kmr.instantiations.teachers import Lessons, Teacher, named_teachers, teach
 
 IGNORED = -100
-"""The target of a prediction that does not count."""
+"""The target of predictions to ignore."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Response(Guide):
-    """Minimise (1 − weight)·loss + weight·D, with D how far the student's answers are from the teacher's.
+    """A loss on a teacher's outputs: (1 − weight)·loss + weight·D, with D the distance to the teacher's outputs.
 
     Args:
-        teacher: a model, several by name (the mean of their softened answers is taught), or None for the model before
-            it was compressed.
-        temperature: T, divides the logits.
-        weight: of the teacher against the task, 0 to 1.
+        teacher: a model, several by name (the target is the mean of their softened outputs), or None for the
+            uncompressed model.
+        temperature: T, the divisor of the logits, above 0.
+        weight: weight of the teacher against the task, 0 to 1.
         form: D is T²·KL(teacher ‖ student) (`hinton`), KL(student ‖ teacher) without T² (`paper`), or the mean squared
-            difference of the outputs, for numbers that are no logits (`mse`).
-        dim: the dimension of the outputs that counts the classes.
-        cache_mb: a teacher's outputs for the training split are kept where they take no more than this; 0 computes them
-            for each batch, which is less work where few of the samples are seen. Augmented samples are computed anew.
+            difference of the outputs (`mse`, for outputs that are not logits).
+        dim: the class dimension of the outputs.
+        cache_mb: the limit in MB up to which a teacher's outputs for the training split are cached. 0 computes them for
+            each batch, which is faster if training sees few samples. Outputs of augmented samples are never cached.
     """
 
     teacher: Teacher = field(default=None, repr=False)
@@ -62,11 +62,12 @@ class Response(Guide):
         yield _Taught(self, named_teachers(self.teacher, original), data)
 
     def distance(self, outputs: Tensor, taught: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Return D, the mean over predictions whose target counts."""
+        """Return D, the mean over predictions whose target is not ignored."""
         for name, answer in taught.items():
             if answer.shape != outputs.shape:
                 raise KMRError(
-                    f"the teacher {name} answers with shape {tuple(answer.shape)}, the student {tuple(outputs.shape)}"
+                    f"the teacher {name} returns shape {tuple(answer.shape)}, the student {tuple(outputs.shape)}: they "
+                    "must be equal"
                 )
         if self.form == "mse":
             mean = torch.stack(list(taught.values())).mean(0)

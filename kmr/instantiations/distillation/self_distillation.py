@@ -1,4 +1,4 @@
-"""Self-distillation (Zhang et al. 2019, "Be Your Own Teacher"): the deeper exits of a model teach the shallower."""
+"""Self-distillation (Zhang et al. 2019, "Be Your Own Teacher"): deeper exits of a model teach shallower ones."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ from kmr.representation.early_exits import EarlyExits
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SelfDistillation(Guide):
-    """Add the mean over exits of (1 − weight)·loss(exit) + weight·T²·KL(next deeper exit ‖ exit).
+    """An added loss: the mean over exits of (1 − weight)·loss(exit) + weight·T²·KL(next deeper exit ‖ exit).
 
-    The last of them is taught by the model's own output. Teachers get no gradient from their pupils. A model without
-    exits is trained as it would be without this guide.
+    The model's own output teaches the last exit. Targets are detached, so that no gradient reaches the deeper exit.
+    Without exits this guide has no effect.
 
     Args:
-        temperature: T.
-        weight: of the deeper exit against the labels, 0 to 1.
-        loss: of (an exit's logits, targets).
-        factor: of all this beside the loss of the output.
+        temperature: T, above 0.
+        weight: weight of the deeper exit against the labels, 0 to 1.
+        loss: a function of (an exit's logits, targets).
+        factor: factor of the added loss, at least 0.
     """
 
     temperature: float = 3.0
@@ -58,7 +58,7 @@ class _Exits(Guidance):
     seen: Mapping[str, Tensor]
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
-        """Return the loss and what the exits lose."""
+        """Return the loss plus the loss of the exits."""
         how, deeper = self.settings, batch.outputs
         targets = batch.targets.to(deeper.device)
         exits = [self.seen[head] for head in self.heads]

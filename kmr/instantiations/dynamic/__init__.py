@@ -1,6 +1,6 @@
-"""Dynamic networks: what is computed depends on the input.
+"""Dynamic networks: the computation depends on the input.
 
-`ChannelGating` closes channels at run time; `kmr.meters.ExpectedMACs` reads what that takes on average.
+`ChannelGating` closes channels at run time; `kmr.meters.ExpectedMACs` reads the mean cost of a sample.
 """
 
 from kmr.instantiations.dynamic.gating import ChannelGating

@@ -1,4 +1,4 @@
-"""Dynamic channel gating: convolutions compute for each input the channels that it makes large (Gao et al. 2019)."""
+"""Dynamic channel gating: convolutions compute only the channels that matter for each input (Gao et al. 2019)."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,18 +24,18 @@ Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 @final
 @dataclass(frozen=True, kw_only=True)
 class ChannelGating(LayerRule):
-    """Put a gate on convolutions that closes output channels, for each input other ones, without training.
+    """Gates that close output channels of convolutions for each input, without training.
 
-    The value is the share of a layer's channels that are closed, on average over the calibration samples: how many
-    are for one input depends on it. From the mean size of its input's channels a gate foretells, by a linear map fitted
-    to the samples, how far each output channel will stray from its mean; those that will not stray far are closed and
-    hold their mean instead. Weights, masks and grids stay; the gates add their maps to what is stored, and dense
-    kernels save no time: `ExpectedMACs` says what kernels that skip closed channels would compute.
+    The value is the mean share of a layer's channels that are closed over the calibration samples; for a single input
+    the share varies. A gate predicts, from the mean absolute value of each input channel, how far each output channel
+    will deviate from its mean; the linear predictor is fitted to the samples. Channels with a small predicted deviation
+    are closed and output their mean. Weights, masks and grids stay. The gates add their maps to the stored bytes, and
+    dense kernels save no time: `ExpectedMACs` reads the savings of kernels that skip closed channels.
 
     Args:
-        data: calibration samples, in a random order by the seed; labels are not read.
-        samples: how many, run as one batch.
-        ridge: of the fit, as a share of the inputs' variance.
+        data: calibration samples, drawn in random order by the seed; labels are not read.
+        samples: number of samples, run as one batch; at least 2.
+        ridge: ridge of the fit, as a share of the inputs' variance; at least 0.
     """
 
     lowers: ClassVar[str] = "expected_macs"
@@ -58,7 +58,7 @@ class ChannelGating(LayerRule):
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         if self.data is None:
-            raise KMRError(f"{self.name} needs calibration data: give it some")
+            raise KMRError(f"{self.name} needs calibration data: set data")
         for path, module in list(model.named_modules()):
             if isinstance(module, GatedLayer) and self.governs(knob, path):
                 model = replace_module(model, module, module.layer)
@@ -73,32 +73,32 @@ class ChannelGating(LayerRule):
         self.report(idle, "left as they are: they do not run exactly once in a forward pass")
         once = {path: layer for path, layer in convolutions.items() if path not in idle}
         if not once:
-            raise NotApplicable(f"{knob.name}: no convolution to gate")
+            raise NotApplicable(f"{knob.name}: the model has no convolution to gate")
         for path, gated in _fitted(model, once, batch, float(value), self.ridge).items():
             model = replace_module(model, once[path], gated.train(once[path].training))
         return model
 
 
 def fitted_gate(inputs: Tensor, outputs: Tensor, closed: float, ridge: float) -> tuple[ChannelGate, Tensor]:
-    """Fit a gate to what a layer read and made.
+    """Fit a gate to a layer's inputs and outputs.
 
     Args:
         inputs: shape (n, channels, …).
         outputs: shape (n, channels, …).
-        closed: share of (sample, channel) pairs to close.
-        ridge: as a share of the inputs' variance.
+        closed: share of (sample, channel) pairs to close, 0 to 1.
+        ridge: ridge of the fit, as a share of the inputs' variance.
 
     Returns:
-        The gate, and for each channel the mean output over the samples it is closed for.
+        The gate, and for each channel its mean output over the samples for which it is closed.
     """
     sizes = channel_sizes(inputs)
     means = outputs.flatten(2).mean(2)
-    strays = channel_sizes(outputs - means.mean(0).reshape(1, -1, *[1] * (outputs.dim() - 2)))
-    start = torch.zeros(1, strays.shape[1], sizes.shape[1], dtype=sizes.dtype, device=sizes.device)
-    slope, offset = refit(start, sizes[None], strays[None], ridge=ridge)
-    foretold = sizes @ slope[0].mT + offset[0]
-    count = min(max(round(closed * foretold.numel()), 1), foretold.numel())
-    threshold = foretold.flatten().kthvalue(count).values
+    deviations = channel_sizes(outputs - means.mean(0).reshape(1, -1, *[1] * (outputs.dim() - 2)))
+    start = torch.zeros(1, deviations.shape[1], sizes.shape[1], dtype=sizes.dtype, device=sizes.device)
+    slope, offset = refit(start, sizes[None], deviations[None], ridge=ridge)
+    predicted = sizes @ slope[0].mT + offset[0]
+    count = min(max(round(closed * predicted.numel()), 1), predicted.numel())
+    threshold = predicted.flatten().kthvalue(count).values
     gate = ChannelGate(slope[0], offset[0], threshold)
     shut = (~gate(inputs)).to(means.dtype)
     fill = torch.where(shut.sum(0) > 0, (means * shut).sum(0) / shut.sum(0).clamp_min(1), means.mean(0))
@@ -115,9 +115,9 @@ def _calls(model: nn.Module, layers: dict[str, Convolution], batch: Inputs) -> C
 def _fitted(
     model: nn.Module, layers: dict[str, Convolution], batch: Inputs, closed: float, ridge: float
 ) -> dict[str, GatedLayer]:
-    """Gate layers in the order they run, each fitted to what it reads once those before it are gated.
+    """Gate layers in the order they run, each fitted to its inputs after the layers before it are gated.
 
-    Fitted to what ungated layers make, the gates of a deep model would close far more than their share.
+    Gates fitted to inputs from ungated layers would close far more than their share in a deep model.
     """
     gated: dict[str, GatedLayer] = {}
 

@@ -1,9 +1,9 @@
-"""Parameter-efficient fine-tuning (Algorithm 8): what is trained of a model is small.
+"""Parameter-efficient fine-tuning (Algorithm 8): training of few parameters.
 
-As a recovery it is gone into the model in the end: what such an adapter computes and how it is put on a weight and
-taken off is in `adapters`; `LowRankAdaptation` is a recipe that stands wherever `kmr.finetune.FineTune` does, after any
-rule, and moves no cost. As a technique of its own it stays: `BottleneckAdapters` freezes a model and puts adapters with
-a nonlinearity in it; it is judged by `TrainableParameters` and `OptimizerBytes`.
+As a recovery, adapters are merged into the model: `adapters` computes, attaches and detaches them, and
+`LowRankAdaptation` is a recipe in place of `kmr.finetune.FineTune`, after any rule, that changes no cost. As a
+technique of its own, `BottleneckAdapters` freezes a model and adds adapters with a nonlinearity; its costs are
+`TrainableParameters` and `OptimizerBytes`.
 """
 
 from kmr.instantiations.peft.adapters import (

@@ -1,9 +1,9 @@
-"""Low-rank adapters under whatever holds a weight: what is trained is small, what is left is the same model.
+"""Low-rank adapters under a weight's grid and mask: few parameters train, and merging restores the architecture.
 
-An adapter is the first parametrization of a weight, before its grid and mask: the layer computes with
-mask ⊙ grid(latent + B·A) (Hu et al. 2022), with rows of a length of their own (DoRA, Liu et al. 2024), or with a
-linear bottleneck behind it, mask ⊙ grid((I + U·D)·latent). The loop of
-`kmr.finetune` settles latent weights on what the layer computes with; taking the adapter off is then all of merging.
+An adapter is the first parametrization of a weight, before its grid and mask. The layer computes with
+mask ⊙ grid(latent + B·A) (LoRA, Hu et al. 2022), with separately trained row norms (DoRA, Liu et al. 2024), or with a
+linear bottleneck, mask ⊙ grid((I + U·D)·latent). The loop of `kmr.finetune` settles latent weights to the effective
+ones, so that merging only needs to detach the adapter.
 """
 
 import math
@@ -18,13 +18,13 @@ from kmr.representation.weights import WeightLayer, strip, tied_layers, weight_l
 
 
 class Adapter(nn.Module):
-    """Adds a product of two thin matrices to a weight seen as a matrix (m, n); nothing at first.
+    """A low-rank term added to a weight as a matrix (m, n); initially 0.
 
     Args:
-        weight: which it is for.
-        rank: of the product.
-        gain: what the product is multiplied by, α / r of the paper.
-        directional: the sum gives each row's direction alone, its length is trained by itself (DoRA).
+        weight: the weight to adapt.
+        rank: rank of the added product.
+        gain: factor of the product, α / r of the paper.
+        directional: use the sum for the direction of each row only, and train the norm separately (DoRA).
         generator: draws the first factor.
     """
 
@@ -41,11 +41,11 @@ class Adapter(nn.Module):
         self.register_parameter("length", None if length is None else nn.Parameter(length))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Add."""
+        """Return the weight plus the low-rank term."""
         summed: Tensor = weight + self.gain * (self.up @ self.down).reshape(weight.shape)
         if self.length is None:
             return summed
-        # The gradient passes by the norm, as in the paper (section 4.3).
+        # The norm is treated as a constant in the gradient, as in the paper (section 4.3).
         norms = summed.detach().flatten(1).norm(dim=1).clamp(min=1e-12)
         turned: Tensor = summed * (self.length / norms).reshape(-1, *(1,) * (weight.dim() - 1))
         return turned
@@ -56,15 +56,15 @@ class Adapter(nn.Module):
 
 
 class SerialAdapter(nn.Module):
-    """Puts two thin matrices behind what a weight seen as a matrix (m, n) computes: W + gain · U·D·W; nothing at first.
+    """A linear bottleneck after a weight W as a matrix (m, n): W + gain · U·D·W; initially W.
 
-    It is a bottleneck adapter (Houlsby et al. 2019) without its nonlinearity, between a layer's product and its bias,
-    so that it can be multiplied into the weight.
+    This is a bottleneck adapter (Houlsby et al. 2019) without its nonlinearity, between a layer's product and its bias,
+    so that it can be merged into the weight.
 
     Args:
-        weight: which it is for.
-        rank: of U·D.
-        gain: what the product is multiplied by.
+        weight: the weight to adapt.
+        rank: rank of U·D.
+        gain: factor of the product.
         generator: draws D.
     """
 
@@ -77,7 +77,7 @@ class SerialAdapter(nn.Module):
         self.gain = gain
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Multiply and add."""
+        """Return W + gain · U·D·W."""
         matrix = weight.flatten(1)
         behind: Tensor = matrix + self.gain * (self.up @ (self.down @ matrix))
         return behind.reshape(weight.shape)
@@ -88,17 +88,17 @@ class SerialAdapter(nn.Module):
 
 
 def adaptable(model: nn.Module) -> dict[str, WeightLayer]:
-    """Return the layers an adapter can be put on, by path: those whose weight is theirs alone."""
+    """Return the layers that can have an adapter, by path: those whose weight is not shared."""
     tied = tied_layers(model)
     return {path: layer for path, layer in weight_layers(model) if path not in tied}
 
 
 def largest_rank(shapes: Iterable[tuple[int, int]], budget: int) -> int:
-    """Return the largest rank, one for all, at which adapters hold at most so many parameters; 0 where 1 is too much.
+    """Return the largest common rank at which adapters have at most `budget` parameters; 0 if rank 1 exceeds it.
 
     Args:
-        shapes: of the weights as matrices. A weight takes part up to the rank that it has at most.
-        budget: parameters.
+        shapes: shapes of the weights as matrices; a weight's own largest possible rank limits its adapter.
+        budget: maximum number of parameters.
     """
     sizes = list(shapes)
     low, high = 0, max((min(shape) for shape in sizes), default=0)
@@ -109,7 +109,7 @@ def largest_rank(shapes: Iterable[tuple[int, int]], budget: int) -> int:
 
 
 def adapter_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
-    """Return how many parameters the factors of a rank hold, for weights of these shapes."""
+    """Return the number of parameters in adapters of this rank for weights of these shapes."""
     return sum(min(rank, *shape) * sum(shape) for shape in shapes)
 
 
@@ -122,12 +122,12 @@ def attach(
     serial: bool = False,
     seed: int = 0,
 ) -> None:
-    """Put adapters on layers, in place; they compute the same as before (to rounding, where directional)."""
+    """Attach adapters to layers, in place; their outputs stay the same (up to rounding, if directional)."""
     generator = torch.Generator().manual_seed(seed)
     for each in layers.values():
         layer: Any = each
         held = parametrize.is_parametrized(layer, "weight")
-        # The adapter is given the latent weight, and the rows of that have the length that it begins with.
+        # The adapter works on the latent weight and starts with its row norms.
         latent = layer.parametrizations.weight.original if held else layer.weight
         shape = latent.flatten(1).shape
         made: nn.Module
@@ -143,7 +143,7 @@ def attach(
 
 
 def detach(layers: Mapping[str, WeightLayer]) -> None:
-    """Take adapters off layers whose latent weights have been settled, in place: the layers compute the same."""
+    """Detach adapters from layers whose latent weights are settled, in place; their outputs stay the same."""
     for layer in layers.values():
         parts: Any = layer.parametrizations.weight  # type: ignore[union-attr]
         if len(parts) > 1:

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: small layers behind the blocks of a model, trained in place of it (Houlsby et al. 2019)."""
+"""Bottleneck adapters: small layers after the blocks of a model, trained instead of it (Houlsby et al. 2019)."""
 
 from typing import Any, cast
 
@@ -10,13 +10,13 @@ from kmr.instantiations.factored import convolution_class
 
 
 class BottleneckAdapter(nn.Module):
-    """Adds to features what two thin layers with a nonlinearity between make of them; nothing at first.
+    """A residual bottleneck: two thin layers with a nonlinearity between them, added to features; initially 0.
 
     Args:
-        channels: c, of the features.
-        width: r, of the bottleneck.
-        places: dimensions behind the channels, (n, c, …), where the layers are convolutions of single points (Rebuffi
-            et al. 2018); None where channels are last and they are linear.
+        channels: number of channels c of the features.
+        width: number of units r in the bottleneck.
+        places: number of spatial dimensions after the channels, (n, c, …), for 1 × 1 convolutions (Rebuffi et al.
+            2018); None for linear layers over channels last.
         generator: draws the first layer.
     """
 
@@ -32,13 +32,13 @@ class BottleneckAdapter(nn.Module):
                 parameter.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add."""
+        """Return the features plus the bottleneck's output."""
         added: Tensor = x + self.up(F.gelu(self.down(x)))
         return added
 
 
 class Adapted(nn.Module):
-    """A module with an adapter behind it; what else the module gives beside its output stays as it is."""
+    """A module followed by an adapter on its first output; other outputs stay unchanged."""
 
     def __init__(self, inner: nn.Module, adapter: BottleneckAdapter) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class Adapted(nn.Module):
 
 
 def bottleneck_parameters(channels: list[int], width: int) -> int:
-    """Return how many parameters adapters of a width hold, each no wider than the features it is for."""
+    """Return the number of parameters in adapters of this width, each at most as wide as its features."""
     return sum(2 * size * min(width, size) + min(width, size) + size for size in channels)
 
 
 def largest_width(channels: list[int], budget: int) -> int:
-    """Return the largest width, one for all, at which adapters hold at most so many parameters; 0 for none."""
+    """Return the largest common width at which adapters have at most `budget` parameters; 0 if width 1 exceeds it."""
     low, high = 0, max(channels, default=0)
     while low < high:
         middle = (low + high + 1) // 2
@@ -68,17 +68,17 @@ def largest_width(channels: list[int], budget: int) -> int:
 
 
 def strongest(adapter: BottleneckAdapter, width: int) -> Tensor:
-    """Return the places, ascending, of the units that weigh most: by the product of their norms on both sides."""
+    """Return the ascending indices of the strongest units, by the product of their input and output norms."""
     down, up = (cast(Tensor, layer.weight).detach().flatten(1).double() for layer in (adapter.down, adapter.up))
     weighs = down.norm(dim=1) * up.norm(dim=0)
-    # An untrained adapter's all weigh nothing: then by what goes in.
+    # In an untrained adapter all products are 0, so the input norms decide.
     order: Tensor = (weighs + 1e-12 * down.norm(dim=1)).argsort(descending=True, stable=True)
     return order[:width].sort().values
 
 
 @torch.no_grad()
 def narrow(adapter: BottleneckAdapter, places: Tensor) -> None:
-    """Keep these units of an adapter alone, in place."""
+    """Reduce an adapter to these units, in place."""
     down: Any = adapter.down
     up: Any = adapter.up
     flags = down.weight.requires_grad
@@ -98,7 +98,7 @@ def _layer(inputs: int, outputs: int, places: int | None) -> nn.Module:
 
 
 def places_of(module: nn.Module, feature: Tensor) -> int | None:
-    """Return how many dimensions follow the channels of what a module gives; None where channels are last."""
+    """Return the number of dimensions after the channels of a module's output; None if channels are last."""
     count = feature.dim() - 2
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
     convolves = any(

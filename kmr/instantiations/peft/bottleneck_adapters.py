@@ -1,4 +1,4 @@
-"""Bottleneck adapters as a rule: what is trained from here on is small, what it costs to run is a little more."""
+"""Bottleneck adapters as a rule: far fewer trainable parameters at a slightly higher inference cost."""
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -29,21 +29,21 @@ from kmr.instantiations.replace import replace_module
 @final
 @dataclass(frozen=True, kw_only=True)
 class BottleneckAdapters(LayerRule):
-    """Freeze a model and put adapters behind its blocks, which further training moves in its place.
+    """A frozen model with trainable adapters after its blocks.
 
-    The value is the share of the model's parameters that adapters, with the vectors and modules that train beside them,
-    may hold; their width, one for all, follows. This lowers `trainable_parameters` and `optimizer_bytes`, what it takes
-    to adapt and store one more task. With a nonlinearity between its layers an adapter cannot be merged: what it costs
-    to run and store the model rises by what it holds. (What can be merged is a fine-tuning recipe and no rule,
-    `LowRankAdaptation`.) The model computes the same until it is trained. Turned again at a smaller value, the rule
-    keeps the strongest units of the adapters that are there.
+    The value is the largest share of the model's parameters that adapters, and the vectors and modules trained with
+    them, may have; a common width follows from it. This lowers `trainable_parameters` and `optimizer_bytes`, the costs
+    of adapting to and storing one more task. The nonlinearity prevents merging, so an adapter's parameters add to the
+    cost of running and storing the model. (Adapters that can be merged are a fine-tuning recipe, `LowRankAdaptation`.)
+    The model's outputs stay the same until it is trained. Turned again at a smaller value, the rule keeps the strongest
+    units of the existing adapters.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
-        after: patterns of the modules to put adapters behind; empty for every residual block (and in a transformer
-            layer of torch, behind its last linear layer).
-        vectors: biases and normalisations train on beside adapters.
-        also: patterns of modules that train on, such as the head.
+        after: patterns of the modules after which to add adapters; by default every residual block (in a transformer
+            layer of torch, its last linear layer).
+        vectors: also train biases and normalisations.
+        also: patterns of further modules to train, such as the head.
     """
 
     lowers: ClassVar[str] = "trainable_parameters"
@@ -80,11 +80,13 @@ class BottleneckAdapters(LayerRule):
         before = sum(p.numel() for p, flag in flags.items() if flag)
         if not width:
             raise NotApplicable(
-                f"{knob.name}={value}: {len(sites)} adapters of width 1, and what is trained with them, hold {needed} "
-                f"parameters, more than {budget}"
+                f"{knob.name}={value}: {len(sites)} adapters of width 1, and what is trained with them, have {needed} "
+                f"parameters: more than {budget}"
             )
         if needed >= before:
-            raise NotApplicable(f"{knob.name}={value}: {needed} parameters would train, {before} do without adapters")
+            raise NotApplicable(
+                f"{knob.name}={value}: {needed} parameters would train, but only {before} without adapters"
+            )
         for parameter in flags:
             parameter.requires_grad_(parameter in beside)
         generator = torch.Generator().manual_seed(self.seed)
@@ -99,7 +101,7 @@ class BottleneckAdapters(LayerRule):
 
     def _narrowed(self, model: nn.Module, adapters: list[BottleneckAdapter], budget: int, knob: Knob) -> nn.Module:
         if any(parametrize.is_parametrized(m) or not _plain(m) for adapter in adapters for m in adapter.children()):
-            raise NotApplicable(f"{knob.name}: other rules have changed the adapters that are there")
+            raise NotApplicable(f"{knob.name}: other rules have changed the existing adapters")
         channels = [int(cast(Tensor, adapter.up.bias).numel()) for adapter in adapters]
         others = sum(p.numel() for p in model.parameters() if p.requires_grad)
         others -= sum(p.numel() for adapter in adapters for p in adapter.parameters())
@@ -107,7 +109,7 @@ class BottleneckAdapters(LayerRule):
         present = [len(cast(Tensor, adapter.down.weight)) for adapter in adapters]
         if not width or all(min(width, size) >= has for size, has in zip(channels, present, strict=True)):
             raise NotApplicable(
-                f"{knob.name}: adapters of width {max(present)} are there, and get no narrower for {budget} parameters"
+                f"{knob.name}: the existing adapters of width {max(present)} already fit {budget} parameters"
                 if width
                 else f"{knob.name}: not even adapters of width 1 fit {budget} parameters"
             )
@@ -117,8 +119,8 @@ class BottleneckAdapters(LayerRule):
         return model
 
     def _beside(self, model: nn.Module, flags: dict[nn.Parameter, bool]) -> set[nn.Parameter]:
-        """Return the parameters of the model that train on."""
-        # The levels and scales that hold a weight stay as it does.
+        """Return the parameters of the model that stay trainable."""
+        # The levels and scales of a frozen weight are frozen too.
         held = {id(p) for name, p in model.named_parameters() if "parametrizations." in name}
         kept = {p for p, flag in flags.items() if flag and self.vectors and p.dim() <= 1 and id(p) not in held}
         for path, module in model.named_modules():
@@ -127,7 +129,7 @@ class BottleneckAdapters(LayerRule):
         return kept
 
     def _sites(self, model: nn.Module, knob: Knob) -> list[tuple[str, int, int | None]]:
-        """Return the path, channels and places of each module to put an adapter behind, which it is tried on."""
+        """Return path, channels and spatial dimensions of each module that can have an adapter; test each."""
         modes = [(module, module.training) for module in model.modules()]
         try:
             with torch.no_grad():
@@ -139,9 +141,9 @@ class BottleneckAdapters(LayerRule):
         finally:
             for module, training in modes:
                 module.training = training
-        self.report(refused, "no adapter: the model does not run with one behind it")
+        self.report(refused, "no adapter: the model does not run with one after it")
         if not found:
-            raise NotApplicable(f"{knob.name}: no residual block to put an adapter behind: name modules in `after`")
+            raise NotApplicable(f"{knob.name}: no residual block to add an adapter after: name modules in `after`")
         return found
 
     def _paths(self, model: nn.Module) -> list[str]:
@@ -164,7 +166,7 @@ class BottleneckAdapters(LayerRule):
             leave_fast_path(model)
             try:
                 same = [output.shape for output in outputs_of(model, self.example_inputs)] == shapes
-            except Exception:  # a user's forward pass may read more of a module than what it gives
+            except Exception:  # a user's forward pass may read a module's attributes
                 same = False
             holder._modules[name] = probe.inner
             if same and probe.feature is not None:
@@ -176,7 +178,7 @@ class BottleneckAdapters(LayerRule):
 
 
 class _Probe(nn.Module):
-    """Stands where an adapted module will, and notes what it gives."""
+    """A wrapper in place of a module that records its output."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

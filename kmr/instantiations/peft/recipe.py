@@ -1,4 +1,4 @@
-"""Fine-tuning within a budget of trainable parameters, after which the model is as large as before."""
+"""Fine-tuning with a limited share of trainable parameters, without a change of the model's size."""
 
 from dataclasses import dataclass
 from typing import final
@@ -14,22 +14,24 @@ from kmr.representation.weights import settle
 @final
 @dataclass(frozen=True, kw_only=True)
 class LowRankAdaptation(FineTune):
-    """Train low-rank adapters in place of the weights, then merge them: no cost changes, masks and grids hold.
+    """A recipe that trains low-rank adapters instead of the weights, then merges them; masks and grids hold.
 
-    Adapters of one rank, the largest that the budget allows, are put on every linear, convolution and embedding layer
-    whose weight is its own. What the optimizer keeps for each parameter (two values for Adam) is kept for these alone.
+    No cost changes. Every linear, convolution and embedding layer whose weight is not shared gets an adapter of the
+    same rank, the largest that the limit allows. The optimizer keeps state (two values per parameter for Adam) for
+    these alone.
 
     Args:
-        trainable: the budget, a share of the parameters of the model.
-        rank: in place of the largest rank; it must fit the budget.
-        gain: what the product of an adapter is multiplied by (α / r).
-        directional: DoRA in place of LoRA: the length of each row is trained by itself.
-        serial: bottleneck adapters in place of LoRA: two thin layers behind each, without a nonlinearity between them,
-            which could not be merged (`BottleneckAdapters` is the rule that puts those in a model, at a cost).
-        vectors: biases and the scales of normalisations are trained as well, within the budget.
+        trainable: the limit, a share of the model's parameters, in (0, 1].
+        rank: the rank, at least 1; None chooses the largest within the limit.
+        gain: factor of an adapter's product (α / r).
+        directional: DoRA instead of LoRA: the norm of each row is trained separately.
+        serial: linear bottleneck adapters instead of LoRA: two thin layers after each layer, without a nonlinearity,
+            which would prevent merging (the rule `BottleneckAdapters` adds nonlinear ones, at a cost).
+        vectors: also train biases and the scales of normalisations, within the limit.
 
     Raises:
-        NotApplicable: not even adapters of rank 1, or of the rank asked for, fit the budget.
+        KMRError: a setting is out of range or contradicts another.
+        NotApplicable: even adapters of rank 1, or of the given rank, exceed the limit.
     """
 
     trainable: float = 0.1
@@ -42,14 +44,14 @@ class LowRankAdaptation(FineTune):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.trainable <= 1:
-            raise KMRError(f"the trainable share of parameters must lie in (0, 1], not {self.trainable}")
+            raise KMRError(f"trainable must be a share of the parameters in (0, 1], not {self.trainable}")
         if self.rank is not None and self.rank < 1:
             raise KMRError(f"the rank of adapters must be at least 1, not {self.rank}")
         if self.serial and self.directional:
-            raise KMRError("adapters are serial or directional, not both")
+            raise KMRError("adapters cannot be both serial and directional: choose one")
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        """Train the model in place and return it, in the train or eval mode it was in."""
+        """Train the model in place and return it; every module keeps its train or eval mode."""
         flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
         if self.total_steps == 0 or not any(flags.values()):
             return model
@@ -66,8 +68,8 @@ class LowRankAdaptation(FineTune):
         needed = budget - left + adapter_parameters(shapes, max(1, rank))
         if not layers or rank < 1 or needed > budget:
             raise NotApplicable(
-                f"adapters of rank {max(1, rank)} on {len(layers)} layers, and what is trained with them, hold "
-                f"{needed} parameters, more than trainable={self.trainable} of the model's: {budget}"
+                f"adapters of rank {max(1, rank)} on {len(layers)} layers, and what is trained with them, have "
+                f"{needed} parameters: more than trainable={self.trainable} of the model's, {budget}"
             )
         kept = {id(vector) for vector in vectors}
         for parameter in flags:

@@ -1,4 +1,4 @@
-"""Recovery without training as a move like any other: `Recovery` turns what `kmr.recovery` does into a knob."""
+"""Recovery without training as a rule: `Recovery` makes a knob of the methods in `kmr.recovery`."""
 
 from kmr.instantiations.recovery.recovery import Recovery
 

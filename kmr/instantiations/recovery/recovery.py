@@ -1,4 +1,4 @@
-"""Recovery without training, as a knob: from nothing over BatchNorm statistics to least-squares reconstruction."""
+"""Recovery without training as a knob: none, BatchNorm statistics, or least-squares reconstruction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,18 +19,19 @@ NONE, BN, RECONSTRUCT, BN_FREE, RECONSTRUCT_FREE = "none", "bn", "reconstruct", 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Rule):
-    """Win quality back from activations alone, after whatever made the model smaller; no cost changes.
+    """Recovery of a compressed model's quality from activations alone; no cost changes.
 
-    The value `bn` measures BatchNorm statistics again; `reconstruct` also fits the remaining weights to the original's
-    outputs, layer by layer. The `…_data_free` values do the same on inputs made from the original's BatchNorm
+    The value `bn` re-estimates BatchNorm statistics; `reconstruct` also fits the remaining weights to the original's
+    outputs, layer by layer. The `…_data_free` values do the same on synthetic inputs from the original's BatchNorm
     statistics, without data.
 
     Args:
         original: the model before compression.
-        data: calibration samples, in a random order by the seed; labels are not read. Needed by the values with data.
-        example_inputs: a batch, of which the shape counts. Needed by the values without data.
-        samples: calibration samples, run as one batch.
-        ridge: see `kmr.recovery.reconstruct`.
+        data: calibration samples, drawn in random order by the seed; labels are not read. `bn` and `reconstruct` need
+            it.
+        example_inputs: a batch that gives the shape of a sample; the `…_data_free` values need it.
+        samples: number of calibration samples, run as one batch; at least 2.
+        ridge: see `kmr.recovery.reconstruct`; at least 0.
         steps: see `kmr.recovery.synthetic_inputs`.
     """
 
@@ -50,7 +51,7 @@ class Recovery(Rule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.by`."""
+        """The knob `name.by`."""
         return (Knob(f"{self.name}.by", self.domain),)
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
@@ -66,7 +67,7 @@ class Recovery(Rule):
 
     def _drawn(self, value: str) -> Sequence[Inputs]:
         if self.data is None:
-            raise KMRError(f"{self.name}={value} needs calibration data: give it, or choose {value}_data_free")
+            raise KMRError(f"{self.name}={value} needs calibration data: set data, or choose {value}_data_free")
         return calibration(self.data, self.samples, self.seed)
 
     def _made(self) -> Sequence[Inputs]:
@@ -74,6 +75,6 @@ class Recovery(Rule):
 
 
 def calibration(data: Split, samples: int, seed: int) -> list[Inputs]:
-    """Return the inputs of samples drawn from a split by the seed, as one batch."""
+    """Return the inputs of samples that the seed draws from a split, as one batch."""
     inputs, _ = next(Split(data.source, samples).batches(shuffle_seed=seed))
     return [inputs]

@@ -99,7 +99,7 @@ def test_a_quality_takes_what_makes_it():
 
 def test_a_runtime_that_is_not_here_is_refused_when_the_meter_is_made():
     for kind, more in ((Latency, {}), (SampleTime, {}), (ArtifactBytes, {}), (Deployed, {"data": SPLIT})):
-        with pytest.raises(NotHere, match="halving is not here: it is away"):
+        with pytest.raises(NotHere, match="halving is not available: it is away"):
             kind(example_inputs=X, runtime=Halving(here=False), **more)
 
 

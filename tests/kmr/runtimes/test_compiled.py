@@ -9,7 +9,7 @@ from kmr.runtimes.onnxruntime import OnnxRuntime
 
 def ready(runtime):
     if (why := runtime.probe()) is not None:
-        pytest.skip(f"{runtime.name} is not here: {why}")
+        pytest.skip(f"{runtime.name} is not available: {why}")
     return runtime
 
 

@@ -34,7 +34,7 @@ def test_a_runtime_says_whether_it_is_here(kind):
     if why is None:
         runtime.require()
     else:
-        with pytest.raises(NotHere, match="is not here: "):
+        with pytest.raises(NotHere, match="is not available: "):
             runtime.require()
         with pytest.raises(NotHere):
             runtime.prepare(torch.nn.Linear(2, 2), torch.zeros(1, 2))

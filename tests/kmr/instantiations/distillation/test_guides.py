@@ -184,7 +184,7 @@ def test_features_that_cannot_be_found_are_named() -> None:
         trained({"hints": Hints(pairs={"stage9": "stage1"})})
     with pytest.raises(KMRError, match="head"):
         trained({"attention": AttentionTransfer(pairs={"head": "head"})})
-    with pytest.raises(KMRError, match="go together by name"):
+    with pytest.raises(KMRError, match="match by name"):
         trained({"hints": Hints()}, original=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
 
 

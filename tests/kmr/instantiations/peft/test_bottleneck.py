@@ -133,7 +133,7 @@ def test_turned_again_adapters_get_narrower() -> None:
         dropped = [place for place in range(len(adapter.down.weight)) if place not in places.tolist()]
         adapter.up.weight.data[:, dropped] = 0
     torch.testing.assert_close(output(again), output(wide))
-    with pytest.raises(NotApplicable, match="no narrower"):
+    with pytest.raises(NotApplicable, match="already fit"):
         adapted(0.9, wide)
 
 
