@@ -49,6 +49,7 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
     infeasible = (table.frame["state"] == "infeasible").to_numpy(dtype=np.bool_) & known
     stands_for_all = table.baseline(x)[0], table.baseline(y)[0]
 
+    is_loss = table.kind(y) == "quality" and table.direction(y) == "minimize"
     total = plural(int(complete.sum()), "model")
     names = f"{escape(meter_name(x))} and {escape(meter_name(y))}"
     title = f"Pareto front of {names}"
@@ -56,7 +57,7 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
         title,
         f"{int(on_front.sum()):,} of {total} not beaten in both; bars: one standard error",
         xaxis=axis(table, x, log=spans_decades(np.append(points[complete | infeasible, 0], stands_for_all[0]))),
-        yaxis=axis(table, y),
+        yaxis=axis(table, y, log=is_loss and spans_decades(np.append(points[complete, 1], stands_for_all[1]))),
     )
     if not complete.any() and not infeasible.any() and not all(map(math.isfinite, stands_for_all)):
         return say(fig, f"No complete model has both {names} yet")
@@ -83,13 +84,15 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
 def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: Mask) -> None:
     """Let the axes follow the front and the baseline, and say how many models lie outside of the picture.
 
-    Members worse than the study's reference point add nothing to its hypervolume, and do not stretch the axes either.
+    Members worse than the study's reference point add nothing to its hypervolume, and do not stretch the axes either,
+    unless they are most of the front.
     """
     part = StudyTable(front, table.meta, table.folder)
     costs = as_costs(part.values(table.objectives), table.directions)
     reference = as_costs(table.corner("reference")[None, :], table.directions)
     inside = np.flatnonzero(~(costs > reference).any(axis=1))
-    part = StudyTable(front.iloc[inside] if len(inside) > 1 else front, table.meta, table.folder)
+    most = len(inside) > 1 and 2 * len(inside) >= len(front)
+    part = StudyTable(front.iloc[inside] if most else front, table.meta, table.folder)
     hidden = np.zeros(int(drawn.sum()), dtype=np.bool_)
     for name, shown in zip(names, (fig.layout.xaxis, fig.layout.yaxis), strict=True):
         values, stderr = part.column(f"meter/{name}"), np.nan_to_num(part.column(f"stderr/{name}"))

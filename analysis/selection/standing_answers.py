@@ -62,9 +62,9 @@ def recommend(table: StudyTable) -> tuple[Answer, ...]:
         return ()
     qualities = [name for name in table.objectives if table.kind(name) == "quality"]
     costs = [name for name in table.objectives if table.kind(name) == "cost"]
-    answers = [
-        _under_limit(front, quality, meter, limit) for quality in qualities for meter, limit in table.limits.items()
-    ]
+    limits = _limits(table)
+    answers = [_under_limit(front, quality, limit) for quality in qualities for limit in limits["cost"]]
+    answers += [_cheapest(front, cost, limit) for cost in costs for limit in limits["quality"]]
     for quality in qualities:
         for cost in costs:
             answers += [_near_baseline(front, cost, quality)]
@@ -83,6 +83,14 @@ def tolerance(meter: str, unit: str, baseline: float) -> tuple[float, str]:
     if meter.lower() in _BOUNDED_BY_ONE or unit.strip().lower() in ("fraction", "ratio"):
         return 0.01, "1 point (0.01)"
     return 0.01 * abs(baseline), "1 %"
+
+
+def _limits(table: StudyTable) -> dict[str, list[Limit]]:
+    """Return the study's own limits by the kind of their meter."""
+    found: dict[str, list[Limit]] = {"cost": [], "quality": []}
+    for meter, bound in table.limits.items():
+        found[table.kind(meter)].append(Limit(meter, table.direction(meter) == "minimize", bound, ""))
+    return found
 
 
 def _near_baseline(front: StudyTable, cost: str, quality: str) -> Answer:
@@ -112,10 +120,17 @@ def _at_share(front: StudyTable, cost: str, quality: str, words: str, share: flo
     return _best(front, quality, front.column(f"meter/{cost}") <= share * baseline, question, cost)
 
 
-def _under_limit(front: StudyTable, quality: str, meter: str, limit: float) -> Answer:
-    asked = Limit(meter, front.direction(meter) == "minimize", limit, "")
-    question = f"Best {meter_name(quality)} with {asked.words(front.unit(meter))}"
-    return _best(front, quality, asked.holds(front.column(f"meter/{meter}")), question, meter)
+def _under_limit(front: StudyTable, quality: str, limit: Limit) -> Answer:
+    question = f"Best {meter_name(quality)} with {limit.words(front.unit(limit.meter))}"
+    return _best(front, quality, limit.holds(front.column(f"meter/{limit.meter}")), question, limit.meter)
+
+
+def _cheapest(front: StudyTable, cost: str, limit: Limit) -> Answer:
+    question = f"Least {meter_name(cost)} with {limit.words(front.unit(limit.meter))}"
+    costs = np.where(limit.holds(front.column(f"meter/{limit.meter}")), front.column(f"meter/{cost}"), np.nan)
+    if not np.isfinite(costs).any():
+        return Answer(question, remark="no complete model meets that")
+    return _answer(front, int(np.nanargmin(costs)), question, cost, limit.meter)
 
 
 def _best(

@@ -77,11 +77,11 @@ kmr.explorer = (() => {
   }
 
   // The axes follow the front and the baseline, with a quarter of their span beside them: a few models that lost
-  // everything must not squash all others, nor may members of the front that are worse than the reference point. Two clicks on the plot, or the box under "Show", bring them into the picture.
+  // everything must not squash all others, nor may members of the front that are worse than the reference point, unless they are most of it. Two clicks on the plot, or the box under "Show", bring them into the picture.
   function focus(name, log, complete) {
     const scale = (values) => values.filter((value) => known(value) && (!log || value > 0)).map((value) => (log ? Math.log10(value) : value));
     const good = members.filter((row) => rows.within(row, data.reference));
-    const matter = scale([data.baseline[name][0], ...(good.length > 1 ? good : members).flatMap((row) => {
+    const matter = scale([data.baseline[name][0], ...(good.length > 1 && 2 * good.length >= members.length ? good : members).flatMap((row) => {
       const value = rows.value(name, row), error = cell(data.stderr, name, row) || 0;
       return [value - error, value + error, cell(data.test, name, row)];
     })]);

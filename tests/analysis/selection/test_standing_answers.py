@@ -84,10 +84,10 @@ def test_budget_is_answered_first() -> None:
     assert answer.point == "2.1"
 
 
-def test_a_limit_on_a_quality_is_a_floor() -> None:
+def test_a_limit_on_a_quality_is_answered_with_the_least_cost() -> None:
     answer = recommend(small(budget={"accuracy": 0.89}))[0]
-    assert answer.question == "Best accuracy with accuracy at least 0.89"
-    assert answer.point == "0.0"
+    assert answer.question == "Least weight bytes with accuracy at least 0.89"
+    assert (answer.point, answer.quality, answer.validation) == ("2.1", "accuracy", "0.8900 ± 0.0020")
     assert recommend(small(ROWS[3:], budget={"accuracy": 0.89}))[0].remark == "no complete model meets that"
 
 

@@ -161,7 +161,11 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["finetune.epochs=-1"], "epochs >= 0"),
         (["policy={_target_: kmr.policies.Greedy}"], "policy_space"),
         (
-            ["policy={_target_: kmr.policies.Greedy}", "+policy_space.levels=[2,3]", "objectives=[accuracy,kl]"],
+            [
+                "policy={_target_: kmr.policies.Greedy}",
+                "+policy_space.levels={low: 2, high: 3}",
+                "objectives=[accuracy,kl]",
+            ],
             "a sweep over a policy needs a cost among the objectives",
         ),
         (["meters.accuracy._target_=torch.nn.ReLU"], "neither a kmr Cost nor a Quality"),
