@@ -46,9 +46,9 @@ def off_grid(model: nn.Module) -> list[str]:
             continue
         scale = state.grid.scale.expand_as(state.weight)
         kept = torch.ones_like(state.weight, dtype=torch.bool) if state.keep is None else state.keep
-        for one in torch.unique(scale):  # type: ignore[no-untyped-call]
+        for one in torch.unique(scale):
             allowed = 2**state.grid.bits * int((state.grid.scale == one).sum())
-            if len(state.weight[(scale == one) & kept].unique()) > allowed:
+            if len(set(state.weight[(scale == one) & kept].tolist())) > allowed:
                 found.append(path)
                 break
     return found
