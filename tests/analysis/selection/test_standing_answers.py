@@ -85,10 +85,10 @@ def test_budget_is_answered_first() -> None:
 
 
 def test_a_limit_on_a_quality_is_answered_with_the_least_cost() -> None:
-    answer = recommend(small(budget={"accuracy": 0.89}))[0]
+    answer = recommend(small(limits={"accuracy": 0.89}))[0]
     assert answer.question == "Least weight bytes with accuracy at least 0.89"
     assert (answer.point, answer.quality, answer.validation) == ("2.1", "accuracy", "0.8900 ± 0.0020")
-    assert recommend(small(ROWS[3:], budget={"accuracy": 0.89}))[0].remark == "no complete model meets that"
+    assert recommend(small(ROWS[3:], limits={"accuracy": 0.89}))[0].remark == "no complete model meets that"
 
 
 def test_unknown_baseline_is_said() -> None:
