@@ -48,7 +48,8 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     from sweeps.search.execution.interrupts import Interrupts, Stopped
     from sweeps.search.study.failures import digest
     from sweeps.search.study.lease import reclaim
-    from sweeps.search.study.record import recalled, turned_down
+    from sweeps.search.study.proposal import count_untrained
+    from sweeps.search.study.record import recalled
     from sweeps.terminal.commands import commands
     from sweeps.terminal.front_table import print_front
     from sweeps.terminal.progress import SweepProgress, watch
@@ -74,7 +75,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             with interrupts.allowed():
                 experiment = build_experiment(config, plain)
                 study = open_study(experiment, folder)
-                fidelities = fidelities_of(experiment, folder)
+                fidelities = fidelities_of(experiment)
                 taken = take_over(study, experiment, folder)
                 experiment = with_base(study, experiment)
                 test_point(experiment, study, folder, "base")
@@ -121,7 +122,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
             print_front(console, written.published, written.state)
             if (kept := recalled(sweep.records)).hits:
                 console.print(str(kept), highlight=False)
-            accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(study).items()]
+            accounts = [f"{count} {state} before training" for state, count in count_untrained(study).items()]
             for message in (*accounts, *digest(sweep.records), *written.messages):
                 console.print(message, markup=False, highlight=False, soft_wrap=True)
             if tracker is not None:
@@ -129,7 +130,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     seconds = time.monotonic() - started
     more = None if why == sweep.asker.exhausted else card.resume
     _farewell(console, written.published.report, tracker, more, bool(code), seconds)
-    if problem is None and not code and all(record.state != "complete" for record in sweep.records):
+    if problem is None and not code and not any(record.state.has_result for record in sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
         problem = SweepError(f"no trial could be run: {why}" if nothing_to_do else nothing)
     if problem is not None:

@@ -52,7 +52,7 @@ def test_a_users_model_from_outside_the_checkout_runs(tmp_path, monkeypatch) -> 
 
 def test_the_search_alone_finds_a_front(capsys) -> None:
     exec(block("python", "evaluate=lambda"), {})
-    assert "Accounting(trained=20" in capsys.readouterr().out
+    assert "ProposalCounts(complete=20" in capsys.readouterr().out
 
 
 def test_a_model_is_compressed_without_a_config() -> None:
@@ -65,7 +65,7 @@ def test_a_model_is_compressed_without_a_config() -> None:
     names = {"model": model, "train": train, "validation": validation}
     exec(block("python", "sweeps import Compression"), names)
     found, smallest = names["found"], names["smallest"]
-    assert found.accounting.trained == 12
+    assert found.counts.complete == 12
     assert all(trial.readings["bytes"] <= 2000 for trial in found.front)
     meters = (*names["costs"], *names["qualities"])
     assert {name: reading.value for name, reading in measure(smallest, meters).items()} == found.front[0].readings

@@ -2,10 +2,9 @@
 
 import shutil
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import optuna
 
@@ -15,27 +14,25 @@ from sweeps.errors import describe
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
+from sweeps.experiment.fidelity import halving_of
 from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
 from sweeps.experiment.knob_space import to_params
 from sweeps.experiment.model_work import STAGING, save_artifact
 from sweeps.first_trials import first_trials
-from sweeps.search.execution.driver import GAVE_NOTHING, drive
+from sweeps.search.execution.driver import drive
 from sweeps.search.execution.executors import Executor
+from sweeps.search.execution.halving import EarlyStopping
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.observer import Observer
 from sweeps.search.execution.stopping import Stopping
-from sweeps.search.space import distributions
-from sweeps.search.study.attributes import INTERMEDIATE_OF
 from sweeps.search.study.point import Measured, Point, identifier
-from sweeps.search.study.record import Record, constraints
+from sweeps.search.study.record import Record, add_intermediate, begun_by
+from sweeps.search.study.trial_state import TrialState
 from sweeps.terminal.progress import SweepProgress
 from sweeps.views.mlflow.runs import run_name
 from sweeps.views.mlflow.tracker import Tracker
-
-_BEGUN_BY = "kmr:begun_by"
-"""The user attribute of the base model's trial that tells apart drivers that begin at once."""
 
 
 class Sweep(Observer):
@@ -69,9 +66,11 @@ class Sweep(Observer):
         self.unsaved: dict[str, str] = {}
         """Points that measure well but could not be saved, and why: what cannot be shipped is not on a front."""
         self._stopping = Stopping(experiment.config.stop, self._gain)
+        halving, problem = halving_of(experiment), self.asker.problem
         self._ledger = Ledger(
-            study, self.asker.problem, self.asker.proposer, self,
-            shared=experiment.config.storage is not None, counts_served=True,
+            study, problem, self.asker.proposer, self,
+            shared=experiment.config.storage is not None, counts_duplicates=True,
+            early_stopping=None if halving is None else EarlyStopping(study, halving, problem.objectives),
         )  # fmt: skip
         if not self.records and not experiment.searches_policy:
             self._begin()
@@ -134,7 +133,7 @@ class Sweep(Observer):
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
         """Yield every model on the way; the parameters of a policy stand for the models it leads to as a whole."""
         if self._experiment.searches_policy:
-            if record.state == "complete":
+            if record.state == TrialState.COMPLETE:
                 yield self.asker.key(record.params), record.points
             return
         for count, point in enumerate(record.points, start=1):
@@ -145,16 +144,15 @@ class Sweep(Observer):
         """Take what a trial measured on the front."""
         self._add_to_front(record)
         self._stopping.finished(record)
-        if record.state != "interrupted":
+        if record.state != TrialState.RETRIED:
             self._hypervolumes.append(self.front.hypervolume)
 
     def closed(self, record: Record) -> None:
         """Tell the sampler of the models on the way, and the user and MLflow of the trial."""
         self._tell_intermediates(record)
-        counts, members = self._ledger.counts, self.front.members
-        failed = sum(counts.get(state, 0) for state in GAVE_NOTHING)
+        members = self.front.members
         if self._progress is not None:
-            self._progress.finished(self.front.hypervolume, len(members), counts.get("served", 0), failed)
+            self._progress.finished(self.front.hypervolume, len(members), self._ledger.counts)
         if self._tracker is not None:
             self._tracker.log_trial(record, self.front.hypervolume, run_name(record), members)
 
@@ -176,20 +174,15 @@ class Sweep(Observer):
 
     def _begin(self) -> None:
         """Tell the base model, and say what is tried first; of drivers that begin at once, one does."""
-        if not self._told_bases():
+        if not begun_by(self._study):
             mine = uuid.uuid4().hex
-            self._tell_point(self.base, -1, {_BEGUN_BY: mine})
-            if self._told_bases()[:1] not in ([], [mine]):
+            self._tell_point(self.base, -1, mine)
+            if begun_by(self._study)[:1] not in ([], [mine]):
                 return
         if self._experiment.config.first_trials:
             for vector in first_trials(self._experiment.config.first_trials, self._experiment.space):
                 self._study.enqueue_trial(vector, skip_if_exists=True)
         self.asker.enqueue_anchors()
-
-    def _told_bases(self) -> list[str]:
-        """Return who told the study of the base model, in the order they did."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial.user_attrs[_BEGUN_BY] for trial in trials if _BEGUN_BY in trial.user_attrs]
 
     def _gain(self, window: int) -> float:
         return self._hypervolumes[-1] - self._hypervolumes[-1 - window]
@@ -217,30 +210,20 @@ class Sweep(Observer):
             return False
 
     def _add_to_front(self, record: Record) -> None:
-        for point in record.points if record.served_from is None else ():
+        for point in record.points if record.state != TrialState.DUPLICATE else ():
             name = identifier(record.number, point.step)
             if name not in self.unsaved and name not in self.front.members:
                 self.front.add(name, point)
 
     def _tell_intermediates(self, record: Record) -> None:
-        if self._experiment.searches_policy or record.served_from is not None:
+        if self._experiment.searches_policy or record.state == TrialState.DUPLICATE:
             return
-        for point in record.points[:-1] if record.state == "complete" else record.points:
+        for point in record.points[:-1] if record.state == TrialState.COMPLETE else record.points:
             if self._ledger.first(self.asker.key_of(point.moves)) == record.number:
                 self._tell_point(point, record.number)
 
-    def _tell_point(self, point: Point, of_trial: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    def _tell_point(self, point: Point, of_trial: int, driver: str | None = None) -> None:
         """Tell an intermediate model to the study as a finished trial, where a knob vector stands for it."""
-        experiment, problem = self._experiment, self.asker.problem
-        params = to_params(experiment.instantiation, experiment.space, point.moves)
-        if params is None:
-            return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                values=point.values(list(problem.objectives)),
-                params=params,
-                distributions=distributions(experiment.space),
-                user_attrs={INTERMEDIATE_OF: of_trial, **more},
-                constraints=constraints(problem, point) or None,
-            )
-        )
+        params = to_params(self._experiment.instantiation, self._experiment.space, point.moves)
+        if params is not None:
+            add_intermediate(self._study, self.asker.problem, point, params, of_trial, driver)

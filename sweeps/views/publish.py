@@ -12,6 +12,7 @@ from sweeps.experiment.assessment.layers import with_layers
 from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.record import recalled
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views import results_table as results
 from sweeps.views.card import without_passwords
 from sweeps.views.mlflow.models import FrontModel
@@ -55,7 +56,8 @@ def publish(
         state.card,
         state.records,
         state.tested.get("base", {}),
-        state.turned_down,
+        state.untrained,
+        state.rejected,
         created=state.created,
         place=without_passwords(shown),
     )
@@ -77,8 +79,8 @@ def _track(tracker: Tracker, state: State, front: Front, table: analysis.table.S
     answers = [answer.sentence for answer in recommend(table)]
     metrics = {
         "hypervolume_final": front.hypervolume,
-        "trials_finished": float(sum(record.state != "interrupted" for record in state.records)),
-        "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
+        "trials_finished": float(sum(record.state != TrialState.RETRIED for record in state.records)),
+        "trials_failed": float(sum(record.state.is_failure for record in state.records)),
         "seconds_training": sum(record.seconds for record in state.records),
         **{f"cache/{name}": float(value) for name, value in asdict(recalled(state.records)).items()},
     }

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from sweeps.errors import SweepError
 from sweeps.search.problem import Params, Problem
@@ -21,11 +20,12 @@ from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.dominance_bound import Bound
 from sweeps.search.proposals.sampler import Screened
 from sweeps.search.space import distributions
-from sweeps.search.study.attributes import PROPOSAL
-from sweeps.search.study.record import tell
+from sweeps.search.study.proposal import HowProposed, Untrained, keep_proposal
+from sweeps.search.study.record import screen
+from sweeps.search.study.trial_state import TrialState
 
-MOST_TURNED_DOWN = 1000
-"""Vectors in a row that are turned down before nothing is thought to be left; a fixed sequence may never fit."""
+MOST_SCREENED = 1000
+"""Vectors in a row that end before training before nothing is thought to be left; a fixed sequence may never fit."""
 
 
 class Proposal(NamedTuple):
@@ -69,14 +69,14 @@ class Proposer:
     def ask(self) -> Proposal | None:
         """Return the next trial, running, or None where nothing is left to try.
 
-        Draws that break a limit on a static cost are told to the study as pruned, with the value of every constraint,
-        and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can lead to a
-        model that is known.
+        Draws that break a limit on a static cost are told to the study as infeasible, with the value of every
+        constraint, and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can
+        lead to a model that is known.
 
         Raises:
             SweepError: the static costs cannot be read for any vector.
         """
-        for _ in range(MOST_TURNED_DOWN):
+        for _ in range(MOST_SCREENED):
             sampler = self._study.sampler
             if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
                 return None
@@ -95,7 +95,7 @@ class Proposer:
         return self._sampler.costs(params)
 
     def _ask_once(self) -> Proposal | None:
-        """Return the next draw, or None where it is turned down."""
+        """Return the next draw, or None where it is screened."""
         sampler = self._sampler
         sampler.begin()
         trial = self._study.ask(self._distributions)
@@ -104,31 +104,29 @@ class Proposer:
             sampler.history.read(self._study)
             known = sampler.history.has_ended(self._problem.canonical(trial.params))
             sampler.exhausted = known and "fixed_params" not in frozen.system_attrs
-        how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
+        how = HowProposed(sampler.rejected, sampler.replaced)
         trouble = sampler.trouble(trial.params)
         if sampler.exhausted or trouble is not None:
-            why = "exhausted" if sampler.exhausted else f"static costs: {trouble}"
-            trial.set_user_attr(PROPOSAL, {**how, "screened": why})
-            tell(self._study, trial, state=TrialState.FAIL)
+            why = "nothing is left to try" if sampler.exhausted else f"its static costs cannot be read: {trouble}"
+            screen(self._study, trial, Untrained(None if sampler.exhausted else TrialState.INFEASIBLE, why), how)
             if sampler.exhausted and trouble is not None:
                 raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
             return None
         static = sampler.costs(trial.params)
-        reason = self._hopeless(trial, static) if self._problem.is_feasible(static) else "infeasible"
-        if reason is None:
-            if any(how.values()):  # an attribute is a write to the disk
-                trial.set_user_attr(PROPOSAL, how)
+        untrained = self._screened(trial, static)
+        if untrained is None:
+            keep_proposal(trial, how)
             return Proposal(trial, static)
-        for name, value in self._problem.violations(static).items():
-            trial.set_constraint(name, value)
-        trial.set_user_attr(PROPOSAL, {**how, "screened": reason})
-        tell(self._study, trial, state=TrialState.PRUNED)
+        screen(self._study, trial, untrained, how, self._problem.violations(static))
         return None
 
-    def _hopeless(self, trial: optuna.Trial, static: Mapping[str, float]) -> str | None:
+    def _screened(self, trial: optuna.Trial, static: Mapping[str, float]) -> Untrained | None:
+        broken = [name for name, value in self._problem.violations(static).items() if value > 0]
+        if broken:
+            return Untrained(TrialState.INFEASIBLE, f"it breaks the limit on {', '.join(broken)}")
         if self._bound is None:
             return None
         self._sampler.history.read(self._study)
         done = [(t.params, t.values) for t in self._sampler.history.complete]
         why = self._bound.hopeless(trial.params, static, done)
-        return None if why is None else f"bound: {why}"
+        return None if why is None else Untrained(TrialState.EARLY_STOPPED, f"it cannot be on the front: {why}")

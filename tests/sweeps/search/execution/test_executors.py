@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from small import SMALL, measured, sweep, table
 
+from sweeps.search.study.attributes import OUTCOME
 from sweeps.search.study.storage import open_storage
 
 TRIALS = 9
@@ -58,7 +59,7 @@ def wait_until(condition, process: subprocess.Popen[str], seconds: float = 240.0
 
 def told(folder: Path) -> int:
     journal = folder / "small" / "journal.log"
-    return journal.read_text().count("kmr:outcome") if journal.exists() else 0
+    return journal.read_text().count(OUTCOME) if journal.exists() else 0
 
 
 def test_two_processes_measure_what_one_does(calm, tmp_path) -> None:
