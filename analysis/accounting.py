@@ -57,15 +57,10 @@ def models(table: StudyTable) -> tuple[tuple[str, str], ...]:
     return tuple((words, f"{count:,}") for words, count in found)
 
 
+_STATES = ("complete", "duplicate", "failed", "infeasible", "early-stopped", "retried")
+"""How a trial ends, in the words of the table and of the meta file."""
 _COUNTED = {
     "finished": "trials finished",
-    "complete": "complete",
-    "failed": "failed",
-    "infeasible": "infeasible",
-    "pruned": "stopped early",
-    "interrupted": "interrupted",
-    "served": "served from an earlier trial",
-    "retried": "tried again",
     "cache_hits": "moves recalled from the cache",
     "cache_misses": "moves taken, not in the cache",
     "cache_seconds_saved": "time the cache saved",
@@ -73,10 +68,10 @@ _COUNTED = {
 
 
 def counts(table: StudyTable) -> tuple[tuple[str, str], ...]:
-    """Say in words what became of the trials, as the study counted them: with duplicates served and cache hits.
+    """Say in words how the trials ended, as the study counted them, and what the cache saved.
 
-    Whatever numbers the meta file counts under `trials` and `cache`; the target is left out. Interrupted trials are
-    tried again, so they are not among the finished ones.
+    Whatever numbers the meta file counts under `trials` and `cache`; the target is left out. The vector of a retried
+    trial is another trial, so it is not among the finished ones.
     """
     found = []
     for part in ("trials", "cache"):
@@ -96,23 +91,20 @@ def headline(table: StudyTable) -> str:
     if "finished" not in trials:
         return plural(table.frame["trial"].nunique(), "trial")
     planned = f" of {trials['target']:,} planned" if trials.get("target") else ""
-    ends = [
-        f"{trials[name]:,} {_COUNTED[name]}" for name in ("complete", "failed", "infeasible", "pruned", "interrupted")
-        if trials.get(name)
-    ]  # fmt: skip
+    ends = [f"{trials[name]:,} {name}" for name in _STATES if trials.get(name)]
     return f"{trials['finished']:,}{planned}" + (f": {', '.join(ends)}" if ends else "")
 
 
 def _finished(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Put the number of finished trials in the place of those asked for."""
-    interrupted = entries.get("interrupted") or 0
-    asked = {"finished": entries["asked"] - interrupted} if isinstance(entries.get("asked"), int) else {}
+    retried = entries.get("retried") or 0
+    asked = {"finished": entries["asked"] - retried} if isinstance(entries.get("asked"), int) else {}
     return {**asked, **{name: value for name, value in entries.items() if name != "asked"}}
 
 
 def failures(table: StudyTable) -> tuple[Tally, ...]:
-    """Group the failed and interrupted points by the first line of their error, the most frequent first."""
-    rows = table.frame[table.frame["state"].isin(["failed", "interrupted"])]
+    """Group the failed and retried points by the first line of their error, the most frequent first."""
+    rows = table.frame[table.frame["state"].isin(["failed", "retried"])]
     causes = rows["error"].map(_first_line).where(rows["error"].notna(), "no error recorded")
     return _tallies(causes, rows["point"])
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.atomic import write_bytes
+from analysis.renamed_states import RENAMED
 
 FORMAT = 1
 RESULTS = "results.parquet"
@@ -215,6 +216,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if not isinstance(meta.get("meters", {}), dict) or not isinstance(meta.get("study"), str):
         raise TableError(f"{path}: study or meters are missing or malformed; resume the sweep to write it again")
     meta.setdefault("meters", {})
+    if isinstance(meta.get("trials"), dict):
+        meta["trials"] = {RENAMED.get(name, name): count for name, count in meta["trials"].items()}
     objectives = meta.get("objectives")
     if not isinstance(objectives, list) or not objectives:
         raise TableError(f"{path}: lists no objectives; resume the sweep to write it again")
@@ -235,6 +238,7 @@ def _read_frame(path: Path) -> pd.DataFrame:
     if not frame["point"].is_unique:
         twice = frame["point"][frame["point"].duplicated()].iloc[0]
         raise TableError(f"{path}: point {twice} is there twice; resume the sweep to write the table again")
+    frame = frame.assign(state=frame["state"].replace(RENAMED))
     return frame.assign(**{name: None for name in _OPTIONAL if name not in frame.columns}).reset_index(drop=True)
 
 

@@ -46,17 +46,17 @@ from sweeps.experiment.config import Config
 from sweeps.experiment.evaluation import evaluate
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
-from sweeps.experiment.fidelity import Fidelities
+from sweeps.experiment.fidelity import fidelities_of
 from sweeps.experiment.front import corners
 from sweeps.experiment.knob_space import to_sequence
 from sweeps.experiment.open_study import make_sampler
 from sweeps.experiment.saved_front import SavedFront
 from sweeps.experiment.sweep import Sweep
-from sweeps.search.execution.halving import Settings
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.space import distributions
 from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.trial_state import TrialState
 
 BAR = 5.0
 SHARES = (0.95, 0.99)
@@ -124,14 +124,12 @@ class Course:
 class Charging:
     """An executor of recorded steps that charges a course for what its run has not made before."""
 
-    def __init__(self, task: Task, course: Course, cache: bool, halving: Path | None) -> None:
+    def __init__(self, task: Task, course: Course, cache: bool) -> None:
         self._task, self._course, self._cache = task, course, cache
         self._had: set[tuple[Move, ...]] = set()
         self._job: Job | None = None
-        self._halving = None
+        self._fidelities = fidelities_of(task.experiment)
         self.worked = 0.0
-        if halving is not None:
-            self._halving = Fidelities(Settings(), task.experiment, halving)
 
     @property
     def free(self) -> int:
@@ -154,15 +152,12 @@ class Charging:
 
     def _do(self, job: Job, tell: Tell) -> None:
         task, course = self._task, self._course
-        if self._halving is not None:
+        if self._fidelities is not None and job.rung < len(self._fidelities.experiments):
             started = time.perf_counter()
-            try:
-                self._halving.check(task.experiment, job.number, job.params)
-            except Exception as halted:
-                course.spent += time.perf_counter() - started
-                tell(Ended(job.number, "pruned", str(halted)))
-                return
+            low = self._fidelities.look(job.rung, job.params)
             course.spent += time.perf_counter() - started
+            tell(Ended(job.number, TrialState.RUNNING, low=low))
+            return
         names = [meter.name for meter in task.experiment.objectives]
 
         def on_point(point: Point, model: nn.Module) -> None:
@@ -175,7 +170,7 @@ class Charging:
 
         course.trained += 1
         done = evaluate(task.experiment, job.params, on_point)
-        tell(Ended(job.number, "complete", overhead=done.overhead, notes=tuple(done.notes)))
+        tell(Ended(job.number, TrialState.COMPLETE, overhead=done.overhead, notes=tuple(done.notes)))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -239,6 +234,7 @@ def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Cou
     """Run the driver, with one of its parts off, or halving on."""
     course = Course()
     plain = {**task.experiment.plain, "screening": off != "screening", "seed": seed}
+    plain["halving"] = {"fidelities": [0.25, 1.0]} if off == "halving" else None
     config = replace(task.experiment.config, seed=seed, anchors=0 if off == "anchors" else 3)
     # What was read for another seed is read again.
     experiment = _recalling(replace(task.experiment, plain=plain, config=config), task.experiment.prefixes)
@@ -247,8 +243,7 @@ def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Cou
     home = Path(tempfile.mkdtemp(dir=folder))
     asker = Asker(experiment, study, statics=off != "prefilter", canonical=off != "dedup")
     sweep = Sweep(experiment, study, SavedFront(experiment, home), asker)
-    rungs = home if off == "halving" else None
-    executor = Charging(replace(task, experiment=experiment), course, off != "cache", rungs)
+    executor = Charging(replace(task, experiment=experiment), course, off != "cache")
     started = time.perf_counter()
     sweep.run(trials, executor, Interrupts())
     course.thought = time.perf_counter() - started - executor.worked

@@ -57,7 +57,7 @@ def pace(folder: Path, workers: int, trials: int) -> tuple[float, float]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     home = folder / f"workers{workers}"
     study = optuna.load_study(study_name=home.name, storage=open_storage(None, home))
-    ended = [record for record in records(study) if record.served_from is None][WARM:]
+    ended = [record for record in records(study) if record.duplicate_of is None][WARM:]
     times = sorted(datetime.fromisoformat(record.finished).timestamp() for record in ended)
     return (len(times) - 1) / (times[-1] - times[0]), sum(record.seconds for record in ended) / len(ended)
 

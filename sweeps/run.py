@@ -32,7 +32,8 @@ from sweeps.search.execution.interrupts import Interrupts, Stopped
 from sweeps.search.execution.observer import Observer
 from sweeps.search.study.failures import digest
 from sweeps.search.study.lease import reclaim
-from sweeps.search.study.record import recalled, records, turned_down
+from sweeps.search.study.proposal import count_untrained
+from sweeps.search.study.record import recalled, records
 from sweeps.terminal.commands import commands
 from sweeps.terminal.front_table import print_front
 from sweeps.terminal.greeting import farewell, greet
@@ -129,7 +130,7 @@ def _prepare(config: Config, plain: dict[str, Any], argv: list[str], folder: Pat
     """Build the experiment and open its study; the base model is measured, on test data too."""
     experiment = build_experiment(config, plain)
     study = open_study(experiment, folder)
-    fidelities = fidelities_of(experiment, folder)
+    fidelities = fidelities_of(experiment)
     reused = take_over(study, experiment, folder)
     experiment = with_base(study, experiment)
     test_point(experiment, study, folder, "base")
@@ -186,7 +187,7 @@ def _report(
     print_front(console, written.published, written.state)
     if (kept := recalled(sweep.records)).hits:
         console.print(str(kept), highlight=False)
-    accounts = [f"{count} {kind} turned down before training" for kind, count in turned_down(prepared.study).items()]
+    accounts = [f"{count} {state} before training" for state, count in count_untrained(prepared.study).items()]
     for message in (*accounts, *digest(sweep.records), *written.messages):
         console.print(message, markup=False, highlight=False, soft_wrap=True)
     return written
@@ -196,7 +197,7 @@ def _exit_code(searched: _Searched) -> int:
     """Return the exit code of a search; raise what it failed with."""
     if searched.problem is not None:
         raise searched.problem
-    if not searched.stopped and all(record.state != "complete" for record in searched.sweep.records):
+    if not searched.stopped and not any(record.state.has_result for record in searched.sweep.records):
         nothing = "no trial succeeded; the report says why each failed"
         raise SweepError(f"no trial could be run: {searched.why}" if searched.did_nothing else nothing)
     return searched.stopped

@@ -13,6 +13,7 @@ from analysis.selection.standing_answers import recommend
 from analysis.wording import plural
 from sweeps.errors import SweepError
 from sweeps.search.study.record import recalled
+from sweeps.search.study.trial_state import TrialState
 from sweeps.terminal.braille_plot import sketch
 from sweeps.terminal.console import wide_console
 from sweeps.terminal.front_table import front_table
@@ -52,12 +53,9 @@ def show(opened: Opened, console: Console) -> None:
     def line(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    states = Counter(record.state for record in found)
-    finished = len(found) - states.get("interrupted", 0)
-    counts = [f"{finished} of {plural(card.config.trials, 'trial')}", *(f"{n} {name}" for name, n in states.items())]
-    served = sum(record.served_from is not None for record in found)
-    counts += [plural(served, "repeat")] if served else []
-    counts += [f"{opened.running} under way (or left by a run that died)"] if opened.running else []
+    finished = sum(record.state != TrialState.RETRIED for record in found)
+    states = sorted(opened.counts.items(), key=lambda entry: list(TrialState).index(entry[0]))
+    counts = [f"{finished} of {plural(card.config.trials, 'trial')}", *(f"{n} {state}" for state, n in states)]
     line(f"{card.config.name}: " + ", ".join(counts), "bold")
     spent = sum(record.seconds for record in found)
     if (kept := recalled(found)).hits:
@@ -77,9 +75,8 @@ def show(opened: Opened, console: Console) -> None:
     console.print(front_table(state, table, front.members))
     for answer in recommend(table):
         line(f"· {answer.sentence}")
-    causes = Counter(
-        (record.error or record.state).splitlines()[0] for record in found if record.state not in ("complete", "pruned")
-    )
+    without = [record for record in found if record.state.is_failure or record.state == TrialState.RETRIED]
+    causes = Counter((record.error or record.state).splitlines()[0] for record in without)
     for cause, count in causes.most_common(8):
         console.print(Text(f"{count} × {cause}", style="yellow"), soft_wrap=True)
     _where(opened, line)

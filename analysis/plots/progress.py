@@ -67,10 +67,7 @@ def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure
     axes = {"trials": "finished trials", "training": "seconds of fine-tuning", "seconds": "seconds of all trials"}
     if against not in axes:
         raise ValueError(f"against must be {', '.join(axes)}, not {against!r}")
-    told = axes[against]
-    if against == "trials" and (table.meta.get("trials") or {}).get("served"):
-        told += ", repeats left out"
-    fig = figure("Growth of the Pareto front", xaxis=plain_axis(told), yaxis=plain_axis("hypervolume"))
+    fig = figure("Growth of the Pareto front", xaxis=plain_axis(axes[against]), yaxis=plain_axis("hypervolume"))
     computed = progress(table)
     if computed is None:
         return say(fig, "The study states no reference point, so there is no hypervolume")

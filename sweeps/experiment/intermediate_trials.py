@@ -1,8 +1,7 @@
 """Measured models that no trial ends with, told to the study as finished trials, so that its sampler learns of them."""
 
 import uuid
-from collections.abc import Callable, Hashable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Hashable
 
 import optuna
 
@@ -10,13 +9,9 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
 from sweeps.experiment.knob_space import to_params
 from sweeps.search.execution.observer import Observer
-from sweeps.search.space import distributions
-from sweeps.search.study.attributes import INTERMEDIATE_OF
 from sweeps.search.study.point import Point
-from sweeps.search.study.record import Record, constraints
-
-_BEGUN_BY = "kmr:begun_by"
-"""The user attribute of the base model's trial that tells apart drivers that begin at once."""
+from sweeps.search.study.record import Record, add_intermediate, begun_by
+from sweeps.search.study.trial_state import TrialState
 
 
 class IntermediateTrials(Observer):
@@ -40,37 +35,22 @@ class IntermediateTrials(Observer):
 
     def closed(self, record: Record) -> None:
         """Tell the study of the models that this trial was the first to measure."""
-        if self._experiment.searches_policy or record.served_from is not None:
+        if self._experiment.searches_policy or record.state == TrialState.DUPLICATE:
             return
-        for point in record.points[:-1] if record.state == "complete" else record.points:
+        for point in record.points[:-1] if record.state == TrialState.COMPLETE else record.points:
             if self._first(self._asker.key_of(point.moves)) == record.number:
                 self._tell(point, record.number)
 
     def tell_base(self) -> bool:
         """Tell the study of the base model; return whether this driver is the one that begins the study."""
-        if self._bases():
+        if begun_by(self._study):
             return True
         mine = uuid.uuid4().hex
-        self._tell(Point.of(0, self._experiment.base), -1, {_BEGUN_BY: mine})
-        return self._bases()[:1] in ([], [mine])
+        self._tell(Point.of(0, self._experiment.base), -1, mine)
+        return begun_by(self._study)[:1] in ([], [mine])
 
-    def _bases(self) -> list[str]:
-        """Return the drivers that told the study of the base model, in the order they did."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial.user_attrs[_BEGUN_BY] for trial in trials if _BEGUN_BY in trial.user_attrs]
-
-    def _tell(self, point: Point, of_trial: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    def _tell(self, point: Point, of_trial: int, driver: str | None = None) -> None:
         """Add a finished trial for a model, where a knob vector stands for it."""
-        experiment, problem = self._experiment, self._asker.problem
-        params = to_params(experiment.instantiation, experiment.space, point.moves)
-        if params is None:
-            return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                values=point.values(list(problem.objectives)),
-                params=params,
-                distributions=distributions(experiment.space),
-                user_attrs={INTERMEDIATE_OF: of_trial, **more},
-                constraints=constraints(problem, point) or None,
-            )
-        )
+        params = to_params(self._experiment.instantiation, self._experiment.space, point.moves)
+        if params is not None:
+            add_intermediate(self._study, self._asker.problem, point, params, of_trial, driver)

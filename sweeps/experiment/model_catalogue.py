@@ -9,6 +9,7 @@ from sweeps.experiment.saved_front import SavedFront
 from sweeps.search.execution.observer import Catalogue
 from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
 class ModelCatalogue(Catalogue):
@@ -30,7 +31,7 @@ class ModelCatalogue(Catalogue):
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
         """Yield every intermediate model; of a policy's parameters, only what they lead to as a whole."""
         if self._experiment.searches_policy:
-            if record.state == "complete":
+            if record.state == TrialState.COMPLETE:
                 yield self._asker.key(record.params), record.points
             return
         for count, point in enumerate(record.points, start=1):

@@ -17,9 +17,10 @@ from kmr.core import KMRError, NotApplicable, Step
 from sweeps.errors import SweepError, describe
 from sweeps.experiment.evaluation import evaluate
 from sweeps.experiment.experiment import Experiment
-from sweeps.experiment.fidelity import Fidelities, Halted, fidelities_of
+from sweeps.experiment.fidelity import Fidelities, fidelities_of
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.study.point import NOTHING_RECALLED, Ended, Measured, Point, Recalled
+from sweeps.search.study.trial_state import TrialState
 
 STAGING = ".staging"
 """The folder, in the study's, of artifacts that have not been taken on the front yet."""
@@ -31,7 +32,7 @@ class ModelWork:
     Args:
         experiment: what is searched.
         folder: the study's; artifacts of models that may join the front are written to its staging folder.
-        fidelities: stop a trial at a low fidelity where it does not look worth going on.
+        fidelities: the low ones at which a trial is measured first.
     """
 
     def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
@@ -60,28 +61,33 @@ class ModelWork:
                     problem = str(error)
             tell(Measured(job.number, point, staged, problem))
 
-        def ended(state: str, error: str | None = None, overhead: float = 0.0, notes: Sequence[str] = ()) -> Ended:
+        def ended(
+            state: TrialState,
+            error: str | None = None,
+            overhead: float = 0.0,
+            notes: Sequence[str] = (),
+            low: Point | None = None,
+        ) -> Ended:
             found = [cache.counts.since(then) for cache, then in zip(caches, before, strict=True)]
             recalled = sum((Recalled(each.hits, each.misses, each.seconds_saved) for each in found), NOTHING_RECALLED)
-            return Ended(job.number, state, error, time.perf_counter() - started, overhead, tuple(notes), recalled)
+            seconds = time.perf_counter() - started
+            return Ended(job.number, state, error, seconds, overhead, tuple(notes), recalled, low)
 
         try:
-            if fidelities is not None and not experiment.searches_policy:
-                fidelities.check(experiment, job.number, job.params)
+            if fidelities is not None and job.rung < len(fidelities.experiments):
+                return ended(TrialState.RUNNING, low=fidelities.look(job.rung, job.params))
             evaluation = evaluate(experiment, job.params, on_point)
-            return ended("complete", None, evaluation.overhead, evaluation.notes)
-        except Halted as halt:
-            return ended("pruned", str(halt))
+            return ended(TrialState.COMPLETE, None, evaluation.overhead, evaluation.notes)
         except NotApplicable as error:
-            return ended("infeasible", str(error))
+            return ended(TrialState.INFEASIBLE, str(error))
         except SweepError:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # the disk is to blame, not the trial
-            return ended("failed", describe(error))
+            return ended(TrialState.FAILED, describe(error))
         except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
-            return ended("failed", describe(error))
+            return ended(TrialState.FAILED, describe(error))
 
     @property
     def recipe(self) -> Callable[[], "ModelWork"]:
@@ -111,7 +117,7 @@ class _Recipe:
         experiment = build_experiment(config, self.plain).with_base(self.base)
         if experiment.identity["weights_digest"] != self.weights:
             raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
-        return ModelWork(experiment, self.folder, fidelities_of(experiment, self.folder))
+        return ModelWork(experiment, self.folder, fidelities_of(experiment))
 
 
 def save_artifact(experiment: Experiment, place: Path, point: Point, model: nn.Module) -> Path:

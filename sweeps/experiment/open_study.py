@@ -14,15 +14,12 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.search.proposals.choose_sampler import seed_after
 from sweeps.search.space import grid
+from sweeps.search.study.attributes import BASE, IDENTITY
 from sweeps.search.study.point import Point
 from sweeps.search.study.storage import open_storage
 
-IDENTITY = "kmr:identity"
-"""The study's attribute of what it searches."""
 LOCK = ".lock"
 """The file in a run folder that a running sweep holds."""
-BASE = "kmr:base"
-"""The study's attribute of what its base model measured."""
 
 
 def run_folder(output_dir: str, name: str) -> Path:

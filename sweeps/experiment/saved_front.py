@@ -15,6 +15,7 @@ from sweeps.experiment.model_work import STAGING, save_artifact
 from sweeps.search.execution.observer import Observer
 from sweeps.search.study.point import Measured, Point, identifier
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
 class SavedFront(Observer):
@@ -50,7 +51,7 @@ class SavedFront(Observer):
 
     def took(self, record: Record) -> None:
         """Put the models of a trial on the front."""
-        if record.served_from is not None:
+        if record.state == TrialState.DUPLICATE:
             return
         for point in record.points:
             name = identifier(record.number, point.step)

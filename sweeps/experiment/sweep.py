@@ -6,6 +6,7 @@ import optuna
 
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import Asker
+from sweeps.experiment.fidelity import halving_of
 from sweeps.experiment.first_trials import first_trials
 from sweeps.experiment.front import Front
 from sweeps.experiment.intermediate_trials import IntermediateTrials
@@ -13,11 +14,13 @@ from sweeps.experiment.model_catalogue import ModelCatalogue
 from sweeps.experiment.saved_front import SavedFront
 from sweeps.search.execution.driver import drive
 from sweeps.search.execution.executors import Executor
+from sweeps.search.execution.halving import EarlyStopping
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.observer import Observer
 from sweeps.search.execution.stopping import Stop, Stopping
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
 class Sweep:
@@ -40,9 +43,11 @@ class Sweep:
         growth = _Growth(experiment.config.stop, saved)
         self._stopping = growth.stopping
         intermediates = IntermediateTrials(experiment, study, self.asker, lambda key: self._ledger.first(key))
+        halving, problem = halving_of(experiment), self.asker.problem
         self._ledger = Ledger(
-            study, self.asker.problem, self.asker.proposer, ModelCatalogue(experiment, self.asker, saved),
-            [saved, growth, intermediates], shared=experiment.config.storage is not None, counts_served=True,
+            study, problem, self.asker.proposer, ModelCatalogue(experiment, self.asker, saved),
+            [saved, growth, intermediates], shared=experiment.config.storage is not None, counts_duplicates=True,
+            early_stopping=None if halving is None else EarlyStopping(study, halving, problem.objectives),
         )  # fmt: skip
         if not self.records and not experiment.searches_policy and intermediates.tell_base():
             self._enqueue_first()
@@ -58,7 +63,7 @@ class Sweep:
         return self._ledger.finished
 
     @property
-    def counts(self) -> Mapping[str, int]:
+    def counts(self) -> Mapping[TrialState, int]:
         """How many trials there are of each state."""
         return self._ledger.counts
 
@@ -109,7 +114,7 @@ class _Growth(Observer):
     def took(self, record: Record) -> None:
         """Note the hypervolume after a trial."""
         self.stopping.finished(record)
-        if record.state != "interrupted":
+        if record.state != TrialState.RETRIED:
             self._hypervolumes.append(self._saved.front.hypervolume)
 
     def _gain(self, window: int) -> float:

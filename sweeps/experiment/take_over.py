@@ -8,15 +8,12 @@ from sweeps.errors import SweepError, unknown
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import problem_of
 from sweeps.experiment.knob_space import to_params, to_sequence
-from sweeps.experiment.open_study import BASE, IDENTITY, LOCK, differences
-from sweeps.search.space import distributions
-from sweeps.search.study.attributes import OUTCOME, OWNER
+from sweeps.experiment.open_study import LOCK, differences
+from sweeps.search.study.attributes import BASE, IDENTITY, OWNER, REUSED
 from sweeps.search.study.journal import JOURNAL, journal_to_read
-from sweeps.search.study.record import constraints, records
+from sweeps.search.study.record import add_copy, records
 from sweeps.search.study.storage import open_storage
 
-_TAKEN_OVER = "kmr:taken_over"
-"""The study's attribute that says from which study all that fits has been taken over."""
 _WAS = "was"
 """The entry beside a trial's new number that says which it had."""
 
@@ -25,8 +22,8 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     """Add the finished trials of the study that `reuse` names to a study that has none of its own.
 
     A knob the old space did not have stands at its neutral value, and one the new space lacks has to. Points and
-    readings stay as they are; what no vector of the new space stands for stays in the old study alone, and what was
-    served from it stands on its own. Where an earlier start was stopped in the midst of this, it goes on.
+    readings stay as they are; what no vector of the new space stands for stays in the old study alone, and its
+    duplicates are complete in their own right. Where an earlier start was stopped in the midst of this, it goes on.
 
     Returns:
         How many were taken over, of how many; None where there is nothing to do.
@@ -36,7 +33,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     """
     asked = experiment.config.reuse
     owners = [trial.user_attrs.get(OWNER, {}) for trial in study.get_trials(deepcopy=False)]
-    if asked is None or _TAKEN_OVER in study.user_attrs or not all(_WAS in owner for owner in owners):
+    if asked is None or REUSED in study.user_attrs or not all(_WAS in owner for owner in owners):
         return None
     place, name = _named(asked, folder, by_path=experiment.config.storage is None)
     if experiment.searches_policy:
@@ -51,26 +48,18 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     problem = problem_of(experiment)
     numbers = {owner[_WAS]: owner["number"] for owner in owners}
     trials = old.get_trials(deepcopy=False)
-    finished = [record for record in records(old) if record.state == "complete"]
+    finished = [record for record in records(old) if record.state.has_result]
     for record in finished:
         sequence = to_sequence(experiment.instantiation, record.params)
         params = to_params(experiment.instantiation, experiment.space, sequence)
         if record.number in numbers or params is None or record.final is None:
             continue
-        number, trial = len(numbers), trials[record.optuna_number]
-        outcome = {**trial.user_attrs[OUTCOME], "served_from": numbers.get(record.served_from)}
+        number, values = len(numbers), trials[record.optuna_number].values
         owner = {"number": number, "study": name, _WAS: record.number}
-        study.add_trial(
-            optuna.trial.create_trial(
-                values=trial.values,
-                params=params,
-                distributions=distributions(experiment.space),
-                user_attrs={**trial.user_attrs, OUTCOME: outcome, OWNER: owner},
-                constraints=constraints(problem, record.final) or None,
-            )
-        )
+        origin = None if record.duplicate_of is None else numbers.get(record.duplicate_of)
+        add_copy(study, problem, record, values, params, owner, origin)
         numbers[record.number] = number
-    study.set_user_attr(_TAKEN_OVER, name)
+    study.set_user_attr(REUSED, name)
     return len(numbers), len(finished)
 
 

@@ -16,22 +16,24 @@ from kmr.core import Direction, Value
 from sweeps.errors import SweepError
 from sweeps.search.evaluator import FunctionWork, Unusable
 from sweeps.search.execution.interrupts import undisturbed
-from sweeps.search.execution.ledger import Ledger, Task
+from sweeps.search.execution.ledger import Ledger
 from sweeps.search.execution.stopping import Stop
+from sweeps.search.execution.task import Task
 from sweeps.search.problem import Canonical, Params, Problem, StaticCosts, as_given
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.choose_sampler import is_fixed, pick_sampler, screening_pays, seed_after
 from sweeps.search.proposals.initial import anchors
 from sweeps.search.proposals.proposer import Proposer
-from sweeps.search.result import Searched, SearchResult, of_record, result_of
+from sweeps.search.result import SearchResult, TrialResult, of_record, result_of
 from sweeps.search.space import Space, is_searched
 from sweeps.search.study import lease as leases
+from sweeps.search.study.attributes import PROBLEM
 from sweeps.search.study.point import Ended, Measured, Point
 from sweeps.search.study.storage import open_storage
+from sweeps.search.study.trial_state import TrialState
 from sweeps.search.tables import Readings
 from sweeps.search.watcher import CompleteTrials, Watcher
 
-_PROBLEM = "kmr:problem"
 _FORMAT = 2
 """Of what a study keeps of its trials."""
 
@@ -122,7 +124,7 @@ class Search:
             raise
         return task
 
-    def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> Searched:
+    def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> TrialResult:
         """Close a trial with its readings; the static ones need not be given again.
 
         A trial without a finite reading of every objective and limited meter fails: the sampler is told of no number
@@ -138,11 +140,12 @@ class Search:
             point = self._work.point(readings, task.static, seconds)
         except Unusable as error:
             return self.fail(task, str(error), seconds)
-        return self._end(Ended(task.number, "complete", seconds=seconds), point)
+        return self._end(Ended(task.number, TrialState.COMPLETE, seconds=seconds), point)
 
-    def fail(self, task: Task, error: str, seconds: float | None = None) -> Searched:
+    def fail(self, task: Task, error: str, seconds: float | None = None) -> TrialResult:
         """Close a trial that gave no result; its vector is not proposed again."""
-        return self._end(Ended(task.number, "failed", error, task.seconds if seconds is None else seconds))
+        seconds = task.seconds if seconds is None else seconds
+        return self._end(Ended(task.number, TrialState.FAILED, error, seconds))
 
     def put_back(self, task: Task) -> None:
         """Close a trial that was interrupted, unless it was told; its vector waits for the search to go on."""
@@ -154,11 +157,12 @@ class Search:
         """What has been found so far."""
         return result_of(self.study, self.problem)
 
-    def _end(self, ended: Ended, point: Point | None = None) -> Searched:
+    def _end(self, ended: Ended, point: Point | None = None) -> TrialResult:
         with undisturbed():
             if point is not None:
                 self.ledger.measured(Measured(ended.number, point))
             record = self.ledger.end(ended)
+        assert record is not None, "a task is told at full fidelity"
         return of_record(record, self.problem)
 
 
@@ -195,9 +199,9 @@ def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]
         "limits": dict(problem.limits),
     }
     mine = json.loads(json.dumps(mine))
-    known = study.user_attrs.get(_PROBLEM)
+    known = study.user_attrs.get(PROBLEM)
     if known is None:
-        study.set_user_attr(_PROBLEM, mine)
+        study.set_user_attr(PROBLEM, mine)
     elif known != mine:
         changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
         raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")

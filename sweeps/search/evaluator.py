@@ -4,17 +4,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import TypeAlias
 
 from kmr.core import Direction, Reading
 from sweeps.errors import SweepError, describe
-from sweeps.search.execution.halving import Halving, Settings
-from sweeps.search.execution.rungs import RungStore
+from sweeps.search.execution.halving import Halving
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.problem import Params
 from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.trial_state import TrialState
 from sweeps.search.tables import Readings, value_of
 
 Evaluate: TypeAlias = Callable[[Params], Readings] | Callable[[Params, float], Readings]
@@ -30,43 +29,39 @@ class FunctionWork:
     """Evaluates vectors.
 
     Args:
-        evaluate: the function; with `halving`, it is called for every fidelity in turn until the trial is stopped.
+        evaluate: the function; with `fidelities` it is called for one after the other until the trial is stopped.
         objectives: the direction of each.
         limited: meters that must be read beside them.
-        halving: how trials are stopped at a low fidelity.
-        folder: where the decisions on that are kept and shared; without one they are this process's alone.
+        fidelities: rising shares of a full evaluation, the last one 1; none where every evaluation is a full one.
     """
 
     evaluate: Callable[..., Readings]
     objectives: Mapping[str, Direction]
     limited: Sequence[str] = ()
-    halving: Settings | None = None
-    folder: Path | None = None
+    fidelities: Sequence[float] = ()
 
     @property
     def recipe(self) -> Callable[[], "FunctionWork"]:
-        return partial(
-            FunctionWork, self.evaluate, dict(self.objectives), tuple(self.limited), self.halving, self.folder
-        )
+        return partial(FunctionWork, self.evaluate, dict(self.objectives), tuple(self.limited), tuple(self.fidelities))
 
     def __call__(self, job: Job, tell: Tell) -> Ended:
         started = time.perf_counter()
 
-        def ended(state: str, error: str | None = None) -> Ended:
-            return Ended(job.number, state, error, time.perf_counter() - started)
+        def ended(state: TrialState, error: str | None = None, low: Point | None = None) -> Ended:
+            return Ended(job.number, state, error, time.perf_counter() - started, low=low)
 
+        share = self.fidelities[job.rung : job.rung + 1]
         try:
-            for rung, share in enumerate(self._shares):
-                given = (dict(job.params), *([] if self.halving is None else [share]))
-                point = self.point(self.evaluate(*given), job.static, time.perf_counter() - started)
-                if share < 1 and (reason := self._stops(job.number, rung, point)) is not None:
-                    return ended("pruned", f"stopped at a fidelity of {share:g}: {reason}")
+            readings = self.evaluate(dict(job.params), *share)
+            point = self.point(readings, job.static, time.perf_counter() - started)
         except Unusable as error:
-            return ended("failed", str(error))
+            return ended(TrialState.FAILED, str(error))
         except Exception as error:  # a user's function may raise anything, and no other trial is to blame
-            return ended("failed", describe(error))
+            return ended(TrialState.FAILED, describe(error))
+        if job.rung < len(self.fidelities) - 1:
+            return ended(TrialState.RUNNING, low=point)
         tell(Measured(job.number, point))
-        return ended("complete")
+        return ended(TrialState.COMPLETE)
 
     def point(self, readings: Readings, static: Mapping[str, float], seconds: float) -> Point:
         """Return what was measured as a point of the study; readings that are no objective or limit need not be finite.
@@ -90,24 +85,6 @@ class FunctionWork:
         }
         return Point(1, [], kept, {"evaluate": seconds})
 
-    @cached_property
-    def _rungs(self) -> Halving | None:
-        if self.halving is None:
-            return None
-        halving = self.halving.halving(list(self.objectives.values()))
-        return halving if self.folder is None else halving.restore(RungStore(self.folder))
-
-    @property
-    def _shares(self) -> Sequence[float]:
-        return (1.0,) if self._rungs is None else self._rungs.fidelities
-
-    def _stops(self, number: int, rung: int, point: Point) -> str | None:
-        """Return why a trial is not worth going on, or None."""
-        assert self._rungs is not None
-        errors = [point.readings[name][1] for name in self.objectives]
-        decision = self._rungs.report(number, rung, point.values(list(self.objectives)), errors)
-        return decision.reason if decision.stops else None
-
 
 def _number(name: str, reading: float | Reading) -> float:
     try:
@@ -119,22 +96,21 @@ def _number(name: str, reading: float | Reading) -> float:
 def _stderr(name: str, reading: float | Reading) -> float | None:
     given = reading.stderr if isinstance(reading, Reading) else None
     stderr = None if given is None else _number(f"the standard error of {name}", given)
+    if stderr is not None and stderr < 0:
+        raise Unusable(f"the standard error of {name} is {stderr:g}, which is negative")
     return stderr if stderr is not None and math.isfinite(stderr) else None
 
 
-def halving_of(fidelities: Settings | Sequence[float] | None) -> Settings | None:
+def halving_of(fidelities: Halving | Sequence[float] | None) -> Halving | None:
     """Return how trials are halved, of the fidelities alone or of all settings.
 
     Raises:
         SweepError: they do not rise from above 0 to 1, or another setting is out of its range.
     """
-    if fidelities is None or isinstance(fidelities, Settings):
-        settings = fidelities
-    else:
-        try:
-            settings = Settings(tuple(float(share) for share in fidelities))
-        except (TypeError, ValueError) as error:
-            raise SweepError(f"fidelities must be rising shares that end in 1, not {fidelities!r}") from error
-    if settings is not None:
-        settings.halving(["minimize"])
-    return settings
+    if fidelities is None or isinstance(fidelities, Halving):
+        return fidelities
+    try:
+        shares = tuple(float(share) for share in fidelities)
+    except (TypeError, ValueError) as error:
+        raise SweepError(f"fidelities must be rising shares that end in 1, not {fidelities!r}") from error
+    return Halving(shares)

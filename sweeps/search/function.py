@@ -5,11 +5,9 @@ The Hydra entry runs the same driver (`sweeps.search.execution.driver`) on the s
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from kmr.core import Direction
@@ -18,13 +16,12 @@ from sweeps.search.ask_tell import Search
 from sweeps.search.evaluator import Evaluate, FunctionWork, halving_of
 from sweeps.search.execution.driver import drive
 from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
-from sweeps.search.execution.halving import Settings
+from sweeps.search.execution.halving import EarlyStopping, Halving
 from sweeps.search.execution.interrupts import ctrl_c
 from sweeps.search.execution.work import Work
 from sweeps.search.problem import StaticCosts
-from sweeps.search.result import Searched, SearchResult, result_of
+from sweeps.search.result import SearchResult, TrialResult, result_of
 from sweeps.search.space import Space
-from sweeps.search.study.record import study_id
 from sweeps.search.tables import Table, as_function, columns
 
 logger = logging.getLogger(__name__)
@@ -41,11 +38,10 @@ def search(
     trials: int = 100,
     *,
     static_costs: StaticCosts | Sequence[str] | None = None,
-    fidelities: Settings | Sequence[float] | None = None,
+    fidelities: Halving | Sequence[float] | None = None,
     workers: int = 1,
     executor: Callable[[Work], Executor] | None = None,
-    folder: str | Path | None = None,
-    on_trial: Callable[[Searched], None] | None = None,
+    on_trial: Callable[[TrialResult], None] | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search a space until `trials` vectors have been evaluated in all.
@@ -60,7 +56,7 @@ def search(
         ...     trials=20,
         ...     static_costs=lambda knobs: {"bytes": knobs["width"] * knobs["bits"] / 8},
         ... )
-        >>> found.accounting.trained, all(trial.readings["bytes"] <= 100 for trial in found.front)
+        >>> found.counts.complete, all(trial.readings["bytes"] <= 100 for trial in found.front)
         (20, True)
 
     Args:
@@ -71,19 +67,18 @@ def search(
             search.
         objectives: `minimize` or `maximize` for each meter.
         limits: the largest value of a meter to minimise, or that is no objective; the smallest of one to maximise.
-        trials: trainings in all, failed ones and those stopped at a low fidelity included; a study taken up again
-            continues to this total.
+        trials: trainings in all, failed and early-stopped ones included; a resumed study continues to this total.
         static_costs: reads what is exact before anything is trained, so that infeasible vectors cost no training; for a
             table, the names of its columns. It is called for hundreds of candidates a proposal: let it take well under
             a millisecond, or pass `screening=None`.
-        fidelities: rising shares of a full evaluation, the last one 1, or all settings of the halving. `evaluate` is
-            then called with the vector and a share, for one share after the other, until the trial is not worth going
-            on (`sweeps.search.execution.halving`).
+        fidelities: rising shares of a full evaluation, the last one 1, or all settings as
+            `sweeps.search.execution.halving.Halving` has them. `evaluate` is then called with the vector and a share,
+            for one share after the other, until the trial is stopped early. The study keeps what was decided, for
+            later runs and other processes.
         workers: local processes that evaluate; more than one need an `evaluate` that can be pickled, and a script that
             searches only under `if __name__ == "__main__"`.
         executor: makes of the work what does it, in place of `workers`; see
         `sweeps.search.execution.executors.Executor`.
-        folder: keeps what was decided at low fidelities, for later runs and other processes; of any number of studies.
         on_trial: told of every trial as it ends.
         settings: `canonical`, equal for vectors of the same model, which is trained once; `sampler`, an Optuna sampler
             in place of `sweeps.search.proposals.choose_sampler.pick_sampler`'s; `screening`, a `Screening`, None for
@@ -117,11 +112,11 @@ def search(
     run.watcher.on_trial = on_trial
     if executor is None:
         executor = InProcess if workers == 1 else partial(LocalProcesses, count=workers)
-    with tempfile.TemporaryDirectory() as aside, ctrl_c() as interrupts:
-        shared = Path(aside if folder is None else folder) / study_id(run.study) if halving is not None else None
-        if shared is not None:
-            shared.mkdir(parents=True, exist_ok=True)
-        work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), halving, shared)
+    if halving is not None:
+        run.ledger.early_stopping = EarlyStopping(run.study, halving, run.problem.objectives)
+    with ctrl_c() as interrupts:
+        fidelities = () if halving is None else halving.fidelities
+        work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), fidelities)
         ended = drive(
             run.ledger, trials, executor(work), run.watcher.stopping, interrupts, logger.warning,
             lambda: "no vector is left that is new and breaks no known limit",

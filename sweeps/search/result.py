@@ -1,44 +1,39 @@
-"""What a search leaves: its trials, the front, and where the proposals went."""
+"""Result of a search: its trials, the front, and the counts of its proposals."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from analysis.pareto.dominance import non_dominated
 from kmr.core import Value
 from sweeps.search.problem import Problem
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, PROPOSAL
-from sweeps.search.study.record import Record, record_of
-
-State = Literal["complete", "failed", "halted", "served", "pruned", "interrupted"]
+from sweeps.search.study.proposal import how_proposed, untrained_of
+from sweeps.search.study.record import Record, is_asked, is_intermediate, record_of, state_of
+from sweeps.search.study.trial_state import TrialState
 
 
 @dataclass(frozen=True)
-class Searched:
-    """A closed trial.
-
-    `complete` trials were trained, `halted` ones to a low fidelity, and `failed` ones tried to be, those included whose
-    process died every time; `served` ones are models trained before, `pruned` ones broke a limit on a static cost or
-    had none that could be read, `interrupted` ones were put back, and none of these three was charged.
+class TrialResult:
+    """A trial that has ended.
 
     Args:
         number: Optuna's of the trial.
         params: its vector.
         state: how it ended.
-        readings: what was measured; none where it was not complete.
-        is_feasible: whether it is complete and breaks no limit.
-        error: why it is not complete.
+        readings: what was measured; none where it has no result.
+        is_feasible: whether it has a result and breaks no limit.
+        error: why it has no result.
         seconds: it took.
         stderrs: of the readings that have one.
     """
 
     number: int
     params: Mapping[str, Value]
-    state: State
+    state: TrialState
     readings: Mapping[str, float]
     is_feasible: bool
     error: str | None = None
@@ -47,26 +42,30 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Accounting:
-    """Where the proposals of a search went.
+class ProposalCounts:
+    """Counts of a search's proposals: trials by state, and what happened before they became trials.
 
     Args:
-        trained: evaluations that gave readings.
-        failed: evaluations that did not.
-        halted: evaluations stopped at a low fidelity.
-        served: vectors of models trained before, told without training.
-        pruned: draws that broke a limit on a static cost, told to the sampler without training.
-        rejected: candidates that broke one and were dropped unheard.
-        replaced: trials whose vector took the place of the sampler's draw, which was trained before or infeasible.
+        complete: evaluations that gave readings.
+        failed: evaluations that raised an error, gave no usable readings, or whose process died every time.
+        early_stopped: evaluations that halving stopped at a low fidelity.
+        infeasible: vectors that break a limit or cannot be applied, most of them found so before training.
+        duplicate: vectors of models that were known, closed without training.
+        retried: evaluations that were interrupted or whose process died; their vectors are other trials.
+        evaluated: trials that count towards the total: complete, failed, early-stopped, and infeasible in training.
+        rejected: candidates that break a limit on a static cost, dropped without a trial.
+        replaced: trials whose vector took the place of the sampler's own, which was known or infeasible.
     """
 
-    trained: int
-    failed: int
-    halted: int
-    served: int
-    pruned: int
-    rejected: int
-    replaced: int
+    complete: int = 0
+    failed: int = 0
+    early_stopped: int = 0
+    infeasible: int = 0
+    duplicate: int = 0
+    retried: int = 0
+    evaluated: int = 0
+    rejected: int = 0
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,52 +73,42 @@ class SearchResult:
     """What a search found.
 
     Args:
-        records: its closed trials, in the order they were proposed.
-        front: the complete, feasible ones no other beats, by the first objective.
-        accounting: where the proposals went.
+        records: its trials that have ended, in the order they were proposed.
+        front: the complete, feasible ones that no other dominates, by the first objective.
+        counts: of the proposals.
         study: Optuna's, for anything else.
-        ended: why it ended before all trials were done; None where it did not.
+        ended: why it ended early; None where it did not.
     """
 
-    records: tuple[Searched, ...]
-    front: tuple[Searched, ...]
-    accounting: Accounting
+    records: tuple[TrialResult, ...]
+    front: tuple[TrialResult, ...]
+    counts: ProposalCounts
     study: optuna.Study
     ended: str | None = None
 
 
-def searched_of(trial: FrozenTrial, problem: Problem) -> Searched:
-    """Read one closed trial."""
-    if OUTCOME in trial.user_attrs:
+def of_trial(trial: FrozenTrial, problem: Problem) -> TrialResult:
+    """Read one trial that has ended."""
+    state = state_of(trial)
+    if is_asked(trial):
         return of_record(record_of(trial), problem)
-    if trial.state == TrialState.COMPLETE:  # added by hand
+    if state.has_result and trial.values is not None:  # added by hand
         readings = dict(zip(problem.objectives, trial.values, strict=True))
-        return Searched(trial.number, dict(trial.params), "served", readings, problem.is_feasible(readings))
-    turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened")
-    state: State = "interrupted" if turned_down is None else "pruned"
-    return Searched(trial.number, dict(trial.params), state, {}, False, turned_down)
+        return TrialResult(trial.number, dict(trial.params), state, readings, problem.is_feasible(readings))
+    untrained = untrained_of(trial)
+    return TrialResult(trial.number, dict(trial.params), state, {}, False, untrained.why if untrained else None)
 
 
-def of_record(record: Record, problem: Problem) -> Searched:
-    """Read one closed trial that was tried."""
+def of_record(record: Record, problem: Problem) -> TrialResult:
+    """Read one trial that was tried."""
     readings = {} if record.final is None else record.final.readings
     values = {name: float(value) for name, (value, _) in readings.items() if value is not None}
-    state: State
-    match record.state:
-        case "complete":
-            state = "complete" if record.served_from is None else "served"
-        case "pruned":
-            state = "halted"
-        case "interrupted":
-            state = "interrupted"
-        case _:
-            state = "failed"
-    return Searched(
+    return TrialResult(
         record.optuna_number,
         record.params,
-        state,
+        record.state,
         values,
-        record.state == "complete" and problem.is_feasible(values),
+        record.state.has_result and problem.is_feasible(values),
         record.error,
         record.seconds,
         {name: stderr for name, (_, stderr) in readings.items() if stderr is not None},
@@ -128,29 +117,36 @@ def of_record(record: Record, problem: Problem) -> Searched:
 
 def result_of(study: optuna.Study, problem: Problem, ended: str | None = None) -> SearchResult:
     """Read everything a study holds."""
-    closed = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and _counts(trial)]
-    records = tuple(searched_of(trial, problem) for trial in closed)
-    how = [trial.user_attrs.get(PROPOSAL, {}) for trial in closed]
-    states = [record.state for record in records]
-    accounting = Accounting(
-        trained=states.count("complete"),
-        failed=states.count("failed"),
-        halted=states.count("halted"),
-        served=states.count("served"),
-        pruned=states.count("pruned"),
-        rejected=sum(int(entry.get("rejected", 0)) for entry in how),
-        replaced=sum(bool(entry.get("replaced")) for entry in how),
+    closed = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and _is_shown(trial)]
+    records = tuple(of_trial(trial, problem) for trial in closed)
+    return SearchResult(records, _front(records, problem), _count(closed), study, ended)
+
+
+def _is_shown(trial: FrozenTrial) -> bool:
+    """Tell whether a trial is one to the user: no intermediate model, and not asked for only to find nothing left."""
+    untrained = untrained_of(trial)
+    return not (is_intermediate(trial) or (untrained is not None and untrained.state is None))
+
+
+def _count(closed: Sequence[FrozenTrial]) -> ProposalCounts:
+    states = Counter(map(state_of, closed))
+    tried = Counter(map(state_of, filter(is_asked, closed)))
+    how = [how_proposed(trial) for trial in closed]
+    return ProposalCounts(
+        complete=states[TrialState.COMPLETE],
+        failed=states[TrialState.FAILED],
+        early_stopped=states[TrialState.EARLY_STOPPED],
+        infeasible=states[TrialState.INFEASIBLE],
+        duplicate=states[TrialState.DUPLICATE],
+        retried=states[TrialState.RETRIED],
+        evaluated=sum(tried.values()) - tried[TrialState.DUPLICATE] - tried[TrialState.RETRIED],
+        rejected=sum(each.rejected for each in how),
+        replaced=sum(each.replaced for each in how),
     )
-    return SearchResult(records, _front(records, problem), accounting, study, ended)
 
 
-def _counts(trial: FrozenTrial) -> bool:
-    exhausted = trial.user_attrs.get(PROPOSAL, {}).get("screened") == "exhausted"
-    return INTERMEDIATE_OF not in trial.user_attrs and not exhausted
-
-
-def _front(records: Sequence[Searched], problem: Problem) -> tuple[Searched, ...]:
-    feasible = [record for record in records if record.state == "complete" and record.is_feasible]
+def _front(records: Sequence[TrialResult], problem: Problem) -> tuple[TrialResult, ...]:
+    feasible = [record for record in records if record.state == TrialState.COMPLETE and record.is_feasible]
     if not feasible:
         return ()
     names, directions = list(problem.objectives), list(problem.objectives.values())

@@ -9,9 +9,10 @@ from analysis.pareto.hypervolume import normalised
 from sweeps.search.execution.observer import Catalogue, Observer
 from sweeps.search.execution.stopping import Stop, Stopping
 from sweeps.search.problem import Problem
-from sweeps.search.result import Searched, of_record
+from sweeps.search.result import TrialResult, of_record
 from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
 class CompleteTrials(Catalogue):
@@ -22,7 +23,7 @@ class CompleteTrials(Catalogue):
 
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
         """Yield the model of a complete trial."""
-        if record.state == "complete":
+        if record.state == TrialState.COMPLETE:
             yield self._problem.canonical(record.params), record.points
 
 
@@ -39,19 +40,19 @@ class Watcher(Observer):
         self._values: list[list[float] | None] = []
         self.stopping = Stopping(stop, self._gain)
         """Says when the search has done enough."""
-        self.on_trial: Callable[[Searched], None] | None = None
+        self.on_trial: Callable[[TrialResult], None] | None = None
         """Told of every trial of this run as it ends."""
 
     def took(self, record: Record) -> None:
-        """Keep what the trial came to."""
-        if record.served_from is not None:
+        """Keep the values of the trial."""
+        if record.state == TrialState.DUPLICATE:
             return
         self.stopping.finished(record)
-        if record.state == "interrupted":
+        if record.state == TrialState.RETRIED:
             return
-        searched = of_record(record, self._problem)
+        result = of_record(record, self._problem)
         names = self._problem.objectives
-        self._values.append([searched.readings[name] for name in names] if searched.is_feasible else None)
+        self._values.append([result.readings[name] for name in names] if result.is_feasible else None)
 
     def closed(self, record: Record) -> None:
         """Tell the user."""

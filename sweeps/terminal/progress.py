@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -22,10 +22,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from analysis.wording import head, plural
-from sweeps.search.execution.driver import GAVE_NOTHING
+from analysis.wording import head
 from sweeps.search.execution.observer import Observer
 from sweeps.search.study.record import Record, recalled
+from sweeps.search.study.trial_state import TrialState
 from sweeps.terminal.braille_plot import sketch
 
 if TYPE_CHECKING:
@@ -65,12 +65,11 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         return x, y
 
     def look() -> Seen:
-        records = [record for record in sweep.records[-_SHOWN:] if record.served_from is None]
+        records = [record for record in sweep.records[-_SHOWN:] if record.state != TrialState.DUPLICATE]
         points = [point for record in records for point in record.points]
         kept = recalled(sweep.records)
         causes = Counter(
-            (record.error or record.state).splitlines()[0] for record in sweep.records
-            if record.state in ("failed", "infeasible")
+            (record.error or record.state).splitlines()[0] for record in sweep.records if record.state.is_failure
         )  # fmt: skip
         return Seen(
             (labels[0], labels[1]),
@@ -100,9 +99,8 @@ class TrialProgress(Observer):
 
     def closed(self, record: Record) -> None:
         """Show one more finished trial."""
-        front, counts = self._sweep.front, self._sweep.counts
-        failed = sum(counts.get(state, 0) for state in GAVE_NOTHING)
-        self._progress.finished(front.hypervolume, len(front.members), counts.get("served", 0), failed)
+        front = self._sweep.front
+        self._progress.finished(front.hypervolume, len(front.members), self._sweep.counts)
 
 
 class SweepProgress:
@@ -159,13 +157,13 @@ class SweepProgress:
         if not self._shown:
             self._line()
 
-    def finished(self, hypervolume: float, on_front: int, served: int, failed: int) -> None:
-        """Count one more finished trial."""
+    def finished(self, hypervolume: float, on_front: int, counts: Mapping[TrialState, int]) -> None:
+        """Count one more finished trial; `counts` has all of them by state, and complete ones go without saying."""
         self._done += 1
         self._shown = False
         self._text = f"hypervolume {hypervolume:.4f} · front {on_front}"
-        self._text += f" · {plural(served, 'repeat')}" if served else ""
-        self._text += f" · {failed} failed" if failed else ""
+        shown = [f" · {counts[state]} {state}" for state in TrialState if counts.get(state)]
+        self._text += "".join(text for text in shown if not text.endswith(TrialState.COMPLETE))
         if self._live is None:
             if time.monotonic() - self._said >= self._every:
                 self._line()

@@ -18,10 +18,10 @@ from kmr.core import Direction, Kind, Seconds, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
+from sweeps.search.study.attributes import CARD
 from sweeps.search.study.point import Point
 
 FORMAT = 1
-_CARD = "kmr:card"
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
 
 
@@ -83,8 +83,8 @@ class StudyCard:
     def keep(self, study: optuna.Study) -> None:
         """Write the card into the study, unless it is there, and name its objectives for other tools."""
         plain = {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
-        if study.user_attrs.get(_CARD) != plain:
-            study.set_user_attr(_CARD, plain)
+        if study.user_attrs.get(CARD) != plain:
+            study.set_user_attr(CARD, plain)
         names = [meter.name for meter in self.objectives]
         if study.metric_names != names:
             study.set_metric_names(names)
@@ -96,7 +96,7 @@ class StudyCard:
         Raises:
             SweepError: it has none, or one of another format.
         """
-        kept = study.user_attrs.get(_CARD)
+        kept = study.user_attrs.get(CARD)
         if kept is None:
             raise SweepError(
                 f"study {study.study_name} does not say what it is about: it is older than this version. "

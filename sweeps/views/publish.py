@@ -64,7 +64,8 @@ def publish(
         state.card,
         state.records,
         state.tested.get("base", {}),
-        state.turned_down,
+        state.untrained,
+        state.rejected,
         created=state.created,
         place=without_passwords(tracker.place if tracker else None),
     )

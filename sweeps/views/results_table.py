@@ -17,8 +17,11 @@ from sweeps.experiment.front import corners
 from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.point import Point, identifier
 from sweeps.search.study.record import Record, recalled
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views.card import StudyCard, without_passwords
 from sweeps.views.provenance import environment, git_commit, versions
+
+_ENDED = [state for state in TrialState if state not in (TrialState.WAITING, TrialState.RUNNING)]
 
 
 def technique(card: StudyCard, sequence: TransformationSequence) -> str:
@@ -37,22 +40,21 @@ def frame(
 ) -> pd.DataFrame:
     """Return the table of all points: the base model first, then the trials' in order.
 
-    A trial that gave no result has a row that says how it ended. A trial served from an earlier one has none. A model
-    that could not be saved is a failure, whatever it measured.
+    A trial that is not complete has a row that says how it ended, a duplicate that row alone. A model that could not be
+    saved is a failure, whatever it measured.
     """
-    base = Record(-1, {}, "complete", (card.base_point,))
+    base = Record(-1, {}, TrialState.COMPLETE, (card.base_point,))
     rows = []
     for record in (base, *found):
-        if record.served_from is not None:
-            continue
-        for index, point in enumerate(record.points):
-            last = index == len(record.points) - 1
-            row = _row(card, record, point, last and record.state == "complete", tested, run_ids, folder)
+        points = record.points if record.state != TrialState.DUPLICATE else ()
+        for index, point in enumerate(points, start=1):
+            last = index == len(points) and record.state == TrialState.COMPLETE
+            row = _row(card, record, point, last, tested, run_ids, folder)
             if row["point"] in unsaved:
-                row |= {"state": "failed", "error": f"cannot be saved: {unsaved[row['point']]}"}
+                row |= {"state": TrialState.FAILED.value, "error": f"cannot be saved: {unsaved[row['point']]}"}
             rows.append(row)
-        if record.state != "complete":
-            rows.append(_ended(record, run_ids))
+        if record.state != TrialState.COMPLETE:
+            rows.append(_ended(record, len(points) + 1, run_ids))
     return pd.DataFrame(rows)
 
 
@@ -88,7 +90,7 @@ def _row(
         "trial": record.number,
         "step": point.step,
         "last": last,
-        "state": "complete",
+        "state": TrialState.COMPLETE.value,
         "error": None,
         "notes": "\n".join((*point.notes, *(record.notes if last else ()))),
         "technique": technique(card, point.moves),
@@ -105,14 +107,15 @@ def _row(
     return row | {f"seconds/{part}": seconds for part, seconds in point.seconds.items()}
 
 
-def _ended(record: Record, run_ids: Mapping[int, str]) -> dict[str, Any]:
+def _ended(record: Record, step: int, run_ids: Mapping[int, str]) -> dict[str, Any]:
+    duplicate = None if record.duplicate_of is None else f"the model of trial {record.duplicate_of}"
     return {
         "point": f"{record.number}.end",
         "trial": record.number,
-        "step": len(record.points) + 1,
+        "step": step,
         "last": True,
-        "state": record.state,
-        "error": record.error,
+        "state": record.state.value,
+        "error": record.error or duplicate,
         "notes": "\n".join(record.notes),
         "technique": "",
         "sequence": json.dumps([]),
@@ -126,7 +129,8 @@ def meta(
     card: StudyCard,
     found: Sequence[Record],
     base_test: Readings,
-    turned_down: Mapping[str, int],
+    untrained: Mapping[TrialState, int],
+    rejected: int,
     *,
     created: str,
     place: Mapping[str, str] | None,
@@ -150,13 +154,9 @@ def meta(
         "limits": dict(card.config.limits),
         "trials": {
             "asked": len(found),
-            "complete": states.count("complete"),
-            "failed": states.count("failed"),
-            "infeasible": states.count("infeasible"),
-            "pruned": states.count("pruned"),
-            "interrupted": states.count("interrupted"),
-            "served": sum(record.served_from is not None for record in found),
-            **{f"turned down before training, {kind}": count for kind, count in turned_down.items()},
+            **{state.value: states.count(state) for state in _ENDED},
+            **{f"{state} before training": count for state, count in untrained.items()},
+            "rejected candidates": rejected,
             "target": card.config.trials,
         },
         "cache": asdict(recalled(found)),

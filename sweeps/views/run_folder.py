@@ -6,7 +6,6 @@ from pathlib import Path
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import TrialState
 
 from analysis.table import StudyTable
 from sweeps.errors import SweepError
@@ -14,8 +13,9 @@ from sweeps.experiment.assessment.degradation import with_profiles
 from sweeps.experiment.assessment.layers import with_layers
 from sweeps.experiment.front import Front
 from sweeps.search.study.journal import JOURNAL, journal_to_read
-from sweeps.search.study.record import records
+from sweeps.search.study.record import count_states, records
 from sweeps.search.study.storage import open_storage
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views import results_table as results
 from sweeps.views.card import StudyCard
 from sweeps.views.paths import CONFIG
@@ -36,9 +36,9 @@ class Opened:
         return self.state.card
 
     @property
-    def running(self) -> int:
-        """How many trials are under way, or were when a run died."""
-        return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    def counts(self) -> dict[TrialState, int]:
+        """How many trials there are of each state, those included that wait, run, or ran when a process died."""
+        return count_states(self.study)
 
     @property
     def front(self) -> Front:
@@ -51,7 +51,9 @@ class Opened:
         tested = {name: state.tested.get(name, {}) for name in on_front}
         frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
         base_test = state.tested.get("base", {})
-        meta = results.meta(state.card, state.records, base_test, state.turned_down, created=state.created, place=None)
+        meta = results.meta(
+            state.card, state.records, base_test, state.untrained, state.rejected, created=state.created, place=None
+        )
         frame = with_layers(results.with_noise(frame, meta, state.noise), state.layers)
         return StudyTable(with_profiles(frame, state.profiles), meta, self.folder)
 

@@ -20,7 +20,7 @@ def ledger() -> StudyTable:
             "step": [0, 1, 1, 1],
             "technique": ["baseline", "", "", ""],
             "meter/x": [1.0, None, None, None],
-            "state": ["complete", "failed", "failed", "interrupted"],
+            "state": ["complete", "failed", "failed", "retried"],
             "error": [None, "OOM\n  line 3", "OOM\n  line 9", None],
             "notes": ["layer x skipped\nlayer y skipped", "layer x skipped", None, " "],
             "seconds/rule": [1.0, 1.0, None, 0.0],
@@ -36,7 +36,7 @@ def test_models_are_counted_with_the_base_model(ledger: StudyTable) -> None:
         ("measured, the base model among them", "1"),
         ("on the front", "1"),
         ("ended without a model: failed", "2"),
-        ("ended without a model: interrupted", "1"),
+        ("ended without a model: retried", "1"),
     )
     gone = StudyTable(ledger.frame.assign(**{"meter/x": [float("inf"), None, None, None]}), ledger.meta, ledger.folder)
     assert models(gone)[:3] == (
@@ -67,11 +67,11 @@ def test_a_table_without_rows_has_nothing(ledger: StudyTable) -> None:
 
 
 def test_counts_say_what_became_of_the_trials(ledger: StudyTable) -> None:
-    meta = {**ledger.meta, "trials": {"asked": 1200, "served": 3, "target": 9, "odd_one": 2, "flag": True}}
+    meta = {**ledger.meta, "trials": {"asked": 1200, "duplicate": 3, "target": 9, "odd_one": 2, "flag": True}}
     table = StudyTable(ledger.frame, {**meta, "cache": {"hits": 5, "seconds_saved": 75.2}}, ledger.folder)
     assert counts(table) == (
         ("trials finished", "1,200"),
-        ("served from an earlier trial", "3"),
+        ("duplicate", "3"),
         ("odd one", "2"),
         ("moves recalled from the cache", "5"),
         ("time the cache saved", "1 min 15 s"),
@@ -80,8 +80,8 @@ def test_counts_say_what_became_of_the_trials(ledger: StudyTable) -> None:
 
 
 def test_the_headline_has_the_same_counts(ledger: StudyTable) -> None:
-    trials = {"asked": 64, "complete": 58, "failed": 0, "infeasible": 3, "interrupted": 3, "target": 64}
+    trials = {"asked": 64, "complete": 58, "failed": 0, "infeasible": 3, "retried": 3, "target": 64}
     table = StudyTable(ledger.frame, {**ledger.meta, "trials": trials}, ledger.folder)
-    assert headline(table) == "61 of 64 planned: 58 complete, 3 infeasible, 3 interrupted"
+    assert headline(table) == "61 of 64 planned: 58 complete, 3 infeasible, 3 retried"
     assert dict(counts(table))["trials finished"] == "61"
     assert headline(ledger) == "4 trials"

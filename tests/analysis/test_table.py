@@ -69,6 +69,17 @@ def test_a_column_of_words_reads_as_unknown(table: StudyTable) -> None:
     assert np.isnan(StudyTable(frame, table.meta, table.folder).column("meter/accuracy")).all()
 
 
+def test_states_of_older_tables_are_read_in_the_words_of_today(make: Callable, tmp_path: Path) -> None:
+    frame, meta = make(trials=3)
+    old = ["pruned", "interrupted", "infeasible"]
+    frame = pd.concat([frame, frame.iloc[:3].assign(point=["a", "b", "c"], state=old)], ignore_index=True)
+    save(tmp_path, frame, {**meta, "trials": {"asked": 9, "pruned": 1, "interrupted": 2, "served": 3}})
+    table = load(tmp_path)
+    assert table.frame["state"].tolist()[-3:] == ["early-stopped", "retried", "infeasible"]
+    assert table.frame["state"].tolist()[:-3] == frame["state"].tolist()[:-3]
+    assert table.meta["trials"] == {"asked": 9, "early-stopped": 1, "retried": 2, "duplicate": 3}
+
+
 def test_optional_columns_may_be_missing(make: Callable, tmp_path: Path) -> None:
     frame, meta = make(trials=2)
     save(tmp_path, frame[["point", "trial", "step", "state", "meter/accuracy"]], meta)

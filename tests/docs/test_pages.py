@@ -74,7 +74,7 @@ def test_the_search_alone_finds_a_front_within_its_limits(capsys) -> None:
     names: dict[str, object] = {}
     exec(block(DOCS / "library.md", "python", "evaluate=lambda"), names)
     found = names["found"]
-    assert found.accounting.trained == 20
+    assert found.counts.complete == 20
     assert found.front
     assert all(trial.readings["bytes"] <= 100 for trial in found.front)
 
@@ -83,7 +83,7 @@ def test_a_model_is_compressed_without_a_config(given) -> None:
     names = copy.deepcopy(given)
     exec(block(DOCS / "library.md", "python", "sweeps import Compression"), names)
     found, smallest = names["found"], names["smallest"]
-    assert found.accounting.trained == 12
+    assert found.counts.complete == 12
     assert all(trial.readings["bytes"] <= 2000 for trial in found.front)
     meters = (*names["costs"], *names["qualities"])
     assert {name: reading.value for name, reading in measure(smallest, meters).items()} == found.front[0].readings

@@ -26,6 +26,7 @@ from rich.console import Console
 from small import SMALL, measured, sweep, table
 
 from kmr.cache import Store
+from sweeps.search.study.attributes import OUTCOME
 from sweeps.search.study.record import Record, records
 from sweeps.search.study.storage import open_storage
 from sweeps.sync import main as sync
@@ -217,7 +218,7 @@ def complete(folder: Path, name: str = "small") -> dict[int, Record]:
 
 def told(folder: Path) -> int:
     journal = folder / "small" / "journal.log"
-    return journal.read_text().count("kmr:outcome") if journal.exists() else 0
+    return journal.read_text().count(OUTCOME) if journal.exists() else 0
 
 
 def front(folder: Path, name: str = "small") -> dict[str, tuple[float, float, float]]:
@@ -338,13 +339,13 @@ def test_a_worker_killed_at_any_moment_of_its_work(calm, code, tmp_path, moment:
         os.kill(halted(tmp_path) or 0, signal.SIGKILL)
         said = ends(process, tmp_path, 0)
     lost = [record for record in records(open_study(tmp_path)) if record.state != "complete"]
-    assert [record.state for record in lost] == ["interrupted"] * len(lost)
+    assert [record.state for record in lost] == ["retried"] * len(lost)
     # Between two trials, the next may not have been handed out yet.
     assert len(lost) == 1 or (moment == "between" and not lost)
     for record in lost:
         assert "was killed by signal 9" in str(record.error)
         assert len(record.points) == points
-        assert f"trial {record.number} was lost" in said
+        assert f"trial {record.number} retried: " in said
     check_it_is_as_if_nothing_had_happened(tmp_path, calm)
 
 
@@ -358,7 +359,7 @@ def test_a_worker_killed_while_it_has_nothing_to_do(calm, code, tmp_path) -> Non
         wait_until(lambda: bool(workers(process) - both), process, tmp_path)  # another takes its place
         (tmp_path / "go").touch()
         said = ends(process, tmp_path, 0)
-    assert "lost" not in said
+    assert "retried" not in said
     assert {record.state for record in records(open_study(tmp_path))} == {"complete"}
     check_it_is_as_if_nothing_had_happened(tmp_path, calm)
 

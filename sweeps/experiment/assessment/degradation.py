@@ -12,8 +12,7 @@ from kmr.core import KMRError
 from kmr.meters import AccuracyDegradationFactor
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
-
-_PROFILE = "kmr:profile:"
+from sweeps.search.study.attributes import PROFILE, by_point, keep_for_point
 
 
 def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, names: Iterable[str]) -> None:
@@ -23,21 +22,21 @@ def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, nam
     loaded has none: its other readings are worth a report.
     """
     meters = [meter for meter in experiment.test_qualities if isinstance(meter, AccuracyDegradationFactor)]
-    known = study.user_attrs
+    known = kept_profiles(study)
     for name in ("base", *names) if meters else ():
         saved = artifact_path(folder, name)
-        if _PROFILE + name in known or (name != "base" and not saved.is_dir()):
+        if name in known or (name != "base" and not saved.is_dir()):
             continue
         try:
             model = experiment.model if name == "base" else artifact.load(saved, base=experiment.model)
-            study.set_user_attr(_PROFILE + name, meters[0].profile_of(model))
+            keep_for_point(study, PROFILE, name, meters[0].profile_of(model))
         except KMRError:
             continue
 
 
 def kept_profiles(study: optuna.Study) -> dict[str, list[float]]:
     """Return the profile of every point for which one is kept."""
-    return {name[len(_PROFILE) :]: found for name, found in study.user_attrs.items() if name.startswith(_PROFILE)}
+    return by_point(study, PROFILE)
 
 
 def with_profiles(frame: pd.DataFrame, profiles: Mapping[str, Sequence[float]]) -> pd.DataFrame:

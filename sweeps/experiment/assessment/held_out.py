@@ -9,13 +9,14 @@ from kmr.artifact import folder as artifact
 from kmr.core import Reading, Readings
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
+from sweeps.search.study.attributes import TEST, by_point, keep_for_point
 
 
 def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> Readings:
     """Read the held-out data on the saved artifact, the first time a point is on a final front."""
-    known = kept_test(study, name)
-    if known is not None:
-        return known
+    known = kept_tests(study)
+    if name in known:
+        return known[name]
     saved = artifact_path(folder, name)
     model = artifact.load(saved, base=experiment.model) if saved.is_dir() else experiment.model
     readings = experiment.test(model)
@@ -23,20 +24,16 @@ def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: 
     return readings
 
 
-_TEST = "kmr:test:"
-
-
 def keep_test(study: optuna.Study, point: str, readings: Readings) -> None:
     """Write the readings of a point on held-out data into the study."""
-    study.set_user_attr(_TEST + point, {key: {"value": r.value, "stderr": r.stderr} for key, r in readings.items()})
+    keep_for_point(study, TEST, point, {key: {"value": r.value, "stderr": r.stderr} for key, r in readings.items()})
 
 
-def kept_test(study: optuna.Study, point: str) -> Readings | None:
-    """Return the readings of a point on held-out data, where they are known."""
-    stored = study.user_attrs.get(_TEST + point)
-    return None if stored is None else to_readings(stored)
+def kept_tests(study: optuna.Study) -> dict[str, Readings]:
+    """Return the readings on held-out data of every point for which they are kept."""
+    return {point: _to_readings(plain) for point, plain in by_point(study, TEST).items()}
 
 
-def to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
+def _to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
     """Turn stored readings back."""
     return {name: Reading(float(entry["value"] or 0.0), entry["stderr"]) for name, entry in plain.items()}

@@ -14,8 +14,7 @@ from kmr.artifact import folder as artifact
 from kmr.artifact.anatomy import anatomy
 from kmr.core import KMRError
 from sweeps.experiment.front_artifacts import artifact_path
-
-_LAYERS = "kmr:layers:"
+from sweeps.search.study.attributes import LAYERS, by_point, keep_for_point
 
 
 def keep_layers(study: optuna.Study, base: nn.Module, folder: Path, names: Iterable[str]) -> None:
@@ -23,21 +22,21 @@ def keep_layers(study: optuna.Study, base: nn.Module, folder: Path, names: Itera
 
     A model that cannot be loaded or stored has none: a picture of layers is not worth a report.
     """
-    known = study.user_attrs
+    known = kept_layers(study)
     for name in names:
         saved = artifact_path(folder, name)
-        if _LAYERS + name in known or not saved.is_dir():
+        if name in known or not saved.is_dir():
             continue
         try:
             found = anatomy(base, artifact.load(saved, base=base))
         except KMRError:
             continue
-        study.set_user_attr(_LAYERS + name, [asdict(layer) for layer in found])
+        keep_for_point(study, LAYERS, name, [asdict(layer) for layer in found])
 
 
 def kept_layers(study: optuna.Study) -> dict[str, Any]:
     """Return the layers of every point for which they are kept."""
-    return {name[len(_LAYERS) :]: layers for name, layers in study.user_attrs.items() if name.startswith(_LAYERS)}
+    return by_point(study, LAYERS)
 
 
 def with_layers(frame: pd.DataFrame, layers: Mapping[str, Any]) -> pd.DataFrame:

@@ -27,9 +27,8 @@ from kmr.meters.prediction import Outputs, predict
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
+from sweeps.search.study.attributes import NOISE, by_point, keep_for_point
 from sweeps.search.study.point import Point
-
-_NOISE = "kmr:noise:"
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,7 @@ class Noise:
 
 def kept_noise(study: optuna.Study) -> dict[str, Noise]:
     """Read what the stage found from the study, by point."""
-    return {
-        name.removeprefix(_NOISE): Noise(**value)
-        for name, value in study.user_attrs.items()
-        if name.startswith(_NOISE)
-    }  # fmt: skip
+    return {name: Noise(**value) for name, value in by_point(study, NOISE).items()}
 
 
 def measure_noise(
@@ -219,4 +214,4 @@ def _take(outputs: Outputs, rows: torch.Tensor) -> Outputs:
 
 
 def _keep(study: optuna.Study, name: str, noise: Noise) -> None:
-    study.set_user_attr(_NOISE + name, asdict(noise))
+    keep_for_point(study, NOISE, name, asdict(noise))

@@ -20,10 +20,10 @@ from sweeps.search.execution.work import Told
 from sweeps.search.study.failures import cause
 from sweeps.search.study.point import Ended
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 MOST_EQUAL_FAILURES = 5
 """After this many trials in a row that fail alike, the cause is not in the trials."""
-GAVE_NOTHING = ("failed", "infeasible")
 
 
 def drive(
@@ -81,8 +81,8 @@ def drive(
                     executor.work(partial(_take, ledger, ended))
             finally:  # outside of it, so that no signal leaves a trial half told
                 _end_all(ledger, ended, say)
-            if any(each.state == "lost" for each in ended):
-                why = None  # what was lost waits again, also where nothing was left before
+            if any(each.state == TrialState.RETRIED for each in ended):
+                why = None  # its vector waits again, also where nothing was left before
             if ended:
                 _give_up_on_equal_failures(ledger, before)
     finally:
@@ -117,24 +117,21 @@ def _end(ledger: Ledger, ended: Ended, say: Callable[[str], None]) -> None:
     except UpdateFinishedTrialError:
         say(f"trial {ended.number} was finished by another driver meanwhile")
         return
-    if ended.state == "lost":
-        again = record.state == "interrupted"
-        say(f"trial {record.number} was lost, {ended.error}; " + ("it is tried again" if again else "given up"))
-    elif record.state in GAVE_NOTHING:
+    if record is not None and (record.state.is_failure or record.state == TrialState.RETRIED):
         say(f"trial {record.number} {record.state}: {record.error}")
 
 
 def _give_up_on_equal_failures(ledger: Ledger, before: int) -> None:
     """Raise where the last trials failed alike, those aside that were known when this run began."""
     of_this_run = islice(reversed(ledger.records), len(ledger.records) - before)
-    last = list(islice((record for record in of_this_run if record.state != "interrupted"), MOST_EQUAL_FAILURES))
+    last = list(islice((record for record in of_this_run if record.state != TrialState.RETRIED), MOST_EQUAL_FAILURES))
     if len(last) < MOST_EQUAL_FAILURES:
         return
-    if len(set(map(_kind, last))) == 1 and last[0].state in GAVE_NOTHING:
+    if len(set(map(_kind, last))) == 1 and last[0].state.is_failure:
         raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the search stops: {last[0].error}")
 
 
 def _kind(record: Record) -> tuple[str, str]:
     """Return what is equal for trials that ended alike; infeasible vectors often differ in numbers alone."""
     error = record.error or ""
-    return record.state, cause(error) if record.state == "failed" else error
+    return record.state, cause(error) if record.state == TrialState.FAILED else error

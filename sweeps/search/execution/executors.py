@@ -18,6 +18,7 @@ from typing import Protocol
 from sweeps.errors import SweepError, describe
 from sweeps.search.execution.work import Job, Tell, Told, Work
 from sweeps.search.study.point import Ended
+from sweeps.search.study.trial_state import TrialState
 
 MOST_FALSE_STARTS = 3
 """Worker processes in a row that may die before they are ready."""
@@ -67,8 +68,8 @@ class InProcess:
 class LocalProcesses:
     """Does a job in each of several processes, which make the work for themselves and live for many jobs.
 
-    A process that dies loses its job, which is told as `lost`, and another takes its place. Signals are the parent's
-    business; workers end when it does.
+    A process that dies loses its job, whose trial is told as `retried`, and another takes its place. Signals are the
+    parent's business; workers end when it does.
 
     Args:
         work: its recipe goes to every process.
@@ -133,7 +134,8 @@ class LocalProcesses:
             raise SweepError(f"a worker process could not {what}: {dead.trouble or _exit(dead.process)}")
         self._workers[index] = self._start()
         if dead.job is not None:
-            tell(Ended(dead.job.number, "lost", f"its process {_exit(dead.process)}", dead.seconds))
+            why = f"its process {_exit(dead.process)}"
+            tell(Ended(dead.job.number, TrialState.RETRIED, why, dead.seconds))
 
     def _start(self) -> "_Worker":
         here, there = self._context.Pipe()

@@ -1,65 +1,36 @@
 """The ledger of a study: what was asked for, what is under way, what was found out; every trial goes through it.
 
-It hands out no model twice: a vector of a model that is known is served from that, and one of a model that is being
-trained waits for it.
+It hands out no model twice: a vector of a model that is known is a duplicate, and one of a model that is being trained
+waits for it.
 """
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
-from kmr.core import Value
 from sweeps.errors import SweepError
+from sweeps.search.execution.halving import EarlyStopping
 from sweeps.search.execution.observer import Catalogue, Observer, each
+from sweeps.search.execution.task import Task
 from sweeps.search.execution.work import Job
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.proposer import Proposer
-from sweeps.search.study.attributes import OWNER, PROPOSAL
-from sweeps.search.study.lease import GRACE, LEASE, claim, put_back, reclaim
+from sweeps.search.study.lease import GRACE, LEASE, claim, put_back, put_back_drawn_since, reclaim
 from sweeps.search.study.peers import Others
 from sweeps.search.study.point import Ended, Measured, Point
-from sweeps.search.study.record import Record, abandon, finish, record_of, records, tell
+from sweeps.search.study.proposal import Untrained, how_proposed
+from sweeps.search.study.record import Record, abandon, finish, record_of, records, screen
+from sweeps.search.study.trial_state import TrialState
 
-MOST_SERVED = 100
+MOST_DUPLICATES = 100
 """Proposals in a row that may lead to models that are known before nothing is thought to be left."""
 RECLAIM_EVERY = 60.0
 """Seconds after which a driver that is at work looks again for trials of others that have died."""
-
-
-@dataclass(eq=False)
-class Task:
-    """A trial that was handed out, and what it has measured so far.
-
-    Args:
-        number: its place among the trials that were asked for.
-        trial: Optuna's.
-        static: the costs of its vector that are known beforehand.
-        key: what makes its vector that of another.
-        started: when, by `time.perf_counter`.
-    """
-
-    number: int
-    trial: optuna.Trial
-    static: Mapping[str, float]
-    key: Hashable
-    started: float
-    points: list[Point] = field(default_factory=list)
-
-    @property
-    def params(self) -> Mapping[str, Value]:
-        """The vector to train."""
-        return self.trial.params
-
-    @property
-    def seconds(self) -> float:
-        """Since it was asked for."""
-        return time.perf_counter() - self.started
 
 
 class Ledger:
@@ -72,7 +43,8 @@ class Ledger:
         catalogue: knows which vectors lead to one model.
         observers: hear of every event.
         shared: whether other processes may be at the study now.
-        counts_served: whether trials that needed no training count as finished.
+        counts_duplicates: whether duplicates count as finished.
+        early_stopping: decides at low fidelities which trials go on; None evaluates all in full.
     """
 
     def __init__(
@@ -84,16 +56,17 @@ class Ledger:
         observers: Sequence[Observer],
         *,
         shared: bool = False,
-        counts_served: bool = False,
+        counts_duplicates: bool = False,
+        early_stopping: EarlyStopping | None = None,
     ) -> None:
         self.study, self.problem, self._proposer, self._catalogue = study, problem, proposer, catalogue
         self.observers = list(observers)
         """Those that hear of every event."""
-        self.shared, self._counts_served = shared, counts_served
+        self.shared, self._counts_duplicates, self.early_stopping = shared, counts_duplicates, early_stopping
         self.records: list[Record] = []
         """Finished trials, in the order they were learned of."""
-        self.counts: dict[str, int] = {}
-        """How many there are of each state, and how many were `served`."""
+        self.counts: dict[TrialState, int] = {}
+        """How many there are of each state."""
         self.exhausted = False
         """Whether the last `ask` found nothing that is left to try."""
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
@@ -101,17 +74,19 @@ class Ledger:
         self._others = Others(study, problem)
         self._reclaimed = time.monotonic()
         self._under_way: dict[int, Task] = {}
-        self._served_in_a_row = 0
+        self._duplicates_in_a_row = 0
         self._held: list[int] = []
         """Those under way that wait for another one of the same model to end."""
+        self._climbing: list[int] = []
+        """Those under way that wait for a job at their next fidelity."""
         for record in records(study):
             self._remember(record)
 
     @property
     def finished(self) -> int:
         """Trials that count towards the total: all that ended by themselves."""
-        free = self.counts.get("interrupted", 0)
-        return len(self.records) - free - (0 if self._counts_served else self.counts.get("served", 0))
+        free = [TrialState.RETRIED, *([] if self._counts_duplicates else [TrialState.DUPLICATE])]
+        return len(self.records) - sum(self.counts.get(state, 0) for state in free)
 
     @property
     def under_way(self) -> int:
@@ -121,15 +96,15 @@ class Ledger:
     def ask(self) -> Task | None:
         """Return the next trial to train.
 
-        None where the one that was asked for needs no training now: it was served, or waits for another of the same
-        model; or where nothing is left, and `exhausted` is set.
+        None where the one that was asked for needs no training now: it is a duplicate, or waits for another of the
+        same model; or where nothing is left, and `exhausted` is set.
         """
         self.exhausted = False
         started = datetime.now()
         try:
             task = self._draw()
         except BaseException:
-            self._put_back_drawn_since(started)
+            put_back_drawn_since(self.study, started)
             raise
         if task is None or self._is_one_too_many(task):
             return None
@@ -147,7 +122,9 @@ class Ledger:
         return None if known is None else known[0]
 
     def released(self) -> Task | None:
-        """Return a trial to train that has waited for another of the same model which ended without a result."""
+        """Return a trial that has waited: for its next fidelity, or for one of the same model, which gave no result."""
+        if self._climbing:
+            return self._under_way[self._climbing.pop(0)]
         at_work = {task.key for number, task in self._under_way.items() if number not in self._held}
         for number in tuple(self._held):
             task = self._under_way[number]
@@ -159,28 +136,35 @@ class Ledger:
 
     def job(self, task: Task) -> Job:
         """Return what whoever does a trial must know."""
-        return Job(task.number, dict(task.params), self._catalogue.front_values, task.static)
+        return Job(task.number, dict(task.params), self._catalogue.front_values, task.static, task.rung)
 
     def measured(self, told: Measured) -> None:
         """Take a model that a trial measured. Raises SweepError where it is not under way."""
         self._task(told.number).points.append(self._catalogue.kept(told.point))
         each(self.observers, lambda observer: observer.measured(told))
 
-    def end(self, ended: Ended) -> Record:
-        """Close a trial, or put it back where it was lost.
+    def end(self, ended: Ended) -> Record | None:
+        """Take the end of a job: close its trial, or put it back; None where it goes on to its next fidelity.
 
         Raises:
             UpdateFinishedTrialError: another driver has finished it; it is no longer under way here.
             SweepError: it is not under way.
         """
         task = self._task(ended.number)
-        if ended.state == "complete" and not task.points and self._catalogue.base is None:
-            ended = replace(ended, state="failed", error="it ended without telling of a model")
+        ended = task.whole(ended)
+        if ended.state == TrialState.COMPLETE and not task.points and self._catalogue.base is None:
+            ended = replace(ended, state=TrialState.FAILED, error="it ended without telling of a model")
         try:
+            if ended.state == TrialState.RUNNING:
+                if (why := self._stops(task, ended)) is None:
+                    task.climb(ended)
+                    self._climbing.append(task.number)
+                    return None
+                ended = replace(ended, state=TrialState.EARLY_STOPPED, error=why)
             match ended.state:
-                case "complete":
+                case TrialState.COMPLETE:
                     finish(self.study, task.trial, self.problem, task.points, self._final(task.points), ended)
-                case "lost":
+                case TrialState.RETRIED:
                     put_back(self.study, task.trial, ended.error or "", task.points, ended.seconds)
                 case _:
                     known = self.problem.violations(self._proposer.costs(task.params))
@@ -195,8 +179,9 @@ class Ledger:
         """Close a trial that was stopped, so that its vector waits for the search to go on."""
         if self._under_way.pop(task.number, None) is None:
             return
-        if task.number in self._held:
-            self._held.remove(task.number)
+        for waiting in (self._held, self._climbing):
+            if task.number in waiting:
+                waiting.remove(task.number)
         try:
             put_back(self.study, task.trial, why, task.points, task.seconds, count=False)
         except UpdateFinishedTrialError:
@@ -238,17 +223,18 @@ class Ledger:
     def _draw(self) -> Task | None:
         """Return the next trial, claimed; None where nothing is left, or another driver was faster."""
         started = time.perf_counter()
-        proposal = None if self._served_in_a_row >= MOST_SERVED else self._proposer.ask()
+        proposal = None if self._duplicates_in_a_row >= MOST_DUPLICATES else self._proposer.ask()
         if proposal is None:
-            self.exhausted, self._served_in_a_row = True, 0
+            self.exhausted, self._duplicates_in_a_row = True, 0
             return None
         trial = proposal.trial
         key = self.problem.canonical(trial.params)
+        rung = 0 if self.early_stopping is None else self.early_stopping.passed(trial)
         try:
             number = claim(self.study, trial, renewed=self.shared)
         except UpdateFinishedTrialError:  # sqlite lets two drivers draw one enqueued trial, and the other was faster
             return None
-        return Task(number, trial, proposal.static, key, started)
+        return Task(number, trial, proposal.static, key, started, rung)
 
     def _is_one_too_many(self, task: Task) -> bool:
         """Drop a trial that another driver is at as well; tell whether it is one."""
@@ -258,17 +244,10 @@ class Ledger:
         why = self._others.why_too_many(task.trial.number, task.key)
         if why is None:
             return False
-        task.trial.set_user_attr(PROPOSAL, {**task.trial.user_attrs.get(PROPOSAL, {}), "screened": why})
+        how = how_proposed(self.study.get_trials(deepcopy=False)[task.trial.number])
         with suppress(UpdateFinishedTrialError):
-            tell(self.study, task.trial, state=TrialState.FAIL)
+            screen(self.study, task.trial, Untrained(TrialState.DUPLICATE, why), how)
         return True
-
-    def _put_back_drawn_since(self, started: datetime) -> None:
-        """Close a trial whose draw broke off: nobody has claimed it yet."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if OWNER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start >= started:
-                with suppress(UpdateFinishedTrialError):
-                    put_back(self.study, trial, "interrupted while it was drawn", count=False)
 
     def _task(self, number: int) -> Task:
         if number not in self._under_way:
@@ -276,21 +255,27 @@ class Ledger:
         return self._under_way[number]
 
     def _unless_known(self, task: Task) -> Task | None:
-        """Return the trial, or serve it from a known one."""
+        """Return the trial, or close it as a duplicate where its model is known."""
         known = self._known.get(task.key)
         if known is None:
-            self._served_in_a_row = 0
+            self._duplicates_in_a_row = 0
             return task
-        self._served_in_a_row += not self._counts_served
-        served_from, points = known
-        ended = Ended(task.number, "complete")
+        self._duplicates_in_a_row += not self._counts_duplicates
+        duplicate_of, points = known
+        ended = Ended(task.number, TrialState.DUPLICATE)
         try:
-            finish(self.study, task.trial, self.problem, points, self._final(points), ended, served_from)
+            finish(self.study, task.trial, self.problem, points, self._final(points), ended, duplicate_of)
         except UpdateFinishedTrialError:  # by another driver
             del self._under_way[task.number]
         else:
             self._close(task)
         return None
+
+    def _stops(self, task: Task, ended: Ended) -> str | None:
+        """Return why a trial stops at a low fidelity, or None."""
+        if self.early_stopping is None or ended.low is None:
+            raise SweepError(f"trial {task.number} was measured at a low fidelity, which this search does not use")
+        return self.early_stopping.stops(task.trial, task.rung, ended.low)
 
     def _final(self, points: Sequence[Point]) -> Point:
         """Return the model that a complete trial came to."""
@@ -302,7 +287,7 @@ class Ledger:
         record = self._record(task)
         self._remember(record)
         del self._under_way[task.number]
-        if record.state != "interrupted":
+        if record.state != TrialState.RETRIED:
             each(self.observers, lambda observer: observer.closed(record))
         return record
 
@@ -312,9 +297,8 @@ class Ledger:
     def _remember(self, record: Record) -> None:
         self.records.append(record)
         self._told.add(record.optuna_number)
-        for kind in ("served" if record.served_from is not None else "", record.state):
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-        if record.served_from is None:
+        self.counts[record.state] = self.counts.get(record.state, 0) + 1
+        if record.state != TrialState.DUPLICATE:
             for key, points in self._catalogue.known(record):
                 self._known.setdefault(key, (record.number, points))
         each(self.observers, lambda observer: observer.took(record))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeps.errors import SweepError
+from sweeps.search.study.trial_state import TrialState
 
 if TYPE_CHECKING:
     from sweeps.search.study.record import Record
@@ -55,7 +56,7 @@ class Stopping:
     def finished(self, record: "Record") -> None:
         """Count a finished trial."""
         self._trained += record.seconds
-        self._finished += record.state != "interrupted"
+        self._finished += record.state != TrialState.RETRIED
 
     @property
     def reason(self) -> str | None:

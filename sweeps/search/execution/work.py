@@ -21,12 +21,14 @@ class Job:
         params: its vector.
         front: the objectives' values of the front when it was handed out.
         static: what is known of the vector beforehand.
+        rung: place of its fidelity among those of the halving; a trial is a job for each until it is stopped.
     """
 
     number: int
     params: Mapping[str, Value]
     front: tuple[tuple[float, ...], ...] = ()
     static: Mapping[str, float] = field(default_factory=dict)
+    rung: int = 0
 
 
 Told: TypeAlias = Measured | Ended
@@ -39,7 +41,7 @@ class Work(Protocol):
     """Does trials, one at a time."""
 
     def __call__(self, job: Job, tell: Tell) -> Ended:
-        """Do a job: tell of every model as it is measured, and return how the trial ended.
+        """Do a job: tell of every model as it is measured, and return how the job ended.
 
         Whatever goes wrong with one trial is its end; an exception is of what would go wrong with every other too.
         """

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from analysis.pareto.dominance import as_costs
 from sweeps.search.problem import Problem
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME
+from sweeps.search.study.feed import Feed
+from sweeps.search.study.record import was_tried
 
 
 class History:
@@ -23,8 +24,7 @@ class History:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._next = 0
-        self._open: list[int] = []
+        self._feed = Feed()
         self._ended: set[Hashable] = set()
         self._under_way: set[Hashable] = set()
         self.complete: list[FrozenTrial] = []
@@ -44,10 +44,8 @@ class History:
     def read(self, study: Study) -> None:
         """Take in what the study has become."""
         trials = study.get_trials(deepcopy=False)
-        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
-        self._next = len(trials)
-        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
-        whole = [trial for trial in looked_at if trial.params.keys() == self._problem.space.keys()]
+        changed = self._feed.read(len(trials), trials.__getitem__)
+        whole = [trial for trial in changed if trial.params.keys() == self._problem.space.keys()]
         self.running = [trial for trial in whole if not trial.state.is_finished()]
         self._under_way = {self._key(trial) for trial in self.running}
         for trial in whole:
@@ -65,7 +63,7 @@ class History:
     def _end(self, trial: FrozenTrial) -> None:
         key = self._key(trial)
         self._ended.add(key)
-        if _was_tried(trial):
+        if was_tried(trial):
             insort(self._tried, trial.number)
         if trial.state != TrialState.COMPLETE:
             return
@@ -85,14 +83,6 @@ class History:
 
     def _key(self, trial: FrozenTrial) -> Hashable:
         return self._problem.canonical(trial.params)
-
-
-def _was_tried(trial: FrozenTrial) -> bool:
-    """Tell whether a trial went its way: no model on the way of another, not turned down, not tried again later."""
-    outcome = trial.user_attrs.get(OUTCOME)
-    if outcome is None:
-        return trial.state == TrialState.COMPLETE and INTERMEDIATE_OF not in trial.user_attrs
-    return bool(outcome["state"] != "interrupted")
 
 
 def _insert(trials: list[FrozenTrial], trial: FrozenTrial) -> None:

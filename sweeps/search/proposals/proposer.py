@@ -13,18 +13,18 @@ from typing import NamedTuple
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from sweeps.errors import SweepError
 from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.sampler import Screened
 from sweeps.search.space import distributions
-from sweeps.search.study.attributes import PROPOSAL
-from sweeps.search.study.record import tell
+from sweeps.search.study.proposal import HowProposed, Untrained, keep_proposal
+from sweeps.search.study.record import screen
+from sweeps.search.study.trial_state import TrialState
 
-MOST_TURNED_DOWN = 1000
-"""Vectors in a row that are turned down before nothing is thought to be left; a fixed sequence may never fit."""
+MOST_SCREENED = 1000
+"""Vectors in a row that end before training before nothing is thought to be left; a fixed sequence may never fit."""
 
 
 class Proposal(NamedTuple):
@@ -66,14 +66,14 @@ class Proposer:
     def ask(self) -> Proposal | None:
         """Return the next trial, running, or None where nothing is left to try.
 
-        Draws that break a limit on a static cost are told to the study as pruned, with the value of every constraint,
-        and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can lead to a
-        model that is known.
+        Draws that break a limit on a static cost are told to the study as infeasible, with the value of every
+        constraint, and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can
+        lead to a model that is known.
 
         Raises:
             SweepError: the static costs cannot be read for any vector.
         """
-        for _ in range(MOST_TURNED_DOWN):
+        for _ in range(MOST_SCREENED):
             sampler = self._study.sampler
             if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self._study):
                 return None
@@ -92,7 +92,7 @@ class Proposer:
         return self._sampler.costs(params)
 
     def _ask_once(self) -> Proposal | None:
-        """Return the next draw, or None where it is turned down."""
+        """Return the next draw, or None where it is screened."""
         sampler = self._sampler
         sampler.begin()
         trial = self._study.ask(self._distributions)
@@ -101,22 +101,19 @@ class Proposer:
             sampler.history.read(self._study)
             known = sampler.history.has_ended(self._problem.canonical(trial.params))
             sampler.exhausted = known and "fixed_params" not in frozen.system_attrs
-        how = {"rejected": sampler.rejected, "replaced": sampler.replaced}
+        how = HowProposed(sampler.rejected, sampler.replaced)
         trouble = sampler.trouble(trial.params)
         if sampler.exhausted or trouble is not None:
-            why = "exhausted" if sampler.exhausted else f"static costs: {trouble}"
-            trial.set_user_attr(PROPOSAL, {**how, "screened": why})
-            tell(self._study, trial, state=TrialState.FAIL)
+            why = "nothing is left to try" if sampler.exhausted else f"its static costs cannot be read: {trouble}"
+            screen(self._study, trial, Untrained(None if sampler.exhausted else TrialState.INFEASIBLE, why), how)
             if sampler.exhausted and trouble is not None:
                 raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
             return None
         static = sampler.costs(trial.params)
-        if self._problem.is_feasible(static):
-            if any(how.values()):  # an attribute is a write to the disk
-                trial.set_user_attr(PROPOSAL, how)
+        broken = [name for name, value in self._problem.violations(static).items() if value > 0]
+        if not broken:
+            keep_proposal(trial, how)
             return Proposal(trial, static)
-        for name, value in self._problem.violations(static).items():
-            trial.set_constraint(name, value)
-        trial.set_user_attr(PROPOSAL, {**how, "screened": "infeasible"})
-        tell(self._study, trial, state=TrialState.PRUNED)
+        untrained = Untrained(TrialState.INFEASIBLE, f"it breaks the limit on {', '.join(broken)}")
+        screen(self._study, trial, untrained, how, self._problem.violations(static))
         return None

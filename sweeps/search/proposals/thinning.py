@@ -10,7 +10,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.search.study.attributes import INTERMEDIATE_OF
+from sweeps.search.study.feed import Feed
+from sweeps.search.study.record import is_intermediate
 
 ENOUGH = 250
 """Trials that are shown whatever they are: a draw from so few takes some milliseconds."""
@@ -26,8 +27,7 @@ class Shown:
     """
 
     def __init__(self) -> None:
-        self._next = 0
-        self._open: list[int] = []
+        self._feed = Feed()
         self._of: _Telling | _Generations | None = None
 
     def of(self, study: Study, sampler: optuna.samplers.BaseSampler) -> Study:
@@ -43,14 +43,11 @@ class Shown:
         trials = study.get_trials(deepcopy=False)
         if len(trials) <= ENOUGH:
             return study
-        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
-        self._next = len(trials)
-        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
-        for trial in looked_at:
+        for trial in self._feed.read(len(trials), trials.__getitem__):
             if trial.state.is_finished():
                 self._of.finished(trial)
         shown = self._of.shown(study, trials)
-        for number in self._open:
+        for number in self._feed.open:
             insort(shown, trials[number], key=_number)
         storage = cast(BaseStorage, _Only(shown, study._storage))
         return optuna.load_study(study_name=study.study_name, storage=storage, sampler=sampler)
@@ -78,7 +75,7 @@ class _Telling:
         values = tuple(-value if way == StudyDirection.MAXIMIZE else value for value, way in pairs)
         is_over = any(value > 0 for value in trial.constraints.values())
         if is_over or any(_beats(member, values) for member in self._front):
-            return trial.number < ENOUGH or INTERMEDIATE_OF not in trial.user_attrs
+            return trial.number < ENOUGH or not is_intermediate(trial)
         self._front = [*(member for member in self._front if not _beats(values, member)), values]
         return True
 

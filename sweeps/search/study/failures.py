@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kmr.core import Value
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 _CAUSES = (
     ("out of memory", ("out of memory", "memoryerror", "cannot allocate", "killed by signal 9")),
     ("diverged", ("nonfinitereading", "has diverged", "loss became")),
-    ("stopped at a low fidelity", ("of the fine-tuning:",)),
+    ("stopped at a low fidelity", ("stopped at a fidelity of", "of the fine-tuning:")),
 )
 _FEW = 3
 """Failures from which on a pattern is looked for."""
@@ -21,9 +22,9 @@ def digest(found: Sequence[Record]) -> list[str]:
     """Return a line for each cause, the most frequent first: `3 diverged at quantize.bits ≤ 3`."""
     groups: dict[str, list[Mapping[str, Value]]] = {}
     for record in found:
-        if record.state in ("failed", "infeasible", "pruned"):
+        if record.state.is_failure or record.state == TrialState.EARLY_STOPPED:
             groups.setdefault(cause(record.error or "no reason given"), []).append(record.params)
-    fine = [record.params for record in found if record.state == "complete"]
+    fine = [record.params for record in found if record.state.has_result]
     ordered = sorted(groups.items(), key=lambda entry: -len(entry[1]))
     return [f"{len(vectors)} {name}{_where(vectors, fine)}" for name, vectors in ordered]
 

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.errors import SweepError
+from sweeps.search.study.feed import Feed
 
 JOURNAL = "journal.log"
 
@@ -36,7 +37,7 @@ class _JournalStorage(JournalStorage):
 
     def __init__(self, journal: JournalFileBackend) -> None:
         self._listed: dict[int, list[FrozenTrial]] = {}
-        self._open: dict[int, list[int]] = {}
+        self._feeds: dict[int, Feed] = {}
         super().__init__(journal)
 
     def get_all_trials(
@@ -47,20 +48,16 @@ class _JournalStorage(JournalStorage):
             self._sync_with_backend()
             replayed = self._replay_result
             replayed.get_study(study_id)  # raises KeyError for one that is not there
-            listed, unfinished = self._listed.setdefault(study_id, []), self._open.setdefault(study_id, [])
+            listed, feed = self._listed.setdefault(study_id, []), self._feeds.setdefault(study_id, Feed())
             trials, ids = replayed._trials, replayed._study_id_to_trial_ids[study_id]
-            for number in unfinished:
-                listed[number] = trials[ids[number]]
-            new = [trials[each] for each in ids[len(listed) :]]
-            listed += new
-            looked_at = [listed[number] for number in unfinished] + new
-            self._open[study_id] = [trial.number for trial in looked_at if not trial.state.is_finished()]
+            for trial in feed.read(len(ids), lambda number: trials[ids[number]]):
+                listed[trial.number : trial.number + 1] = [trial]
             if states is None:
                 found = listed.copy()
             elif any(state in states for state in TrialState if state.is_finished()):
                 found = [trial for trial in listed if trial.state in states]
             else:
-                found = [listed[number] for number in self._open[study_id] if listed[number].state in states]
+                found = [listed[number] for number in feed.open if listed[number].state in states]
             return copy.deepcopy(found) if deepcopy else found
 
 

@@ -6,7 +6,7 @@ import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from weakref import WeakSet
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, OWNER
-from sweeps.search.study.point import Point
-from sweeps.search.study.record import now, tell
+from sweeps.search.study.attributes import ATTEMPTS, OWNER, RETRY_OF
+from sweeps.search.study.point import Ended, Point
+from sweeps.search.study.record import abandon_other, is_intermediate
+from sweeps.search.study.rungs import passed_on
+from sweeps.search.study.trial_state import TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,6 @@ _RENEWER = "kmr-leases"
 _ONCE = threading.Lock()
 MOST_ATTEMPTS = 3
 """How often a trial is tried whose process dies."""
-_ATTEMPTS = "kmr:attempts"
-AGAIN_OF = "kmr:again_of"
-"""The user attribute of a trial that was queued for another one that did not get to its end: the number of that."""
 LEASE = 2 * 3600
 """Seconds after which a trial of another host is taken for dead, unless its process has renewed the lease."""
 _RENEW_EVERY = 600
@@ -96,7 +95,7 @@ def _number(before: Sequence[FrozenTrial]) -> int:
     for trial in reversed(before):
         if OWNER in trial.user_attrs:
             return int(trial.user_attrs[OWNER]["number"]) + 1 + asked
-        asked += INTERMEDIATE_OF not in trial.user_attrs
+        asked += not is_intermediate(trial)
     return asked
 
 
@@ -128,27 +127,30 @@ def put_back(
     frozen = study.get_trials(deepcopy=False)[trial.number]
     if frozen.state.is_finished():
         raise UpdateFinishedTrialError(f"trial {trial.number} has been finished by another driver")
-    attempts = int(frozen.user_attrs.get(_ATTEMPTS, 0)) + count
+    attempts = int(frozen.user_attrs.get(ATTEMPTS, 0)) + count
     again = attempts < MOST_ATTEMPTS
-    outcome = {
-        "state": "interrupted" if again else "failed",
-        "error": error if again else f"given up after {attempts} attempts: {error}",
-        "finished": now(),
-        "seconds": seconds,
-        "points": [asdict(point) for point in points],
-    }
+    why = error if again else f"given up after {attempts} attempts: {error}"
+    state = TrialState.RETRIED if again else TrialState.FAILED
     # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued. It is in
     # the queue before the trial is closed, so that to die between the two loses nothing.
     vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
     if again and vector and not _waits(study, vector):
-        study.enqueue_trial(vector, user_attrs={_ATTEMPTS: attempts, AGAIN_OF: trial.number})
-    study._storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
-    tell(study, trial.number, state=TrialState.FAIL)
+        more = {ATTEMPTS: attempts, RETRY_OF: trial.number, **passed_on(frozen)}
+        study.enqueue_trial(vector, user_attrs=more)
+    abandon_other(study, frozen, points, Ended(trial.number, state, why, seconds))
     return again
 
 
+def put_back_drawn_since(study: optuna.Study, started: datetime) -> None:
+    """Close a trial whose draw broke off: nobody has claimed it yet."""
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if OWNER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start >= started:
+            with suppress(UpdateFinishedTrialError):
+                put_back(study, trial, "interrupted while it was drawn", count=False)
+
+
 def _waits(study: optuna.Study, vector: Mapping[str, Any]) -> bool:
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
     return vector in (each.system_attrs.get("fixed_params") for each in waiting)
 
 
@@ -160,7 +162,7 @@ def reclaim(study: optuna.Study, alone: bool, grace: float = GRACE) -> int:
         alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
         grace: seconds in which a trial that names no owner is taken to be drawn at the moment.
     """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     stale = [trial for trial in running if alone or not _may_be_alive(trial, grace)]
     reclaimed = 0
     for trial in stale:

@@ -7,8 +7,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.search.problem import Problem
-from sweeps.search.study.attributes import OWNER
-from sweeps.search.study.lease import AGAIN_OF
+from sweeps.search.study.attributes import OWNER, RETRY_OF
+from sweeps.search.study.feed import Feed
 from sweeps.search.study.record import is_asked
 
 
@@ -22,8 +22,7 @@ class Others:
 
     def __init__(self, study: optuna.Study, problem: Problem) -> None:
         self._study, self._problem = study, problem
-        self._next = 0
-        self._open: list[int] = []
+        self._feed = Feed()
         self.at_work: list[FrozenTrial] = []
         """Trials that others were at when the study was last looked at, as they were then."""
 
@@ -34,11 +33,9 @@ class Others:
             mine: numbers of the trials that this driver is at.
         """
         trials = self._study.get_trials(deepcopy=False)
-        looked_at = [trials[number] for number in (*self._open, *range(self._next, len(trials)))]
-        self._next = len(trials)
-        self._open = [trial.number for trial in looked_at if not trial.state.is_finished()]
-        self.at_work = [t for t in looked_at if t.state == TrialState.RUNNING and t.number not in mine]
-        return (trial for trial in looked_at if trial.state.is_finished() and is_asked(trial))
+        changed = self._feed.read(len(trials), trials.__getitem__)
+        self.at_work = [t for t in changed if t.state == TrialState.RUNNING and t.number not in mine]
+        return (trial for trial in changed if trial.state.is_finished() and is_asked(trial))
 
     def why_too_many(self, number: int, key: Hashable) -> str | None:
         """Return why a trial that has been claimed here is one too many, or None; the study has been looked at since.
@@ -51,11 +48,11 @@ class Others:
         for other in self.at_work:
             whole = other.params.keys() == self._problem.space.keys()
             if whole and _claimed(other) < _claimed(own) and self._problem.canonical(other.params) == key:
-                return f"twin: trial {other.number} is at the same model"
-        if (of := own.user_attrs.get(AGAIN_OF)) is not None:
-            before = (trial for trial in trials[:number] if trial.user_attrs.get(AGAIN_OF) == of)
+                return f"trial {other.number} is evaluating the same model"
+        if (of := own.user_attrs.get(RETRY_OF)) is not None:
+            before = (trial for trial in trials[:number] if trial.user_attrs.get(RETRY_OF) == of)
             if any(trial.state != TrialState.WAITING for trial in before):
-                return f"twin: trial {of} was queued again twice"
+                return f"trial {of} was queued twice for a retry"
         return None
 
 

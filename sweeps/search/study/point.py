@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kmr.core import Move, Reading, Step, TransformationSequence
+from sweeps.search.study.trial_state import TrialState
 
 
 @dataclass(frozen=True)
@@ -91,25 +92,32 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial is over: complete, and what it came to is the last model it measured; else the error says why.
+    """End of a job.
 
     Args:
         number: of the trial.
-        state: complete, failed, infeasible, pruned at a low fidelity, or lost with the process that did it.
+        state: `complete`, and the trial's result is the last model it measured; `failed` or `infeasible`; `retried`
+            where the process that did it died; `running` where it was measured at a low fidelity, and whoever drives
+            the study decides whether it goes on.
         error: why it is not complete.
         seconds: it took.
         overhead: of those, what neither rules, fine-tuning nor meters took.
         notes: on how it went.
         recalled: what it had from the prefix cache.
+        low: what it measured at a low fidelity.
     """
 
     number: int
-    state: str
+    state: TrialState
     error: str | None = None
     seconds: float = 0.0
     overhead: float = 0.0
     notes: tuple[str, ...] = ()
     recalled: Recalled = NOTHING_RECALLED
+    low: Point | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", TrialState(self.state))  # executors of a user's own give the word
 
 
 def identifier(trial: int, step: int) -> str:

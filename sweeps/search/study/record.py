@@ -1,31 +1,34 @@
-"""What a study keeps of its finished trials, read back.
+"""Records of a study's trials: what each measured and how it ended, written and read back here.
 
-What a trial measured is kept in its user attributes, so that the results table, the report and MLflow can be written
-again from the storage alone.
+All of it is kept in user attributes, so that the results table, the report and MLflow can be written again from the
+storage alone.
 """
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, create_trial
 
 from kmr.core import Value
-from sweeps.search.problem import Problem
-from sweeps.search.study.attributes import INTERMEDIATE_OF, OUTCOME, OWNER, PROPOSAL
+from sweeps.search.problem import Params, Problem
+from sweeps.search.space import distributions
+from sweeps.search.study.attributes import BEGUN_BY, ID, INTERMEDIATE_OF, OUTCOME, OWNER
 from sweeps.search.study.point import NOTHING_RECALLED, Ended, Point, Recalled
+from sweeps.search.study.proposal import HowProposed, Untrained, keep_proposal, untrained_of
+from sweeps.search.study.trial_state import TrialState, of_optuna, to_optuna
 
-_ID = "kmr:id"
+_LEFT_NOTHING: Mapping[str, Any] = {"state": "failed", "error": "left no record"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial as the study keeps it; `state` is complete, pruned, failed, infeasible or interrupted.
+    """A trial that has ended, as the study keeps it.
 
     Its number is its place among the trials that were asked for, so that it is the same for every driver of the study;
     `optuna_number` also counts the intermediate models.
@@ -33,14 +36,14 @@ class Record:
 
     number: int
     params: Mapping[str, Value]
-    state: str
+    state: TrialState
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
     error: str | None = None
     finished: str = ""
     seconds: float = 0.0
     overhead: float = 0.0
-    served_from: int | None = None
+    duplicate_of: int | None = None
     recalled: Recalled = NOTHING_RECALLED
     optuna_number: int = -1
 
@@ -50,32 +53,54 @@ class Record:
         return self.points[-1] if self.points else None
 
 
+def is_intermediate(trial: FrozenTrial) -> bool:
+    """Tell whether a trial of Optuna's is a model on the way of another one."""
+    return INTERMEDIATE_OF in trial.user_attrs
+
+
 def is_asked(trial: FrozenTrial) -> bool:
-    """Tell whether a trial was asked for and tried: no model on the way, not added by hand, not turned down."""
-    if trial.state == TrialState.COMPLETE and OUTCOME not in trial.user_attrs:
-        return False
-    turned_down = trial.user_attrs.get(PROPOSAL, {}).get("screened") is not None and OUTCOME not in trial.user_attrs
-    return INTERMEDIATE_OF not in trial.user_attrs and not turned_down
+    """Tell whether a trial has a number and a record: asked for, not screened, not added by hand, not intermediate."""
+    return not (is_intermediate(trial) or _is_added(trial) or untrained_of(trial) is not None)
 
 
-def turned_down(study: optuna.Study) -> dict[str, int]:
-    """Count the vectors that were told to the sampler without training, by reason."""
-    counts: dict[str, int] = {}
-    for trial in study.get_trials(deepcopy=False):
-        how = trial.user_attrs.get(PROPOSAL, {})
-        if (reason := how.get("screened")) not in (None, "exhausted") and OUTCOME not in trial.user_attrs:
-            kind = str(reason).split(":")[0]
-            counts[kind] = counts.get(kind, 0) + 1
-        if how.get("rejected"):
-            counts["candidates"] = counts.get("candidates", 0) + int(how["rejected"])
+def was_tried(trial: FrozenTrial) -> bool:
+    """Tell whether a trial that has ended counts as tried: neither screened, retried nor intermediate."""
+    if OUTCOME in trial.user_attrs:
+        return state_of(trial) != TrialState.RETRIED
+    return _is_added(trial) and not is_intermediate(trial)
+
+
+def _is_added(trial: FrozenTrial) -> bool:
+    """Tell whether somebody else added a trial with its values."""
+    return trial.state == optuna.trial.TrialState.COMPLETE and OUTCOME not in trial.user_attrs
+
+
+def state_of(trial: FrozenTrial) -> TrialState:
+    """Return the state of a trial; one that was added by hand is a duplicate, as nothing was evaluated for it."""
+    if not trial.state.is_finished():
+        return of_optuna(trial.state)
+    if OUTCOME in trial.user_attrs:
+        state: TrialState = _outcome_of(trial)["state"]
+        return state
+    if (untrained := untrained_of(trial)) is not None:
+        return untrained.state or TrialState.DUPLICATE
+    return TrialState.DUPLICATE if _is_added(trial) else of_optuna(trial.state)
+
+
+def count_states(study: Study) -> dict[TrialState, int]:
+    """Count the trials of a study that were asked for by state, those waiting and running included."""
+    counts: dict[TrialState, int] = {}
+    for trial in filter(is_asked, study.get_trials(deepcopy=False)):
+        state = state_of(trial)
+        counts[state] = counts.get(state, 0) + 1
     return counts
 
 
-def records(study: optuna.Study) -> list[Record]:
-    """Read the finished trials of a study, in order, without the intermediate models told as trials."""
+def records(study: Study) -> list[Record]:
+    """Read the trials of a study that have ended, in order, without the intermediate models told as trials."""
     number, found = 0, []
     for trial in study.get_trials(deepcopy=False):
-        if INTERMEDIATE_OF in trial.user_attrs:
+        if is_intermediate(trial):
             continue
         if trial.state.is_finished() and is_asked(trial):
             found.append(record_of(trial, number))
@@ -84,13 +109,33 @@ def records(study: optuna.Study) -> list[Record]:
 
 
 def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
-    """Read one finished trial; `number` is for a trial that does not keep its own."""
-    outcome = dict(trial.user_attrs.get(OUTCOME) or {"state": "failed", "error": "left no record"})
+    """Read one trial that has ended; `number` is for a trial that does not keep its own."""
+    outcome = _outcome_of(trial)
     points = tuple(Point(**point) for point in outcome.pop("points", ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
     outcome["recalled"] = Recalled(**outcome.get("recalled", {}))
     own = int(trial.user_attrs.get(OWNER, {}).get("number", -1 if number is None else number))
     return Record(number=own, params=dict(trial.params), points=points, optuna_number=trial.number, **outcome)
+
+
+def _outcome_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return how a trial ended, as it is kept, in the words of today."""
+    outcome = dict(trial.user_attrs.get(OUTCOME, _LEFT_NOTHING))
+    state, origin = TrialState(outcome["state"]), outcome.pop("served_from", None)
+    if origin is not None:
+        state, outcome["duplicate_of"] = TrialState.DUPLICATE, origin
+    return {**outcome, "state": state}
+
+
+def _to_outcome(record: Record) -> dict[str, Any]:
+    """Return what is kept of a record: its fields, without those that say nothing and those Optuna keeps."""
+    nothing = Record(-1, {}, record.state, ())
+    kept = ("notes", "error", "seconds", "overhead", "duplicate_of", "recalled")
+    fields = {name: value for name in kept if (value := getattr(record, name)) != getattr(nothing, name)}
+    if "recalled" in fields:
+        fields["recalled"] = asdict(record.recalled)
+    points = [asdict(point) for point in record.points]
+    return {"state": record.state, "points": points, "finished": record.finished or now(), **fields}
 
 
 def recalled(found: Sequence[Record]) -> Recalled:
@@ -103,11 +148,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def study_id(study: optuna.Study) -> str:
+def study_id(study: Study) -> str:
     """Return an identifier of the study that is the same each time it is opened and no other study's."""
-    if _ID not in study.user_attrs:
-        study.set_user_attr(_ID, uuid.uuid4().hex)
-    return str(study.user_attrs[_ID])
+    if ID not in study.user_attrs:
+        study.set_user_attr(ID, uuid.uuid4().hex)
+    return str(study.user_attrs[ID])
 
 
 def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
@@ -129,55 +174,111 @@ def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
 
 
 def finish(
-    study: optuna.Study,
+    study: Study,
     trial: optuna.Trial,
     problem: Problem,
     points: Sequence[Point],
     final: Point,
     ended: Ended,
-    served_from: int | None = None,
+    duplicate_of: int | None = None,
 ) -> None:
-    """Tell a complete trial, with its limits as constraints and its points as attributes.
+    """Tell a trial with a result, with its limits as constraints and its points as attributes.
 
     Args:
         study: of the trial.
         trial: running.
         problem: what is searched.
         points: the models it measured, in order.
-        final: the model it came to: the last of them, or the base model.
+        final: the model it ended with: the last of them, or the base model.
         ended: how it went.
-        served_from: the trial that measured the same model before.
+        duplicate_of: the trial that measured the same model before.
     """
-    outcome = {
-        "state": "complete",
-        "points": [asdict(point) for point in points],
-        "notes": list(ended.notes),
-        "finished": now(),
-        "seconds": ended.seconds,
-        "overhead": ended.overhead,
-        "served_from": served_from,
-        "recalled": asdict(ended.recalled),
-    }
-    trial.set_user_attr(OUTCOME, outcome)
+    trial.set_user_attr(OUTCOME, _to_outcome(_record(points, ended, duplicate_of)))
     _constrain(trial, constraints(problem, final))
     tell(study, trial, values=final.values(list(problem.objectives)))
 
 
 def abandon(
-    study: optuna.Study, trial: optuna.Trial, points: Sequence[Point], ended: Ended, violations: Mapping[str, float]
+    study: Study, trial: optuna.Trial, points: Sequence[Point], ended: Ended, violations: Mapping[str, float]
 ) -> None:
     """Close a trial that gave no result; what it measured before is kept, and how it keeps the limits known of it."""
-    outcome = {
-        "state": ended.state,
-        "error": ended.error or "",
-        "points": [asdict(point) for point in points],
-        "finished": now(),
-        "seconds": ended.seconds,
-        "recalled": asdict(ended.recalled),
-    }
-    trial.set_user_attr(OUTCOME, outcome)
+    trial.set_user_attr(OUTCOME, _to_outcome(_record(points, ended)))
     _constrain(trial, violations)
-    tell(study, trial, state=TrialState.PRUNED if ended.state == "pruned" else TrialState.FAIL)
+    tell(study, trial, state=to_optuna(ended.state))
+
+
+def abandon_other(study: Study, trial: FrozenTrial, points: Sequence[Point], ended: Ended) -> None:
+    """Close a trial that gave no result and whose process may be gone."""
+    study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, _to_outcome(_record(points, ended)))
+    tell(study, trial.number, state=to_optuna(ended.state))
+
+
+def screen(
+    study: Study,
+    trial: optuna.Trial,
+    untrained: Untrained,
+    how: HowProposed,
+    violations: Mapping[str, float] | None = None,
+) -> None:
+    """Close a trial before training; the sampler learns from its constraints, where it is known which limits it breaks.
+
+    Raises:
+        UpdateFinishedTrialError: another driver has finished it.
+    """
+    _constrain(trial, violations or {})
+    keep_proposal(trial, how, untrained)
+    state = untrained.state or TrialState.DUPLICATE
+    tell(study, trial, state=to_optuna(state, screened=True, constrained=violations is not None))
+
+
+def _record(points: Sequence[Point], ended: Ended, duplicate_of: int | None = None) -> Record:
+    return Record(
+        ended.number, {}, ended.state, tuple(points), ended.notes, ended.error, "", ended.seconds, ended.overhead,
+        duplicate_of, ended.recalled,
+    )  # fmt: skip
+
+
+def add_intermediate(
+    study: Study, problem: Problem, point: Point, params: Params, of_trial: int, driver: str | None = None
+) -> None:
+    """Tell an intermediate model as a finished trial of its own; a base model names the driver that tells it."""
+    attributes = {INTERMEDIATE_OF: of_trial, **({} if driver is None else {BEGUN_BY: driver})}
+    _add(study, problem, point, point.values(list(problem.objectives)), params, attributes)
+
+
+def begun_by(study: Study) -> list[str]:
+    """Return which drivers told the base model, in the order they did."""
+    return [str(t.user_attrs[BEGUN_BY]) for t in study.get_trials(deepcopy=False) if BEGUN_BY in t.user_attrs]
+
+
+def add_copy(
+    study: Study,
+    problem: Problem,
+    record: Record,
+    values: Sequence[float],
+    params: Params,
+    owner: Mapping[str, Any],
+    duplicate_of: int | None,
+) -> None:
+    """Add a trial of another study that has a result, as a duplicate of one of this study or in its own right."""
+    assert record.final is not None, "only a trial with a result is copied"
+    state = TrialState.COMPLETE if duplicate_of is None else TrialState.DUPLICATE
+    outcome = _to_outcome(replace(record, state=state, duplicate_of=duplicate_of))
+    _add(study, problem, record.final, values, params, {OUTCOME: outcome, OWNER: dict(owner)})
+
+
+def _add(
+    study: Study, problem: Problem, point: Point, values: Sequence[float], params: Params, attributes: dict[str, Any]
+) -> None:
+    study.add_trial(
+        create_trial(
+            values=values,
+            params=dict(params),
+            distributions=distributions(problem.space),
+            user_attrs=attributes,
+            constraints=constraints(problem, point) or None,
+        )
+    )
 
 
 def constraints(problem: Problem, point: Point) -> dict[str, float]:

@@ -10,6 +10,7 @@ from analysis.table import StudyTable
 from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.record import recalled
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views.card import without_passwords
 from sweeps.views.mlflow.models import FrontModel
 from sweeps.views.mlflow.study_note import study_note
@@ -59,8 +60,8 @@ class ResultsTracking:
         answers = [answer.sentence for answer in recommend(table)]
         metrics = {
             "hypervolume_final": front.hypervolume,
-            "trials_finished": float(sum(record.state != "interrupted" for record in state.records)),
-            "trials_failed": float(sum(record.state in ("failed", "infeasible") for record in state.records)),
+            "trials_finished": float(sum(record.state != TrialState.RETRIED for record in state.records)),
+            "trials_failed": float(sum(record.state.is_failure for record in state.records)),
             "seconds_training": sum(record.seconds for record in state.records),
             **{f"cache/{name}": float(value) for name, value in asdict(recalled(state.records)).items()},
         }

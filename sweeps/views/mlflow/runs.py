@@ -19,13 +19,17 @@ from shlex import quote
 from typing import Any
 
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views.card import DatasetCard
 from sweeps.views.paths import CONFIG
 
 STUDY_TAG = "kmr.study_id"
 TRIAL_TAG = "kmr.trial"
 PARENT_TAG = "mlflow.parentRunId"
-_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"}
+_STATUS = {
+    TrialState.COMPLETE: "FINISHED", TrialState.DUPLICATE: "FINISHED", TrialState.EARLY_STOPPED: "FINISHED",
+    TrialState.RETRIED: "KILLED",
+}  # fmt: skip
 """How a run ended, by the state of its trial; any other state is a failure."""
 _LAYOUT = "workflowType=machine_learning"
 """Without it, MLflow 3 opens its pages in the layout for language models."""
@@ -126,8 +130,8 @@ class StudyRuns:
         more = {"kmr.state": record.state, "kmr.notes": "; ".join(record.notes), "kmr.error": record.error or ""}
         if record.final is not None:
             more["kmr.sequence"] = str(record.final.moves)
-        if record.served_from is not None:
-            more["kmr.served_from"] = str(record.served_from)
+        if record.duplicate_of is not None:
+            more["kmr.duplicate_of"] = str(record.duplicate_of)
         metrics = []
         for point in record.points:
             for reading, (value, stderr) in point.readings.items():

@@ -101,7 +101,7 @@ def test_it_is_searched_under_a_limit_in_two_processes(forked_workers) -> None:
     mine = tiny(space={"first": {"by": {"values": [0.0, 0.5, 1.0]}}, "second": {"by": {"values": [0.0, 0.5, 1.0]}}})
     limit = 0.5 * mine.base.readings["total"].value
     found = search(**mine.problem, limits={"total": limit}, trials=3, workers=2)
-    assert found.accounting.trained == 3
+    assert found.counts.complete == 3
     assert all(record.readings["total"] <= limit for record in found.records if record.state == "complete")
     for record in found.front:
         readings = measure(mine.build(record.params), mine.instantiation.qualities)
@@ -112,7 +112,7 @@ def test_what_leads_to_one_model_is_evaluated_once() -> None:
     experiment = tiny_experiment(rules=(Half(name="first"),))
     mine = Compression(experiment.model, experiment.instantiation)
     found = search(**mine.problem, trials=50)
-    assert found.accounting.trained == 3, "as it is, halved by a half, and by a whole"
+    assert found.counts.complete == 3, "as it is, halved by a half, and by a whole"
     assert found.ended is not None
 
 

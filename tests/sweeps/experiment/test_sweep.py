@@ -14,9 +14,11 @@ from sweeps.experiment.model_work import ModelWork
 from sweeps.search.execution.executors import InProcess
 from sweeps.search.execution.interrupts import Interrupts, Stopped
 from sweeps.search.execution.work import Job, Tell
+from sweeps.search.study.attributes import OWNER
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, reclaim, renew
 from sweeps.search.study.point import Ended, Measured
-from sweeps.search.study.record import records, turned_down
+from sweeps.search.study.proposal import count_untrained
+from sweeps.search.study.record import records
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
 STEPS = {"first": {"by": EIGHTHS}, "second": {"by": EIGHTHS}}
@@ -39,7 +41,7 @@ class Losing:
     def work(self, tell: Tell) -> None:
         if self._lose(self._job):
             self._inner.close()
-            tell(Ended(self._job.number, "lost", "its process was killed by signal 9", 0.1))
+            tell(Ended(self._job.number, "retried", "its process was killed by signal 9", 0.1))
         else:
             self._inner.work(tell)
 
@@ -64,7 +66,7 @@ def test_what_breaks_a_limit_before_training_is_told_and_never_trained(tmp_path)
     sweep, why, _ = run(experiment, study, tmp_path, 6)
     assert why is None
     assert all(record.final.readings["total"][0] <= limit for record in sweep.records)
-    assert turned_down(study)["infeasible"] > 0
+    assert count_untrained(study)["infeasible"] > 0
     pruned = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.PRUNED]
     assert pruned
     assert all(t.constraints["total"] > 0 for t in pruned)
@@ -100,10 +102,11 @@ def test_a_lost_trial_is_tried_again_and_given_up_in_the_end(tmp_path) -> None:
     lose = Losing(experiment, tmp_path, lambda job: job.params == {"first.by": 0.5, "second.by": 0.5})
     sweep, _, printed = run(experiment, study, tmp_path, 3, lose)
     lost = [record for record in sweep.records if record.params == {"first.by": 0.5, "second.by": 0.5}]
-    assert [record.state for record in lost] == ["interrupted"] * (MOST_ATTEMPTS - 1) + ["failed"]
+    assert [record.state for record in lost] == ["retried"] * (MOST_ATTEMPTS - 1) + ["failed"]
     assert "given up after 3 attempts" in str(lost[-1].error)
     assert sweep.finished == 3
-    assert printed.count("was lost") == MOST_ATTEMPTS
+    assert printed.count("its process was killed by signal 9") == MOST_ATTEMPTS
+    assert printed.count(" retried: ") == MOST_ATTEMPTS - 1
 
 
 def test_an_enqueued_vector_outlives_a_process_that_died_while_it_was_drawn(tmp_path) -> None:
@@ -152,7 +155,7 @@ def test_a_stop_in_the_middle_keeps_what_was_measured_and_tries_again(tmp_path) 
     with pytest.raises(Stopped):
         run(experiment, study, tmp_path, 3, Stops(ModelWork(experiment, tmp_path)))
     (record,) = records(study)
-    assert (record.state, len(record.points)) == ("interrupted", 1)
+    assert (record.state, len(record.points)) == ("retried", 1)
     sweep, _, _ = run(experiment, study, tmp_path, 1)
     assert sweep.records[-1].params == {"first.by": 0.5, "second.by": 0.5}
     assert sweep.finished == 1
@@ -197,12 +200,12 @@ def test_a_trial_of_a_live_driver_is_left_alone_and_one_of_a_dead_process_is_not
     study = study_of(experiment)
     trial = study.ask({})
     claim(study, trial)
-    owner = dict(study.get_trials()[0].user_attrs["kmr:owner"])
+    owner = dict(study.get_trials()[0].user_attrs[OWNER])
     monkeypatch.setattr("os.getpid", lambda: 1)
     assert reclaim(study, alone=False) == 0, "the process lives"
     monkeypatch.setattr("time.time", lambda: owner["expires"] + 1e9)
     assert reclaim(study, alone=False) == 0, "a clock that jumps ends no lease on this machine"
-    trial.set_user_attr("kmr:owner", {**owner, "born": "0"})
+    trial.set_user_attr(OWNER, {**owner, "born": "0"})
     assert reclaim(study, alone=False) == 1, "another process has its id now"
 
 
@@ -210,8 +213,8 @@ def test_a_trial_of_another_machine_is_taken_over_when_its_lease_ends(monkeypatc
     study = study_of(tiny_experiment())
     trial = study.ask({})
     claim(study, trial)
-    owner = dict(study.get_trials()[0].user_attrs["kmr:owner"])
-    trial.set_user_attr("kmr:owner", {**owner, "host": "elsewhere"})
+    owner = dict(study.get_trials()[0].user_attrs[OWNER])
+    trial.set_user_attr(OWNER, {**owner, "host": "elsewhere"})
     assert reclaim(study, alone=False) == 0
     monkeypatch.setattr("time.time", lambda: owner["expires"] + 1)
     assert reclaim(study, alone=False) == 1
@@ -222,13 +225,13 @@ def test_a_lease_is_renewed_while_its_process_holds_on_to_the_trial(tmp_path, mo
     held, ended, let_go = study.ask({}), study.ask({}), study.ask({})
     for trial in (held, ended, let_go):
         claim(study, trial, renewed=True)
-    before = [trial.user_attrs["kmr:owner"]["expires"] for trial in study.get_trials()]
+    before = [trial.user_attrs[OWNER]["expires"] for trial in study.get_trials()]
     study.tell(ended, state=optuna.trial.TrialState.FAIL)
     del let_go, trial
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 3600)
     renew()
-    after = [trial.user_attrs["kmr:owner"]["expires"] for trial in study.get_trials()]
+    after = [trial.user_attrs[OWNER]["expires"] for trial in study.get_trials()]
     assert after[0] >= before[0] + 3590
     assert after[1:] == before[1:]
     assert [thread.name for thread in threading.enumerate()].count("kmr-leases") == 1

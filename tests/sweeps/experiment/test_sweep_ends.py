@@ -96,12 +96,12 @@ def test_infeasible_vectors_that_differ_in_numbers_do_not(tmp_path: Path) -> Non
 def test_every_trial_killing_its_process_stops_the_sweep(tmp_path: Path) -> None:
     experiment = tiny_experiment(space=STEPS, anchors=0)
     study = study_of(experiment)
-    kill = Ending(experiment, tmp_path, lambda number: ("lost", "its process was killed by signal 9"))
+    kill = Ending(experiment, tmp_path, lambda number: ("retried", "its process was killed by signal 9"))
     with pytest.raises(SweepError, match="killed by signal 9"):
         run(experiment, study, tmp_path, 20, kill)
     states = [record.state for record in records(study)]
     assert states.count("failed") == MOST_EQUAL_FAILURES
-    assert states.count("interrupted") == (MOST_ATTEMPTS - 1) * MOST_EQUAL_FAILURES
+    assert states.count("retried") == (MOST_ATTEMPTS - 1) * MOST_EQUAL_FAILURES
 
 
 def test_vectors_of_one_model_are_not_trained_side_by_side(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_vectors_of_one_model_are_not_trained_side_by_side(tmp_path: Path) -> No
     sweep, why, _ = run(experiment, study, tmp_path, 3, several)
     assert why is None
     assert several.taken == [{"first.by": 0.4}, {"first.by": 0.9}]
-    assert sorted((record.number, record.served_from) for record in sweep.records) == [(0, None), (1, 0), (2, None)]
+    assert sorted((record.number, record.duplicate_of) for record in sweep.records) == [(0, None), (1, 0), (2, None)]
 
 
 def test_one_that_waited_for_its_like_is_trained_where_that_failed(tmp_path: Path) -> None:
@@ -234,7 +234,13 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
 def test_a_trial_that_ended_early_carries_the_limits_known_of_it(tmp_path: Path) -> None:
     experiment = tiny_experiment(space=STEPS, limits={"total": 100.0}, anchors=0)
     study = study_of(experiment)
-    run(experiment, study, tmp_path, 2, Ending(experiment, tmp_path, lambda number: ("pruned", f"behind {number}")))
+    run(
+        experiment,
+        study,
+        tmp_path,
+        2,
+        Ending(experiment, tmp_path, lambda number: ("early-stopped", f"behind {number}")),
+    )
     pruned = study.get_trials(states=(optuna.trial.TrialState.PRUNED,))
     assert len(pruned) == 2
     assert all(-100 < trial.constraints["total"] < 0 for trial in pruned)

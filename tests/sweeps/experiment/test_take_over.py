@@ -9,10 +9,9 @@ import pytest
 from optuna.trial import create_trial
 
 from kmr.core import IntRange
-from sweeps.experiment.open_study import BASE, IDENTITY
 from sweeps.experiment.take_over import take_over
 from sweeps.search.space import distributions
-from sweeps.search.study.attributes import OUTCOME, OWNER
+from sweeps.search.study.attributes import BASE, IDENTITY, OUTCOME, OWNER
 from sweeps.search.study.record import records
 from sweeps.search.study.storage import open_storage
 
@@ -77,7 +76,7 @@ def old(tmp_path: Path) -> optuna.Study:
 
 
 def taken(study: optuna.Study) -> list[tuple[int, int, int | None]]:
-    return [(record.number, int(record.params["width"]), record.served_from) for record in records(study)]
+    return [(record.number, int(record.params["width"]), record.duplicate_of) for record in records(study)]
 
 
 ALL = [(0, 3, None), (1, 5, None), (2, 3, 0)]

@@ -50,10 +50,10 @@ def test_the_front_is_found_under_a_limit_on_a_static_cost_and_nothing_else_is_t
         return accuracy(knobs)
 
     found = search(SPACE, evaluate, BOTH, {"bytes": 6.0}, trials=15, static_costs=size)
-    assert len(trained) == len(set(trained)) == found.accounting.trained == 15
+    assert len(trained) == len(set(trained)) == found.counts.complete == found.counts.evaluated == 15
     assert all(width * bits / 8 <= 6 for width, bits in trained)
-    assert found.accounting.pruned == sum(record.state == "pruned" for record in found.records) > 0
-    assert found.accounting.rejected > 0
+    assert found.counts.infeasible == sum(record.state == "infeasible" for record in found.records) > 0
+    assert found.counts.rejected > 0
     front = [tuple(record.readings.values()) for record in found.front]
     assert front == sorted(front)
     assert all(after[1] > before[1] for before, after in itertools.pairwise(front))
@@ -71,13 +71,13 @@ def test_a_table_stands_in_for_training(frame):
     if frame:
         table = pd.DataFrame([{**dict(zip(SPACE, key, strict=True)), **row, "note": "x"} for key, row in table.items()])
     found = search(SPACE, table, BOTH, {"bytes": 6.0}, trials=10, static_costs=["bytes"])
-    assert found.accounting.trained == 10
+    assert found.counts.complete == 10
     assert all(record.readings == readings(record.params) for record in found.records if record.state == "complete")
 
 
 def test_a_space_with_nothing_left_ends_before_all_trials():
     found = search(SPACE, readings, BOTH, trials=100, static_costs=size)
-    assert found.accounting.trained == 48
+    assert found.counts.complete == 48
     exact = [
         row
         for row in rows().values()
@@ -111,8 +111,8 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
 
     seen = []
     found = search(SPACE, evaluate, BOTH, trials=12, on_trial=seen.append)
-    assert found.accounting.failed == 9
-    assert found.accounting.trained == 3
+    assert found.counts.failed == 9
+    assert found.counts.complete == 3
     assert {record.error for record in found.records if record.state == "failed"} == {
         "RuntimeError: out of memory",
         "accuracy is nan",
@@ -142,15 +142,15 @@ def test_a_study_goes_on_to_the_total_after_it_was_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search(SPACE, evaluate, BOTH, **settings)
     stopped = Search(SPACE, BOTH, storage=storage, static_costs=size, trials=9).result
-    assert stopped.accounting.trained == 5
-    assert stopped.records[-1].state == "interrupted"
+    assert stopped.counts.complete == 5
+    assert stopped.records[-1].state == "retried"
     found = search(SPACE, evaluate, BOTH, **settings)
-    assert found.accounting.trained == 9
+    assert found.counts.complete == 9
     vectors.remove("stopped")
     assert len(vectors) == len(set(vectors)) == 9
     assert vectors[5] == (stopped.records[-1].params["width"], stopped.records[-1].params["bits"])
     again = search(SPACE, evaluate, BOTH, **settings)
-    assert again.accounting == found.accounting
+    assert again.counts == found.counts
     assert len(search(SPACE, evaluate, BOTH, **{**settings, "trials": 12}).records) > len(found.records)
     with pytest.raises(SweepError, match="made with other space"):
         search({**SPACE, "bits": Choice((32, 8), 32)}, evaluate, BOTH, **settings)
@@ -208,7 +208,7 @@ def test_a_trial_of_another_process_is_left_alone_while_that_lives(tmp_path):
         other.send_signal(signal.SIGKILL)
     run = opened()
     assert run.ask().trial.params == left.params
-    assert [record.state for record in run.result.records] == ["complete", "interrupted"]
+    assert [record.state for record in run.result.records] == ["complete", "retried"]
 
 
 def test_a_vector_that_ends_its_process_every_time_is_given_up():
@@ -220,11 +220,11 @@ def test_a_vector_that_ends_its_process_every_time_is_given_up():
         del run
         run = Search(SPACE, BOTH, **settings)
     states = [record.state for record in run.result.records]
-    assert states == [*["interrupted"] * MOST_ATTEMPTS, "failed"]
+    assert states == [*["retried"] * MOST_ATTEMPTS, "failed"]
     assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: the run ended before it"
     trained = []
     found = search(SPACE, lambda knobs: trained.append(dict(knobs)) or readings(knobs), BOTH, **settings)
-    assert (found.accounting.trained, found.accounting.failed) == (4, 1)
+    assert (found.counts.complete, found.counts.failed) == (4, 1)
     assert {"width": 3, "bits": 4} not in trained
 
 
@@ -282,8 +282,8 @@ def test_a_start_vector_of_a_model_already_trained_is_served():
     found = search(
         SPACE, readings, BOTH, trials=4, start=start, canonical=lambda knobs: (knobs["width"], knobs["bits"] > 8)
     )
-    assert found.accounting.served == 1
-    assert found.accounting.trained == 4
+    assert found.counts.duplicate == 1
+    assert found.counts.complete == 4
     assert len(found.front) <= 4
 
 
@@ -311,7 +311,7 @@ def test_any_number_of_objectives_and_continuous_knobs(directions):
         return {"loss": bent, "a": bent, "b": knobs["x"], "c": 1 - knobs["x"] * bent}
 
     found = search(space, evaluate, directions, trials=25, screening=Screening(startup=5, explore=0))
-    assert found.accounting.trained == 25
+    assert found.counts.complete == 25
     if len(directions) == 1:
         assert found.front[0].readings["loss"] < 1e-3
 

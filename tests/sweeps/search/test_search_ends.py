@@ -23,8 +23,8 @@ from sweeps.errors import SweepError
 from sweeps.search.execution.driver import MOST_EQUAL_FAILURES, drive
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.space import distributions
-from sweeps.search.study.attributes import OWNER
-from sweeps.search.study.lease import AGAIN_OF, claim, put_back
+from sweeps.search.study.attributes import OWNER, PROBLEM, RETRY_OF
+from sweeps.search.study.lease import claim, put_back
 from sweeps.search.study.point import Ended
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -111,7 +111,7 @@ def test_a_draw_that_breaks_leaves_no_trial_running():
         search(SPACE, readings, BOTH, None, 6, **settings)
     study = optuna.load_study(study_name="search", storage=settings["storage"])
     assert states(study) == ["COMPLETE", "COMPLETE", "FAIL"]
-    assert search(SPACE, readings, BOTH, None, 6, **settings).accounting.trained == 6
+    assert search(SPACE, readings, BOTH, None, 6, **settings).counts.complete == 6
 
 
 def test_a_trial_drawn_while_ctrl_c_comes_is_put_back():
@@ -125,10 +125,10 @@ def test_a_trial_drawn_while_ctrl_c_comes_is_put_back():
     with pytest.raises(KeyboardInterrupt):
         run.ask()
     assert states(run.study) == ["FAIL", "WAITING"]
-    assert run.result.accounting.trained == run.result.accounting.failed == 0
+    assert run.result.counts.evaluated == 0
     signal.signal(signal.SIGINT, signal.default_int_handler)
     found = search(SPACE, readings, BOTH, None, 3, **settings)
-    assert found.accounting.trained == 3
+    assert found.counts.complete == 3
     assert dict(found.records[1].params) == {"width": 3, "bits": 4}
 
 
@@ -141,7 +141,7 @@ def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers, forked_wo
     with pytest.raises(SweepError, match="in a row ended alike"):
         search(SPACE, broken, BOTH, **settings)
     found = search(SPACE, readings, BOTH, workers=workers, **settings)
-    assert (found.accounting.failed, found.accounting.trained) == (MOST_EQUAL_FAILURES, 9 - MOST_EQUAL_FAILURES)
+    assert (found.counts.failed, found.counts.complete) == (MOST_EQUAL_FAILURES, 9 - MOST_EQUAL_FAILURES)
 
 
 @pytest.mark.parametrize(
@@ -166,17 +166,17 @@ def test_searches_that_share_a_study_train_no_model_twice():
     task = one.ask()
     one.tell(task, readings(task.params))
     assert dict(two.ask().params) not in start
-    assert [record.state for record in two.result.records] == ["complete", "served"]
+    assert [record.state for record in two.result.records] == ["complete", "duplicate"]
 
 
 @pytest.mark.parametrize("start", [None, [{"width": 3, "bits": 8}] * 3])
 def test_a_space_of_one_vector_ends_when_that_is_known(start):
     space = {"width": IntRange(3, 3, neutral=3), "bits": Choice((8,), neutral=8)}
     found = search(space, readings, BOTH, start=start)
-    assert found.accounting.trained == 1
+    assert found.counts.complete == 1
     assert found.ended == "no vector is left that is new and breaks no known limit"
     found = search(space, lambda knobs: 1 / 0, BOTH, start=start)
-    assert found.accounting.failed == 1
+    assert found.counts.failed == 1
     assert found.ended is not None
 
 
@@ -184,7 +184,7 @@ def test_a_study_kept_in_another_way_is_refused():
     storage = optuna.storages.InMemoryStorage()
     search(SPACE, readings, BOTH, trials=2, storage=storage)
     study = optuna.load_study(study_name="search", storage=storage)
-    study.set_user_attr("kmr:problem", {**study.user_attrs["kmr:problem"], "format": 1})
+    study.set_user_attr(PROBLEM, {**study.user_attrs[PROBLEM], "format": 1})
     with pytest.raises(SweepError, match="made with other format"):
         search(SPACE, readings, BOTH, trials=4, storage=storage)
 
@@ -199,7 +199,7 @@ def test_a_trial_added_by_hand_is_known_and_counts_for_nothing(forked_workers):
     for _ in range(MOST_EQUAL_FAILURES):
         study.add_trial(trial)
     found = search(SPACE, readings, BOTH, trials=47, storage=storage, workers=2)
-    assert (found.accounting.trained, found.accounting.failed) == (47, 0)
+    assert (found.counts.complete, found.counts.failed) == (47, 0)
     assert added not in [dict(record.params) for record in found.records if record.state == "complete"]
     assert found.records[0].readings == {"bytes": 48.0, "accuracy": 0.9}
 
@@ -212,13 +212,13 @@ class Loses(AtOnce):
     def work(self, tell):
         if not self.lost:
             self.lost = True
-            tell(Ended(self.jobs.pop(0).number, "lost", "its process died", 0.1))
+            tell(Ended(self.jobs.pop(0).number, "retried", "its process died", 0.1))
         super().work(tell)
 
 
 def test_what_is_lost_when_nothing_else_is_left_is_tried_again():
     found = search({"width": IntRange(1, 2, neutral=2)}, lambda knobs: knobs, {"width": "minimize"}, executor=Loses)
-    assert sorted(record.state for record in found.records) == ["complete", "complete", "interrupted"]
+    assert sorted(record.state for record in found.records) == ["complete", "complete", "retried"]
 
 
 def test_an_executor_that_cannot_even_close_leaves_no_trial_running():
@@ -232,7 +232,7 @@ def test_an_executor_that_cannot_even_close_leaves_no_trial_running():
     run = Search(SPACE, BOTH)
     with pytest.raises(OSError, match="it still is"):
         drive(run.ledger, 5, Gone(None), run.watcher.stopping, Interrupts(()), print, str)
-    assert {record.state for record in run.result.records} == {"interrupted"}
+    assert {record.state for record in run.result.records} == {"retried"}
 
 
 def test_a_function_that_changes_its_vector_changes_nothing_else():
@@ -260,7 +260,7 @@ def test_a_task_is_told_once():
 
 def test_a_row_of_a_data_frame_is_a_reading():
     found = search(SPACE, lambda knobs: pd.Series(readings(knobs)), BOTH, trials=2)
-    assert found.accounting.trained == 2
+    assert found.counts.complete == 2
 
 
 @pytest.mark.parametrize(
@@ -282,9 +282,9 @@ def test_samplers_that_go_through_a_fixed_sequence_go_through_it():
     found = search(SPACE, readings, BOTH, sampler=optuna.samplers.GridSampler(listed, seed=0))
     wanted = set(itertools.product(*listed.values()))
     assert {tuple(record.params.values()) for record in found.records} == wanted
-    assert found.accounting.trained == 6
+    assert found.counts.complete == 6
     found = search({"width": SPACE["width"]}, readings_of_width, BOTH, sampler=optuna.samplers.QMCSampler(seed=0))
-    assert found.accounting.trained == 12
+    assert found.counts.complete == 12
     assert found.ended is not None
 
 
@@ -298,12 +298,12 @@ def test_a_search_within_a_search_and_in_a_thread():
         return found.records[0].readings
 
     found = search({"width": SPACE["width"]}, inner, BOTH, trials=3)
-    assert found.accounting.trained == 3
+    assert found.counts.complete == 3
     kept = []
     thread = threading.Thread(target=lambda: kept.append(search(SPACE, readings, BOTH, trials=3)))
     thread.start()
     thread.join()
-    assert kept[0].accounting.trained == 3
+    assert kept[0].counts.complete == 3
 
 
 def test_ctrl_c_in_a_search_within_a_search_puts_both_trials_back():
@@ -343,8 +343,8 @@ def test_what_another_search_is_at_is_not_begun_again():
     assert dict(two.ask().params) != vector
     one.tell(task, readings(vector))
     dropped = two.result.records[1]
-    assert (dropped.state, dropped.error) == ("pruned", "twin: trial 0 is at the same model")
-    assert one.result.accounting.trained == 1
+    assert (dropped.state, dropped.error) == ("duplicate", "trial 0 is evaluating the same model")
+    assert one.result.counts.complete == 1
 
 
 def test_what_two_drivers_queued_again_is_tried_once():
@@ -353,12 +353,12 @@ def test_what_two_drivers_queued_again_is_tried_once():
     lost = run.ask()
     vector = dict(lost.params)
     run.put_back(lost)
-    run.study.enqueue_trial(vector, user_attrs={AGAIN_OF: lost.trial.number})
+    run.study.enqueue_trial(vector, user_attrs={RETRY_OF: lost.trial.number})
     task = run.ask()
     assert dict(task.params) == vector
     run.tell(task, readings(vector))
     assert dict(run.ask().params) != vector
-    assert run.result.records[2].error == "twin: trial 0 was queued again twice"
+    assert run.result.records[2].error == "trial 0 was queued twice for a retry"
     with pytest.raises(UpdateFinishedTrialError):
         put_back(run.study, lost.trial, "the run ended before it")
 
@@ -400,7 +400,7 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_waited_for(mon
     monkeypatch.setattr("sweeps.search.study.storage.RDBStorage", late)
     monkeypatch.setattr("sweeps.search.study.storage.time.sleep", lambda seconds: None)
     found = search(SPACE, readings, BOTH, trials=2, storage=f"sqlite:///{tmp_path / 'study.db'}")
-    assert (found.accounting.trained, len(made)) == (2, 2)
+    assert (found.counts.complete, len(made)) == (2, 2)
 
 
 SMALL = {"a": IntRange(0, 1, neutral=0), "b": IntRange(0, 2, neutral=0)}

@@ -15,7 +15,7 @@ from kmr.core import Choice, IntRange, Reading
 from sweeps import Search, Stop, search
 from sweeps.errors import SweepError
 from sweeps.search.execution.driver import drive
-from sweeps.search.execution.halving import Settings
+from sweeps.search.execution.halving import Halving
 from sweeps.search.execution.interrupts import Interrupts
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -42,7 +42,7 @@ def test_the_search_needs_no_config_and_no_tracking():
 def test_several_processes_share_the_trials_and_none_is_trained_twice():
     told = []
     found = search(SPACE, readings, BOTH, {"bytes": 12.0}, 16, static_costs=size, workers=2, on_trial=told.append)
-    assert found.accounting.trained == 16
+    assert found.counts.complete == 16
     assert len(set(vectors(found))) == 16
     pids = Counter(record.readings["pid"] for record in found.records if record.state == "complete")
     assert len(pids) == 2
@@ -51,10 +51,10 @@ def test_several_processes_share_the_trials_and_none_is_trained_twice():
 
 def test_a_process_that_dies_loses_no_trial(tmp_path, caplog, forked_workers):
     found = search(SPACE, KilledOnce(tmp_path), BOTH, None, 6, workers=2)
-    assert found.accounting.trained == 6
-    assert vectors(found, "interrupted") == [(12, 8)]
+    assert found.counts.complete == 6
+    assert vectors(found, "retried") == [(12, 8)]
     assert (12, 8) in vectors(found)
-    assert "was lost, its process was killed by signal 9" in caplog.text
+    assert "retried: its process was killed by signal 9" in caplog.text
 
 
 def test_what_cannot_be_sent_to_another_process_is_said_at_once():
@@ -67,19 +67,19 @@ def test_what_cannot_be_sent_to_another_process_is_said_at_once():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_trials_that_look_hopeless_at_a_low_fidelity_are_stopped_there(tmp_path, workers, forked_workers):
     evaluate = Logged(tmp_path)
-    settings = {"fidelities": Settings((0.25, 1.0), grace=3), "workers": workers, "folder": tmp_path / "rungs"}
+    settings = {"fidelities": Halving((0.25, 1.0), grace=3), "workers": workers}
     found = search(SPACE, evaluate, BOTH, None, 30, sampler=optuna.samplers.RandomSampler(seed=1), **settings)
     shares = [line.split()[0] for line in evaluate.log.read_text().splitlines()]
     assert shares.count("0.25") == 30
-    assert shares.count("1") == found.accounting.trained < 30
-    assert found.accounting.halted == 30 - found.accounting.trained
-    halted = next(record for record in found.records if record.state == "halted")
-    assert "stopped at a fidelity of 0.25: place" in halted.error
-    assert not halted.is_feasible
+    assert shares.count("1") == found.counts.complete < 30
+    assert found.counts.early_stopped == 30 - found.counts.complete
+    assert found.counts.evaluated == 30
+    stopped = next(record for record in found.records if record.state == "early-stopped")
+    assert "stopped at a fidelity of 0.25: place" in stopped.error
+    assert not stopped.is_feasible
     assert all(record.readings["accuracy"] == readings(record.params)["accuracy"] for record in found.front)
-    assert len(list((tmp_path / "rungs").glob("*/rungs.jsonl"))) == 1
     other = search(SPACE, evaluate, BOTH, None, 3, start=[{"width": 1, "bits": 32}], seed=9, **settings)
-    assert other.accounting.halted == 0, "what was decided in one study says nothing of another"
+    assert other.counts.early_stopped == 0, "what was decided in one study says nothing of another"
 
 
 @pytest.mark.parametrize("shares", [(0.5,), (1.0, 0.5), (0.0, 1.0), "all", (0.25, "much")])
@@ -91,16 +91,16 @@ def test_fidelities_that_are_none_are_refused(shares):
 def test_limits_on_time_and_on_gain_end_it_and_are_named():
     assert search(SPACE, readings, BOTH, trials=3).ended is None
     found = search(SPACE, readings, BOTH, stop=Stop(training_seconds=0.1))
-    assert found.accounting.trained < 10
+    assert found.counts.complete < 10
     assert "stop.training_seconds=0.1" in found.ended
     found = search(SPACE, readings, BOTH, stop=Stop(seconds=0.2))
-    assert found.accounting.trained < 40
+    assert found.counts.complete < 40
     assert "stop.seconds=0.2" in found.ended
     everything = search(SPACE, readings, BOTH, static_costs=size)
-    assert everything.accounting.trained == 48
+    assert everything.counts.complete == 48
     assert everything.ended == "no vector is left that is new and breaks no known limit"
     found = search(SPACE, readings, BOTH, static_costs=size, stop=Stop(window=12, gain=0.01))
-    assert found.accounting.trained < 48
+    assert found.counts.complete < 48
     assert "the last 12 trials raised the hypervolume by" in found.ended
     with pytest.raises(SweepError, match=r"stop\.window"):
         search(SPACE, readings, BOTH, stop=Stop(window=0))
@@ -119,6 +119,7 @@ def test_a_standard_error_is_kept():
         (0.5, "evaluate returned a float, not readings by name"),
         ({"bytes": "few", "accuracy": 1.0}, "bytes is 'few', not a number"),
         ({"bytes": None, "accuracy": 1.0}, "bytes is None, not a number"),
+        ({"bytes": 1.0, "accuracy": Reading(1.0, -0.1)}, "the standard error of accuracy is -0.1, which is negative"),
     ],
 )
 def test_what_is_no_reading_fails_its_trial(given, error):
@@ -154,7 +155,7 @@ class Later:
 def test_an_executor_of_the_users_own_does_the_trials():
     made = []
     found = search(SPACE, readings, BOTH, trials=10, executor=lambda work: made.append(Later(work)) or made[0])
-    assert found.accounting.trained == 10
+    assert found.counts.complete == 10
     assert made[0].most == 4
     assert len(set(vectors(found))) == 10
 
@@ -178,7 +179,7 @@ def test_vectors_of_one_model_wait_for_each_other_and_are_trained_once():
         canonical=lambda knobs: (knobs["width"], knobs["bits"] > 8),
     )  # fmt: skip
     assert trained[:2] == [(12, 8), (12, 4)], "the second waits for the first, which fails; the third for the second"
-    assert [record.state for record in found.records[:3]] == ["failed", "complete", "served"]
+    assert [record.state for record in found.records[:3]] == ["failed", "complete", "duplicate"]
     assert (12, 2) not in trained
 
 
@@ -189,9 +190,9 @@ def test_several_searches_share_one_study_and_its_trials(tmp_path):
         task = run.ask()
         run.tell(task, readings(task.params))
     found = search(SPACE, readings, BOTH, **settings)
-    assert found.accounting.trained == 12
+    assert found.counts.complete == 12
     assert len(set(vectors(found))) == 12
-    assert search(SPACE, readings, BOTH, **settings).accounting == found.accounting
+    assert search(SPACE, readings, BOTH, **settings).counts == found.counts
 
 
 def test_an_executor_that_breaks_leaves_no_trial_running():
@@ -202,7 +203,7 @@ def test_an_executor_that_breaks_leaves_no_trial_running():
     run = Search(SPACE, BOTH)
     with pytest.raises(OSError, match="the cluster is gone"):
         drive(run.ledger, 5, Broken(run._work), run.watcher.stopping, Interrupts(()), print, str)
-    assert {record.state for record in run.result.records} == {"interrupted"}
+    assert {record.state for record in run.result.records} == {"retried"}
     assert len(run.result.records) == 4
     task = run.ask()
     assert run.tell(task, readings(task.params)).state == "complete"
@@ -221,7 +222,7 @@ found = search(
     space, readings, {"bytes": "minimize", "accuracy": "maximize"}, None, 24, storage=sys.argv[1],
     static_costs=lambda knobs: {"bytes": knobs["width"] * knobs["bits"] / 8},
 )
-print(found.accounting.trained, found.ended)
+print(found.counts.complete, found.ended)
 """
 
 
@@ -238,6 +239,6 @@ def test_processes_that_begin_one_study_at_once_train_nothing_twice(tmp_path):
     found = Search(SPACE, BOTH, storage=url).result
     trained = vectors(found)
     assert len(trained) == len(set(trained))
-    assert 24 <= found.accounting.trained <= 25, "the other may have begun its last at the same moment"
+    assert 24 <= found.counts.complete <= 25, "the other may have begun its last at the same moment"
     assert not found.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     assert len({record.readings["pid"] for record in found.records if record.state == "complete"}) == 2

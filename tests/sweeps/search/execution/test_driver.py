@@ -23,7 +23,9 @@ from kmr.data import as_data
 from kmr.meters import Accuracy
 from sweeps.examples.digits import digits, small_cnn
 from sweeps.run import run
+from sweeps.search.study.attributes import OUTCOME, RUNGS
 from sweeps.search.study.failures import cause
+from sweeps.search.study.journal import journal_to_read
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +104,15 @@ def test_halving_stops_trials_early_and_measures_the_front_in_full(tmp_path) -> 
     code, printed = sweep(tmp_path, "trials=10", rungs.replace("+", ""), "finetune.epochs=2")
     assert code == 0, printed
     frame = table(tmp_path)
-    stopped = frame[frame["state"] == "pruned"]
+    stopped = frame[frame["state"] == "early-stopped"]
     assert len(stopped) >= 1
-    assert stopped["error"].str.contains("stopped at 30% of the fine-tuning: place").all()
+    assert stopped["error"].str.contains("stopped at a fidelity of 0.3: place").all()
     assert "stopped at a low fidelity" in printed
-    cheap = [json.loads(line) for line in (tmp_path / "small" / "rungs.jsonl").read_text().splitlines() if line]
-    assert {record["fidelity"] for record in cheap} == {0.3}
+    study = optuna.load_study(study_name="small", storage=journal_to_read(tmp_path / "small"))
+    low = [rung for trial in study.trials for rung in trial.user_attrs.get(RUNGS, ())]
+    assert len(low) == 10
+    assert {rung["fidelity"] for rung in low} == {0.3}
+    assert sum(rung["passed"] is None for rung in low) == len(stopped)
     assert not set(frame[frame["artifact"].notna()]["trial"]) & set(stopped["trial"])
 
 
@@ -240,7 +245,7 @@ def test_sqlite_by_url_holds_the_same_study(tmp_path) -> None:
     assert code == 0
     assert "2 finished before" in printed
     study = optuna.load_study(study_name="small", storage=url)
-    assert len([trial for trial in study.trials if "kmr:outcome" in trial.user_attrs]) == 3
+    assert len([trial for trial in study.trials if OUTCOME in trial.user_attrs]) == 3
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -251,7 +256,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 def wait_for_trials(folder: Path, count: int) -> None:
     journal = folder / "small" / "journal.log"
     for _ in range(600):
-        if journal.exists() and journal.read_text().count("kmr:outcome") >= count:
+        if journal.exists() and journal.read_text().count(OUTCOME) >= count:
             return
         time.sleep(0.1)
     raise AssertionError("the sweep did not get going")

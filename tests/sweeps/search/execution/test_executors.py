@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from programs import Program
 from small import SMALL, TRIALS, measured, sweep, table
 
+from sweeps.search.study.attributes import OUTCOME
 from sweeps.search.study.storage import open_storage
 
 
@@ -45,7 +46,7 @@ def wait_until(condition, process: Program, seconds: float = 240.0) -> None:
 
 def told(folder: Path) -> int:
     journal = folder / "small" / "journal.log"
-    return journal.read_text().count("kmr:outcome") if journal.exists() else 0
+    return journal.read_text().count(OUTCOME) if journal.exists() else 0
 
 
 def test_two_processes_measure_what_one_does(calm, tmp_path) -> None:

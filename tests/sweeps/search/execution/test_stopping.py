@@ -5,9 +5,10 @@ import pytest
 from sweeps.errors import SweepError
 from sweeps.search.execution.stopping import Stop, Stopping
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
-def record(seconds: float = 1.0, state: str = "complete") -> Record:
+def record(seconds: float = 1.0, state: TrialState = TrialState.COMPLETE) -> Record:
     return Record(0, {}, state, (), seconds=seconds)
 
 
@@ -26,7 +27,7 @@ def test_the_seconds_of_all_trials_are_counted_earlier_runs_included() -> None:
     stopping = Stopping(Stop(training_seconds=3.0), no_gain)
     stopping.finished(record(1.5))
     assert stopping.reason is None
-    stopping.finished(record(1.5, "failed"))
+    stopping.finished(record(1.5, TrialState.FAILED))
     assert "3 s in all" in str(stopping.reason)
 
 
@@ -52,11 +53,11 @@ def test_a_front_that_has_stopped_growing_ends_it() -> None:
     assert "last 3 trials" in str(stopping.reason)
 
 
-def test_interrupted_trials_do_not_fill_the_window() -> None:
+def test_retried_trials_do_not_fill_the_window() -> None:
     stopping = Stopping(Stop(window=2, gain=0.01), no_gain)
     stopping.finished(record())
     for _ in range(5):
-        stopping.finished(record(state="interrupted"))
+        stopping.finished(record(state=TrialState.RETRIED))
     assert stopping.reason is None
 
 

@@ -17,11 +17,11 @@ from sweeps.search.problem import Problem, as_given
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.improvement import expected_gain
 from sweeps.search.proposals.mutation import mutations, random_vector
-from sweeps.search.proposals.proposer import MOST_TURNED_DOWN, Proposer
+from sweeps.search.proposals.proposer import MOST_SCREENED, Proposer
 from sweeps.search.proposals.sampler import MOST_REASKS
 from sweeps.search.proposals.surrogate import Encoder, Surrogate, _loss
 from sweeps.search.space import is_searched
-from sweeps.search.study.attributes import PROPOSAL
+from sweeps.search.study.proposal import how_proposed, untrained_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DIRECTIONS = {"size": "minimize", "quality": "maximize"}
@@ -96,10 +96,11 @@ def test_infeasible_draws_are_told_as_pruned_with_every_constraint_in_sorted_ord
         assert list(trial.constraints) == ["latency", "quality", "size"]
         assert trial.constraints["size"] == sum(trial.params.values()) - 8
         assert trial.constraints["quality"] == 0.0
-        assert trial.user_attrs[PROPOSAL]["screened"] == "infeasible"
-    how = study.trials[-1].user_attrs[PROPOSAL]
-    assert how["replaced"]
-    assert how["rejected"] > 0
+        broken = [name for name, value in trial.constraints.items() if value > 0]
+        assert untrained_of(trial) == ("infeasible", f"it breaks the limit on {', '.join(broken)}")
+    how = how_proposed(study.trials[-1])
+    assert how.replaced
+    assert how.rejected > 0
 
 
 def test_screening_proposes_only_what_is_feasible():
@@ -154,7 +155,7 @@ def test_static_costs_that_never_work_are_an_error_and_that_sometimes_fail_are_a
         assert proposal.trial.params["b"] != "x"
         train(study, problem, proposal)
     assert study.trials[0].state == TrialState.FAIL
-    assert "ZeroDivisionError" in study.trials[0].user_attrs[PROPOSAL]["screened"]
+    assert "ZeroDivisionError" in untrained_of(study.trials[0]).why
 
 
 def test_an_enqueued_vector_comes_as_it_is_even_when_it_is_known():
@@ -307,7 +308,7 @@ def test_a_fixed_sequence_of_which_nothing_fits_ends(name):
     sampler = GridSampler({"c": [0, 1, 2, 3]}, seed=0) if name == "grid" else QMCSampler(seed=0)
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     assert Proposer(study, problem, 0, wrap=False).ask() is None
-    assert len(study.trials) == (4 if name == "grid" else MOST_TURNED_DOWN)
+    assert len(study.trials) == (4 if name == "grid" else MOST_SCREENED)
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
 
 

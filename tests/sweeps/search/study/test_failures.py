@@ -2,10 +2,11 @@
 
 from sweeps.search.study.failures import cause, digest
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 
 
 def record(state: str, error: str | None = None, **params) -> Record:
-    return Record(0, params, state, (), error=error)
+    return Record(0, params, TrialState(state), (), error=error)
 
 
 def test_causes_are_counted_and_their_place_is_named() -> None:
@@ -13,7 +14,7 @@ def test_causes_are_counted_and_their_place_is_named() -> None:
     nan = "NonFiniteReading: the loss became nan at step"
     found += [record("failed", f"{nan} {step}", bits=2 + step % 2, ratio=0.4) for step in range(3)]
     found += [record("failed", "RuntimeError: CUDA out of memory. Tried to allocate 12 MB", bits=8, ratio=0.5)]
-    found += [record("interrupted", "stopped", bits=8, ratio=0.5)]
+    found += [record("retried", "stopped", bits=8, ratio=0.5)]
     assert digest(found) == ["3 diverged at bits ≤ 3", "1 out of memory"]
 
 
@@ -29,4 +30,4 @@ def test_errors_that_differ_in_numbers_alone_have_one_cause() -> None:
 
 
 def test_a_study_without_failures_has_no_digest() -> None:
-    assert digest([record("complete", bits=8), record("interrupted", "x", bits=8)]) == []
+    assert digest([record("complete", bits=8), record("retried", "x", bits=8)]) == []

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from sweeps.search.study.point import Point
 from sweeps.search.study.record import Record
+from sweeps.search.study.trial_state import TrialState
 from sweeps.views.card import DatasetCard
 from sweeps.views.mlflow.backlog import Finished
 from sweeps.views.mlflow.runs import Place, StudyRuns
@@ -24,8 +25,8 @@ def record(number: int, state: str = "complete") -> Record:
         for step in (1, 2)
     )
     return Record(
-        number, {"prune.sparsity": 0.5}, state, points, finished=f"2026-03-01T10:00:{number:02d}+00:00", seconds=1.5,
-        error=None if state == "complete" else "why",
+        number, {"prune.sparsity": 0.5}, TrialState(state), points, finished=f"2026-03-01T10:00:{number:02d}+00:00",
+        seconds=1.5, error=None if state == "complete" else "why",
     )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def children(tracker: Tracker) -> dict[int, Any]:
 
 
 def test_a_study_is_a_parent_run_with_a_child_for_each_trial(tracked) -> None:
-    states = ["complete", "failed", "infeasible", "interrupted", "pruned"]
+    states = ["complete", "failed", "infeasible", "retried", "early-stopped"]
     tracker, said = track(tracked, *(record(number, state) for number, state in enumerate(states)))
     (tracked / "report.html").write_text("<html></html>")
     tracker.log_files({"report": tracked / "report.html"})

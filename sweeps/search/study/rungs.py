@@ -1,0 +1,126 @@
+"""Rungs of a study: what its trials measured at low fidelities and which of them went on, kept with each trial.
+
+A driver writes what a trial measured before it reads the others, so that of two drivers at once each sees the other's
+trial, or the one that came later does. That a trial goes on is written before it does; that it stops is its outcome.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from sweeps.errors import SweepError
+from sweeps.search.study.attributes import RUNGS
+from sweeps.search.study.feed import Feed
+from sweeps.search.study.record import is_asked, state_of
+from sweeps.search.study.trial_state import TrialState
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One trial at one fidelity: what it measured, and why it went on.
+
+    A value that is not finite is null; a standard error of 0 means exact or unknown.
+    """
+
+    fidelity: float
+    values: tuple[float | None, ...]
+    stderrs: tuple[float, ...]
+    passed: str | None = None
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> "Rung":
+        """Make a rung of what is kept."""
+        return cls(float(kept["fidelity"]), tuple(kept["values"]), tuple(kept["stderrs"]), kept.get("passed"))
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What is kept, as JSON has it."""
+        return {**asdict(self), "values": list(self.values), "stderrs": list(self.stderrs)}
+
+
+class Rungs:
+    """Rungs of one study, for any number of drivers.
+
+    Args:
+        study: Optuna's.
+        fidelities: those below the full one, in order.
+        objectives: how many values a trial measures.
+
+    Raises:
+        SweepError: the study was searched with other fidelities or objectives.
+    """
+
+    def __init__(self, study: optuna.Study, fidelities: Sequence[float], objectives: int) -> None:
+        self._study, self._fidelities, self._objectives = study, tuple(fidelities), objectives
+        self._feed = Feed()
+        self._entries: dict[int, list[Rung]] = {}
+        self._refresh()
+
+    def passed(self, trial: optuna.Trial) -> int:
+        """Return how many rungs a trial has passed, before it was retried too."""
+        return len(self._before(trial))
+
+    def enter(self, trial: optuna.Trial, values: Sequence[float], stderrs: Sequence[float]) -> list[list[float]]:
+        """Write what a running trial measured at its next rung; return what all others measured there.
+
+        Raises:
+            UpdateFinishedTrialError: another driver has finished it.
+            SweepError: another driver uses other fidelities.
+        """
+        before = self._before(trial)
+        finite = tuple(float(value) if math.isfinite(value) else None for value in values)
+        _write(trial, [*before, Rung(self._fidelities[len(before)], finite, tuple(stderrs))])
+        self._refresh()
+        others = (rungs[len(before)] for number, rungs in self._entries.items()
+                  if number != trial.number and len(rungs) > len(before))  # fmt: skip
+        return [[math.nan if value is None else value for value in rung.values] for rung in others]
+
+    def go_on(self, trial: optuna.Trial, why: str) -> None:
+        """Write that a trial passes the rung that it entered last.
+
+        Raises:
+            UpdateFinishedTrialError: another driver has finished it.
+        """
+        *before, last = _read(trial.user_attrs)
+        _write(trial, [*before, replace(last, passed=why)])
+
+    def _before(self, trial: optuna.Trial) -> list[Rung]:
+        return [rung for rung in _read(trial.user_attrs) if rung.passed is not None]
+
+    def _refresh(self) -> None:
+        """Read the trials that have changed; the rungs of a retried one are those of the trial queued for it."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in self._feed.read(len(trials), trials.__getitem__):
+            rungs = _read(trial.user_attrs)
+            if rungs and is_asked(trial) and state_of(trial) != TrialState.RETRIED:
+                self._check(rungs)
+                self._entries[trial.number] = rungs
+            else:
+                self._entries.pop(trial.number, None)
+
+    def _check(self, rungs: Sequence[Rung]) -> None:
+        found, known = [rung.fidelity for rung in rungs], list(self._fidelities)
+        if found != known[: len(found)] or any(len(rung.values) != self._objectives for rung in rungs):
+            raise SweepError(
+                f"study {self._study.study_name} was searched with other fidelities or objectives: "
+                f"{len(rungs[0].values)} values at fidelities {found}, not {self._objectives} at {known}; "
+                "choose another name, or go back"
+            )
+
+
+def passed_on(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the attributes that a trial queued for a retried one takes over: the rungs that it has passed."""
+    passed = [rung.plain for rung in _read(trial.user_attrs) if rung.passed is not None]
+    return {RUNGS: passed} if passed else {}
+
+
+def _read(attributes: Mapping[str, Any]) -> list[Rung]:
+    return [Rung.of(kept) for kept in attributes.get(RUNGS, ())]
+
+
+def _write(trial: optuna.Trial, rungs: Sequence[Rung]) -> None:
+    trial.set_user_attr(RUNGS, [rung.plain for rung in rungs])
