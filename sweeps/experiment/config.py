@@ -1,6 +1,7 @@
 """The schema of a sweep's config; Hydra checks names and types against it before anything runs."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,5 +162,11 @@ def threads_of(config: Config) -> int:
 
 RENAMED = {"budget": "limits"}
 """Entries until version 0.1, and their names now."""
+
+
+def with_names_of_now(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a config that an older version wrote under the names they have now."""
+    return {RENAMED.get(name, name): value for name, value in entries.items()}
+
 
 ConfigStore.instance().store(name="schema", node=Config)

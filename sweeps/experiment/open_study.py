@@ -10,6 +10,7 @@ import optuna
 
 from kmr.core import Seconds, Step
 from sweeps.errors import SweepError
+from sweeps.experiment.config import with_names_of_now
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.search.proposals.choose_sampler import seed_after
@@ -61,7 +62,7 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     known = study.user_attrs.get(IDENTITY)
     if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
         study.set_user_attr(IDENTITY, dict(experiment.identity))
-    elif changes := list(differences(known, experiment.identity)):
+    elif changes := list(differences(with_names_of_now(known), experiment.identity)):
         if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
             raise SweepError(
                 f"study {config.name} was made from a base model with other weights: model._target_ gives others each "

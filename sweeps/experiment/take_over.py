@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 
 from sweeps.errors import SweepError, unknown
+from sweeps.experiment.config import with_names_of_now
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import problem_of
 from sweeps.experiment.knob_space import to_params, to_sequence
@@ -40,7 +41,8 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
         raise SweepError("reuse takes over knob vectors, not the parameters of a policy")
     old = _open(asked, name, place, experiment.config.storage)
     known, now = (
-        {k: v for k, v in dict(i).items() if k != "space"} for i in (old.user_attrs[IDENTITY], experiment.identity)
+        {k: v for k, v in dict(i).items() if k != "space"}
+        for i in (with_names_of_now(old.user_attrs[IDENTITY]), experiment.identity)
     )
     if changes := list(differences(known, now)):
         raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")

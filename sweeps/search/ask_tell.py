@@ -204,4 +204,7 @@ def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]
         study.set_user_attr(PROBLEM, mine)
     elif known != mine:
         changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
-        raise SweepError(f"study {study.study_name} was made with other {changed}: choose another name, or go back")
+        raise SweepError(
+            f"study {study.study_name} was made with other {changed}: choose another name, or go back "
+            "(to kmr-sweeps 0.1 for a study that it made of a Compression)"
+        )

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from kmr.core import Direction, Kind, Seconds, Step
 from sweeps.errors import SweepError
-from sweeps.experiment.config import Config
+from sweeps.experiment.config import Config, with_names_of_now
 from sweeps.experiment.experiment import Experiment
 from sweeps.search.study.attributes import CARD
 from sweeps.search.study.point import Point
@@ -108,7 +108,7 @@ class StudyCard:
                 "use the version that wrote it"
             )
         return cls(
-            plain=kept["plain"],
+            plain=with_names_of_now(kept["plain"]),
             meters=tuple(MeterCard(**{"kind": _kind_before(meter), **meter}) for meter in kept["meters"]),
             techniques=kept["techniques"],
             base_point=Point(**kept["base_point"]),

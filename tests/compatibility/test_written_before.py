@@ -83,7 +83,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_module(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
     """Do what `python -m` does, in this process; return the exit code."""
-    monkeypatch.delitem(sys.modules, name, raising=False)  # it would be run a second time, with a warning
+    for each in (name, f"{name}.__main__"):  # it would be run a second time, with a warning
+        monkeypatch.delitem(sys.modules, each, raising=False)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:
@@ -96,7 +97,7 @@ def test_the_study_is_shown(study: Path, monkeypatch, capsys) -> None:
     assert run_module(monkeypatch, "sweeps.show", "study") == 0
     text = capsys.readouterr().out
     counts = text.splitlines()[0]
-    for part in ("7 of 7 trials", "4 complete", "1 infeasible", "1 failed"):
+    for part in ("7 of 7 trials", "3 complete", "1 duplicate", "1 early-stopped", "1 infeasible", "1 failed"):
         assert part in counts
     assert "3 points on the front" in text
     assert "prune.sparsity=0.84 → cluster.bits=4" in text
@@ -128,13 +129,22 @@ def test_a_point_of_the_study_is_made_again_and_reads_the_same(study: Path, monk
     assert "differs" not in capsys.readouterr().out
 
 
-def test_the_study_goes_on(study: Path) -> None:
-    command = [sys.executable, "-m", "sweeps.run", "--config-dir=experiment", "+exp=written_before", "trials=8"]
-    found = os.pathsep.join(str(HERE.parent.parent / folder) for folder in (".", "tests/support"))
-    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True)
+def test_the_study_goes_on_once_its_experiment_has_the_names_of_now(study: Path) -> None:
+    refused = go_on()
+    assert refused.returncode == 2
+    assert "the config has no entry budget: it is now limits" in refused.stderr
+    experiment = study.parent / "experiment" / "exp" / "written_before.yaml"
+    experiment.write_text(experiment.read_text().replace("budget:", "limits:"))
+    ended = go_on()
     assert ended.returncode == 0, ended.stderr
     assert "8 trials, 7 finished before" in " ".join(ended.stdout.split())
     assert "8/8 trials" in ended.stdout
+
+
+def go_on() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeps.run", "--config-dir=experiment", "+exp=written_before", "trials=8"]
+    found = os.pathsep.join(str(HERE.parent.parent / folder) for folder in (".", "tests/support"))
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True)
 
 
 SPACE = {"width": kmr.IntRange(1, 4, neutral=4), "bits": kmr.Choice((8, 4, 2), neutral=8)}

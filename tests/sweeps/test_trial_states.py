@@ -91,7 +91,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, optuna.Study, 
     parts = {"rules": (Tenths(name="first"),), "qualities": (Small(name="small"),), "anchors": 0}
     plain = {"halving": {"fidelities": [0.5, 1.0], "grace": 1, "z": 0.0}}
     limit = 0.99 * tiny_experiment(**parts).base.costs["total"].value
-    experiment = tiny_experiment(**parts, plain=plain, budget={"total": limit})
+    experiment = tiny_experiment(**parts, plain=plain, limits={"total": limit})
     study = study_of(experiment, open_storage(None, folder))
     for by in ENDS:
         study.enqueue_trial({"first.by": by})
