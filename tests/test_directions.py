@@ -37,7 +37,7 @@ from sweeps.experiment.layer_scan import Probe, scan
 from sweeps.search.execution.halving import Halving
 from sweeps.search.function import search
 from sweeps.views.card import StudyCard
-from sweeps.views.mlflow.open_tracker import BestWithinBudget
+from sweeps.views.mlflow.open_tracker import BestWithinLimits
 
 torch.set_num_threads(1)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -87,9 +87,10 @@ def test_arithmetic_on_fronts_is_the_same(values: np.ndarray, seed: int) -> None
 @settings(max_examples=40, deadline=None)
 @given(arrays(float, st.tuples(st.integers(1, 14), st.just(2)), elements=NUMBERS))
 def test_halving_decides_the_same(values: np.ndarray) -> None:
-    up, down = (Halving((0.25, 1.0), ways, 2.0, 3, z=0.5) for ways in (UP, DOWN))
-    for trial, (row, other) in enumerate(zip(values, turned(values), strict=True)):
-        assert up.report(trial, 0, row, [None, 0.3]) == down.report(trial, 0, other, [None, 0.3])
+    halving, others = Halving((0.25, 1.0), 2.0, 3, z=0.5), turned(values)
+    for trial in range(len(values)):
+        up = halving.decide(values[trial], values[:trial], UP, [0.0, 0.3])
+        assert up == halving.decide(others[trial], others[:trial], DOWN, [0.0, 0.3])
 
 
 def rows(sign: float) -> StudyTable:
@@ -102,7 +103,7 @@ def rows(sign: float) -> StudyTable:
     frame = pd.DataFrame(columns | {"sequence": "[]", "trial": range(40)})
     way = "maximize" if sign > 0 else "minimize"
     return from_frame(
-        frame, {"size": "minimize", "q": way}, budget={"size": 500.0, "q": sign * 0.6},
+        frame, {"size": "minimize", "q": way}, limits={"size": 500.0, "q": sign * 0.6},
         meters={"size": {"kind": "cost"}, "q": {"kind": "quality"}},
         baseline={"size": {"value": 1000.0}, "q": {"value": sign * 0.85, "stderr": 0.01}},
         reference={"size": 1100.0, "q": sign * 0.3}, ideal={"size": 0.0, "q": sign * 0.9},
@@ -162,8 +163,8 @@ def test_a_search_proposes_the_same_and_finds_the_same_front(more: dict[str, obj
 def test_a_sweep_trains_the_same_and_finds_the_same_front(tmp_path: Path) -> None:
     sweeps = []
     for quality in (Mean(name="mean"), Lowered(name="mean", of=Mean(name="mean"))):
-        plain = {"objectives": ["total", "mean"], "budget": {"total": 9.0}}
-        experiment = tiny_experiment(qualities=(quality,), plain=plain, anchors=1, budget={"total": 9.0})
+        plain = {"objectives": ["total", "mean"], "limits": {"total": 9.0}}
+        experiment = tiny_experiment(qualities=(quality,), plain=plain, anchors=1, limits={"total": 9.0})
         folder = tmp_path / quality.direction
         sweep, _, _ = run(experiment, study_of(experiment), folder, 12)
         sweeps.append((sweep, experiment))
@@ -179,8 +180,8 @@ def test_a_sweep_trains_the_same_and_finds_the_same_front(tmp_path: Path) -> Non
         ("total", "cost", "minimize"), ("mean", "quality", "minimize"),
     ]  # fmt: skip
     assert set(card.base.costs) == {"total"}
-    best = [BestWithinBudget(StudyCard.of(e), s.records)(s.records[-1]) for s, e in ((up, one), (down, other))]
-    assert best[0]["best_within_budget/mean"] == -best[1]["best_within_budget/mean"]
+    best = [BestWithinLimits(StudyCard.of(e), s.records)(s.records[-1]) for s, e in ((up, one), (down, other))]
+    assert best[0]["best_within_limits/mean"] == -best[1]["best_within_limits/mean"]
 
 
 @pytest.mark.parametrize("policy", [Greedy, Dual, Allocated])

@@ -110,10 +110,8 @@ def _no_entry(name: str) -> str | None:
 
 def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
-    found = re.match(r"Could not override '([^'.@]+)[^']*'", message) or re.search(
-        r"Key '(\w+)' not in 'Config'", message
-    )
-    return (_no_entry(found[1]) if found else None) or message
+    found = re.search(r"Could not override '([^'.@]+)|Key '(\w+)' not in 'Config'", message)
+    return (_no_entry(found[1] or found[2]) if found else None) or message
 
 
 def _unexpected(error: Exception) -> int:

@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["space.quantize.bits.values=[8,9]"], "space.quantize.bits cannot be 9"),
         (["objectives=[weight_bytes,top1]"], "no meter is named top1"),
         (["objectives=[weight_bytes,neg_cross_entropy]"], "neg_cross_entropy is now cross_entropy, lower is better"),
-        (["+budget.neg_kl=-0.1"], "neg_kl is now kl, lower is better"),
+        (["+limits.neg_kl=-0.1"], "neg_kl is now kl, lower is better"),
         (["objectives=[weight_bytes]"], "two or more"),
         (["name=a/b"], "name must be"),
         (["weights=/nowhere/model.safetensors"], "no weights at /nowhere/model.safetensors"),
@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["storage=sqlite:////nowhere/at/all.db"], "storage sqlite:////nowhere/at/all.db cannot be reached"),
         (["sampler._target_=optuna.samplers.TPESamplr"], "has no TPESamplr"),
         (["data._target_=os.getcwd"], "not trusted"),
-        (["finetune.epochs=-1"], "epochs >= 0"),
+        (["finetune.epochs=-1"], "epochs, steps and warmup must be at least 0"),
         (["policy={_target_: kmr.policies.Greedy}"], "policy_space"),
         (
             [
