@@ -129,7 +129,7 @@ def test_one_loss_changes_no_result(tmp_path) -> None:
             study.enqueue_trial(vector)
         sweep, _, _ = run(experiment, study, tmp_path / name, 4, Losing(experiment, tmp_path / name, lose))
         fronts.append(sorted(sweep.front.values))
-        done = [record for record in sweep.records if record.state == "complete"]
+        done = [record for record in sweep.records if record.state.has_result]
         assert sorted(str(dict(record.params)) for record in done) == sorted(map(str, vectors))
     assert fronts[0] == fronts[1]
 
