@@ -5,6 +5,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sweeps.hidden import check_packages
+
 if TYPE_CHECKING:
     from sweeps.experiment.compression import Compression
     from sweeps.search.ask_tell import Search
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compression", "Search", "SearchResult", "Stop", "search"]
 
+check_packages()
 
 _HOMES = {
     "Compression": "sweeps.experiment.compression",
