@@ -6,6 +6,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sweeps.hidden import check_packages
+
 if TYPE_CHECKING:
     from sweeps.experiment.compression import Compression
     from sweeps.search.ask_tell import Search
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compression", "Search", "SearchResult", "Stop", "search"]
 
+check_packages()
 
 _HOMES: dict[str, str] = {
     "Compression": "sweeps.experiment.compression",

@@ -31,8 +31,6 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     parser.add_argument("--out", metavar="DIR", help="also write the model there, as an artifact")
     asked = parser.parse_args(arguments)
     console = console or wide_console()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
         opened = open_run(asked.folder)
         points = opened.state.points

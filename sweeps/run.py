@@ -1,4 +1,13 @@
-"""The Hydra entry: `python -m sweeps.run +exp=quickstart`."""
+"""Search for the best compressions of a model, or list the experiments when none is named.
+
+Each trial turns the rules' knobs, fine-tunes and measures the model; the study can be stopped and resumed at any time.
+runs/<name> keeps it all: report.html, results.parquet, the models of the front, and config.yaml.
+
+Examples:
+    python -m sweeps.run
+    python -m sweeps.run +exp=quickstart
+    python -m sweeps.run +exp=quickstart trials=20 space.quantize.bits=4 name=four_bits
+"""
 
 import logging
 import time
@@ -50,7 +59,7 @@ from sweeps.views.paths import CONFIG, LOCK
 
 def main() -> None:
     """Run the experiment named on the command line, or list those there are; exit with 0, 1, 2, 130 or 143."""
-    enter(_sweep)
+    enter(_sweep, __doc__)
 
 
 def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:

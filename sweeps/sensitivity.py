@@ -1,9 +1,11 @@
-"""How much each layer bears: `python -m sweeps.sensitivity +exp=<experiment>`.
+"""Measure how much quality each layer of a model loses when it alone is compressed.
 
-Every layer (or group of layers that can only shrink together) is changed alone, at a few values of its knob, without
-training, and the quality lost on validation data is written as a table and a heat map. Layers that bear the same become
-one group with a knob of its own, and a few knob vectors that take from each group what it bears are ready as the first
-trials of a study.
+Each layer (or group of layers that shrink together) is changed at a few values of its knob, without training. Layers
+that lose alike form a group with one knob; a search that starts from these groups is printed as a command.
+
+Examples:
+    python -m sweeps.sensitivity +exp=quickstart
+    python -m sweeps.sensitivity +exp=quickstart sensitivity.rule=quantize sensitivity.groups=4
 """
 
 import hashlib
@@ -30,7 +32,7 @@ MOST_GROUPS = 20
 
 def main() -> None:
     """Scan the experiment named on the command line; exit with 0, 1, 2 or 130."""
-    enter(_scan, stopped="stopped; the same command goes on where it was")
+    enter(_scan, __doc__, stopped="stopped; the same command goes on where it was")
 
 
 def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:

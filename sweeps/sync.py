@@ -116,8 +116,6 @@ def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
 
 def _example(card: StudyCard, say: Any) -> Any:
     try:
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
         made = part("data", card.plain["data"], card.config.trusted_modules)
         return as_data(made, card.config.batch_size).train.first_inputs(8)
     except Exception as error:  # a user's data function may fail anywhere, or be elsewhere

@@ -96,9 +96,8 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
 
 
 def _locate(what: str, target: str) -> Any:
-    for path in ("", str(Path.cwd())):
-        if path not in sys.path:
-            sys.path.insert(0, path)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last, so that no folder in it hides a package
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:cut])

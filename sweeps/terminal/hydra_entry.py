@@ -22,24 +22,34 @@ from sweeps.errors import SweepError, unknown
 from sweeps.experiment.config import RENAMED, Config
 from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
+from sweeps.terminal.knob_overrides import check_knobs, is_rule_setting
 
 Work: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
 """What a command does with a checked config: the same as plain values, the overrides, the console; an exit code."""
+
+_OPTIONS = """
+
+Options:
+    --config-dir DIR   also search DIR for config groups: exp/, rule/, meter/, policy/ ...
+    --cfg job          print the composed config and stop
+    --help             print this; --hydra-help prints Hydra's own options"""
 
 _TRACE = "KMR_TRACEBACK"
 _REMOVED = {"bound_margin": "remove it; `screening` already avoids vectors without hope"}
 """Config entries of earlier versions, and what to do instead."""
 
 
-def enter(work: Work, stopped: str = "") -> None:
+def enter(work: Work, about: str, stopped: str = "") -> None:
     """Do the work for the experiment named on the command line, or list those there are; then exit with its code.
 
     Args:
         work: of the command.
+        about: printed for `--help`.
         stopped: what is said after Ctrl-C.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(about.strip() + _OPTIONS)
+        sys.exit(0)
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
@@ -56,7 +66,7 @@ def enter(work: Work, stopped: str = "") -> None:
     except MissingConfigException as error:
         codes.append(complain(_missing(error, sys.argv[1:])))
     except (HydraException, OmegaConfBaseException) as error:
-        codes.append(complain(_without_such_an_entry(str(error))))
+        codes.append(complain(_knob_override(sys.argv[1:]) or _without_such_an_entry(str(error))))
     except KeyboardInterrupt:
         if stopped:
             print(stopped, file=sys.stderr)
@@ -75,6 +85,7 @@ def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | Non
     """
     try:
         _check_names(raw)
+        check_knobs(raw, argv)
         config = cast(Config, OmegaConf.to_object(raw))
         given = cast("dict[str, Any]", OmegaConf.to_container(raw, resolve=True))
         plain = {name: given.get(name, default) for name, default in asdict(Config()).items()}  # ~space leaves it out
@@ -112,6 +123,30 @@ def _without_such_an_entry(message: str) -> str:
     """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
     found = re.search(r"Could not override '([^'.@]+)|Key '(\w+)' not in 'Config'", message)
     return (_no_entry(found[1] or found[2]) if found else None) or message
+
+
+def _knob_override(argv: Sequence[str]) -> str | None:
+    """Say where a knob is set, if Hydra stopped at one that was set among a rule's arguments."""
+    kept = [word for word in argv if not is_rule_setting(word)]
+    if len(kept) == len(argv):
+        return None
+    found: list[str] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+    def ask(config: DictConfig) -> None:
+        try:
+            check_knobs(config, argv)
+        except SweepError as error:
+            found.append(str(error))
+
+    sys.argv[1:] = kept
+    try:
+        ask()
+    except (HydraException, OmegaConfBaseException):  # another override is wrong too
+        return None
+    finally:
+        sys.argv[1:] = argv
+    return found[0] if found else None
 
 
 def _unexpected(error: Exception) -> int:
