@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_points(tmp_path, finished) -> None:
         (["storage=sqlite:////nowhere/at/all.db"], "storage sqlite:////nowhere/at/all.db cannot be reached"),
         (["sampler._target_=optuna.samplers.TPESamplr"], "has no TPESamplr"),
         (["data._target_=os.getcwd"], "not trusted"),
-        (["finetune.epochs=-1"], "epochs >= 0"),
+        (["finetune.epochs=-1"], "epochs, steps and warmup must be at least 0"),
         (["policy={_target_: kmr.policies.Greedy}"], "policy_space"),
     ],
 )
