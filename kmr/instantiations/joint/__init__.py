@@ -1,11 +1,11 @@
-"""Joint compression: several techniques inside one training, instead of one after the other.
+"""Joint compression: several techniques in one training instead of in sequence.
 
-`JointTraining` ramps the sparsity and the bits of weights together while the model learns from its task and from the
-original model's answers (JPQD, Intel 2022). What ramps is in `ramp`.
+`JointTraining` ramps the sparsity and bits of weights together while the model learns from its task and the original
+model's outputs (JPQD, Intel 2022); `ramp` implements the ramp.
 
-`BudgetedTraining` learns which channels stay and how many bits each layer has, under a budget of bit operations (after
-GETA, Qu et al. 2025): quantizers whose width is learned (`widths`), channels that go as one (`units`), their projection
-on the budget (`projection`), and the three at work on a model (`squeeze`).
+`BudgetedTraining` learns which channels stay and the bits of each layer, within a limit on bit operations (after GETA,
+Qu et al. 2025). It combines quantizers with a learned width (`widths`), channels removed together (`units`), and the
+projection of both on the limit (`projection`) in one model (`squeeze`).
 """
 
 from kmr.instantiations.joint.budgeted import BudgetedTraining

@@ -1,4 +1,4 @@
-"""Channels and bit widths learned in one training under a budget of bit operations (GETA-like), as a rule."""
+"""Channels and bit widths learned in one training within a limit on bit operations (GETA-like), as a rule."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -33,32 +33,31 @@ from kmr.representation.weights import (
 @final
 @dataclass(frozen=True, kw_only=True)
 class BudgetedTraining(TaughtTraining):
-    """Train once, while channels and widths of weights give way to a falling budget of bit operations.
+    """One training in which channels and widths of weights shrink to a falling limit on bit operations.
 
-    The value is the budget: the bit operations (`kmr.meters.BOPs`) the result may take, as a share of those of the
-    original model, or where none is given of the model itself. What the rule returns takes no more; a model within the
-    budget is left as it is.
+    The value is the limit: the bit operations (`kmr.meters.BOPs`) of the result, as a share of those of the original
+    model, or of the model itself without one. The result never exceeds it; a model within the limit stays unchanged.
 
-    It is projected gradient descent, after GETA (Qu et al. 2025, "Automatic joint structured pruning and
-    quantization for efficient neural network training and compression"). Weights and the steps and ranges of their
-    quantizers follow the gradient, and widths with them (`widths`). `updates` times during the ramp, all are projected
-    on the budget of the moment, at one price of a bit operation: channels of dependency groups go and widths fall where
-    the gradients say that it loses least (`projection`, `squeeze`). Then widths are whole, and the rest of the training
-    is at the target. Last the channels are cut out and weights put on grids.
+    The training is projected gradient descent, after GETA (Qu et al. 2025, "Automatic joint structured pruning and
+    quantization for efficient neural network training and compression"). Weights, and the steps and ranges of their
+    quantizers, follow the gradient, and with them the widths (`widths`). During the ramp, `updates` projections enforce
+    the current limit at a single price per bit operation: channels of dependency groups are removed and widths reduced
+    where the gradients predict the least loss (`projection`, `squeeze`). Widths are then rounded to whole numbers, and
+    the rest of the training runs at the target. Finally the channels are cut and the weights put on grids.
 
-    Widths of activations stay what they are: 32 bits, or those of grids put on before. With float activations widths of
-    `bits` take at most `bits[1]/32` of the original, which is where the knob begins.
+    Widths of activations do not change: 32 bits, or those of existing grids. With float activations, weights of at most
+    `bits[1]` bits take at most `bits[1]/32` of the original's bit operations, which is the upper end of the knob.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
-        bits: the least and the most bits of a weight, within 2 to 16.
-        stay: the least share of each group's channels that stays, in (0, 1].
-        learned: the grids' scales are trained further whenever the model is.
+        bits: the lower and upper limit on the bits of a weight, within 2 to 16.
+        stay: the least share of each group's channels to keep, in (0, 1].
+        learned: whether later trainings also train the grids' scales.
 
     Raises:
-        KMRError: a setting is out of range, layers have knobs of their own, there is no teacher for a weight above 0,
-            or the recipe keeps the best.
-        NotApplicable: the budget is less than the least widths and channels take, or there is no data.
+        KMRError: a setting is out of range, layers have their own knobs, the weight is above 0 without a teacher, or
+            the recipe keeps the best weights.
+        NotApplicable: even the least widths and channels exceed the limit, or the rule has no data.
     """
 
     name: str = "geta"
@@ -75,15 +74,15 @@ class BudgetedTraining(TaughtTraining):
         super().__post_init__()
         object.__setattr__(self, "bits", tuple(self.bits))
         if len(self.bits) != 2 or not 2 <= self.bits[0] < self.bits[1] <= 16:
-            raise KMRError(f"the bits of {self.name} are the least and the most, within 2 to 16, not {self.bits}")
+            raise KMRError(f"bits of {self.name} must be a lower and a higher number within 2 to 16, not {self.bits}")
         if not 0 < self.stay <= 1:
-            raise KMRError(f"the share that stays of {self.name} lies in (0, 1], not {self.stay}")
+            raise KMRError(f"stay of {self.name} must be a share in (0, 1], not {self.stay}")
         if self.layers:
-            raise KMRError(f"{self.name} has one budget for the whole model: leave layers out with exclude")
+            raise KMRError(f"{self.name} has one knob for the whole model: use exclude instead of layers")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.bops`."""
+        """The knob `name.bops`."""
         domain: Domain = FloatRange(0.005, self.bits[1] / 32, neutral=1.0, log=True)
         return (Knob(f"{self.name}.{self.setting}", domain),)
 
@@ -105,7 +104,7 @@ class BudgetedTraining(TaughtTraining):
             raise NotApplicable(f"{knob.name}: {reason}") from reason
         limit = float(value) * before
         if here <= limit:
-            self.report(["the model"], f"left as it is: within {value:g} of the bit operations already")
+            self.report(["the model"], f"left as it is: already within {value:g} of the bit operations")
             return model
         model, left = split_attention(model, lambda path: self.reaches(knob, path))
         self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
@@ -116,7 +115,7 @@ class BudgetedTraining(TaughtTraining):
         squeeze = Squeeze(model, layers, find_units(model, groups), self.example_inputs, self.bits, self.stay)
         self._check_reach(knob, squeeze.least, limit, before)
         model = self.train(model, lambda share: squeeze.to(share, limit), squeeze.see)
-        # Where nothing was trained, or a time limit ended it before the target.
+        # This enforces the target if nothing was trained or a time limit ended the training early.
         squeeze.to(1.0, limit)
         model = self._without(model, groups, squeeze.finish(self.learned))
         self._narrow_to(model, limit, layers.keys())
@@ -130,13 +129,12 @@ class BudgetedTraining(TaughtTraining):
     def _check_reach(self, knob: Knob, least: float, limit: float, before: float) -> None:
         if least > limit:
             raise NotApplicable(
-                f"{knob.name}: {limit / before:.3g} of the bit operations cannot be met: with as few bits and channels "
-                f"as may be it is {least / before:.3g}; allow fewer (bits, stay), quantize activations before, or take "
-                "out what else computes"
+                f"{knob.name}: {limit / before:.3g} of the bit operations cannot be met: the least possible is "
+                f"{least / before:.3g}; lower bits or stay, quantize activations before, or compress the other layers"
             )
 
     def _without(self, model: nn.Module, groups: list[ChannelGroup], removed: dict[str, Tensor]) -> nn.Module:
-        """Cut the channels out, of as many groups as can be cut together; those of others stay, with nothing to say."""
+        """Cut the removed channels in as many groups as can be cut together; report the others."""
         if not removed:
             return model
         states = {path: strip(layer) for path, layer in weight_layers(model)}
@@ -152,12 +150,12 @@ class BudgetedTraining(TaughtTraining):
             smaller, reasons = Cut(model, {}), {group.root: str(failed) for group in cutting}
         for reason in dict.fromkeys(reasons.values()):
             stuck = [maker for group in cutting if reasons.get(group.root) == reason for maker in group.makers]
-            self.report(stuck, f"left whole: their channels cannot go ({reason})")
+            self.report(stuck, f"left whole: their channels cannot be removed ({reason})")
         hold(smaller, states)
         return smaller.model
 
     def _narrow_to(self, model: nn.Module, limit: float, paths: Collection[str]) -> None:
-        """Take bits off one by one, where channels that were to go have stayed, until the limit is met."""
+        """Lower bits one by one until the limit is met, to make up for channels that could not be removed."""
         takes = BOPs(example_inputs=self.example_inputs)
         while takes(model).value > limit:
             _, counted = count_macs(model, self.example_inputs)

@@ -1,6 +1,6 @@
-"""What widths and channels cost in bit operations, and how they give way to a budget.
+"""Projection of widths and channels on a limit on bit operations.
 
-Pure arithmetic on vectors: L layers with multiply-accumulates, U units of channels that go together.
+Pure arithmetic on vectors of L layers with multiply-accumulates and U units of channels that are removed together.
 """
 
 import math
@@ -14,16 +14,16 @@ _BISECTIONS = 80
 
 @dataclass(frozen=True, eq=False)
 class Bill:
-    """The bit operations of a model as a function of its widths and of the units that are gone.
+    """The bit operations of a model as a function of its widths and removed units.
 
-    A layer takes MACs · width · activation bits, and of the MACs the share of its inputs that are left times the share
-    of its outputs.
+    A layer takes MACs · width · activation bits. Its MACs are proportional to the shares of its remaining inputs and
+    outputs.
 
     Args:
-        macs: of each layer with all units, (L,).
+        macs: multiply-accumulates of each layer with all units, (L,).
         activations: bits of each layer's input, (L,).
-        reads: inputs of each layer that come from each unit, as a share of all its inputs, (L, U).
-        makes: outputs of each layer that belong to each unit, as a share of all its outputs, (L, U).
+        reads: share of each layer's inputs that come from each unit, (L, U).
+        makes: share of each layer's outputs that belong to each unit, (L, U).
         rest: bit operations outside these layers.
     """
 
@@ -34,16 +34,16 @@ class Bill:
     rest: float
 
     def per_bit(self, gone: Tensor) -> Tensor:
-        """Return what a bit of each layer's width takes, (L,), without the units that are gone, (U,)."""
+        """Return the bit operations per bit of each layer's width, (L,), without the removed units, (U,)."""
         off = gone.double()
         return self.macs * self.activations * (1 - self.reads @ off) * (1 - self.makes @ off)
 
     def __call__(self, gone: Tensor, widths: Tensor) -> float:
-        """Return the bit operations without the units that are gone, (U,), at these widths, (L,)."""
+        """Return the bit operations without the removed units, (U,), at these widths, (L,)."""
         return self.rest + float((self.per_bit(gone) * widths).sum())
 
     def saved(self, gone: Tensor, widths: Tensor) -> Tensor:
-        """Return what each unit takes beside those that are left, to first order, (U,)."""
+        """Return the bit operations that removing each unit saves, to first order, (U,)."""
         off = gone.double()
         layers = self.macs * self.activations * widths
         inputs, outputs = 1 - self.reads @ off, 1 - self.makes @ off
@@ -52,11 +52,11 @@ class Bill:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What the model is taken to lose, all on one scale.
+    """Estimated losses of the model, on one scale.
 
     Args:
-        units: by each unit that goes, (U,), ≥ 0.
-        noise: by the rounding of each layer at the width it has, (L,), ≥ 0; 4 times as much with each bit less.
+        units: the loss from removing each unit, (U,), ≥ 0.
+        noise: the loss from rounding each layer at its present width, (L,), ≥ 0; one bit less multiplies it by 4.
     """
 
     units: Tensor
@@ -65,7 +65,7 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Which units are gone, (U,) of booleans, and the widths of the layers, (L,)."""
+    """The removed units, boolean (U,), and the layers' widths, (L,)."""
 
     gone: Tensor
     widths: Tensor
@@ -74,29 +74,30 @@ class Point:
 def project(
     bill: Bill, point: Point, losses: Losses, lowest: Tensor, sets: Tensor, stay: Tensor, limit: float
 ) -> Point:
-    """Lower widths and take out units, where that loses least for the bit operations it saves, until the limit is met.
+    """Lower widths and remove units with the least loss per saved bit operation until the limit is met.
 
-    There is one price λ of a bit operation. A unit goes where it loses less than λ times what it saves. A width b with
-    noise N falls to where another bit would lose more than it saves, 2·ln 2 · N · 4^(b − b′) = λ · (bit operations of a
-    bit): reverse water-filling. λ is the least price that meets the limit. Nothing comes back.
+    All decisions share one price λ of a bit operation. A unit is removed if its loss is below λ times its savings. A
+    width b with noise N falls to the b′ at which another bit would lose more than it saves,
+    2·ln 2 · N · 4^(b − b′) = λ · (bit operations of a bit): reverse water-filling. λ is the least price that meets the
+    limit. Removed units and bits never return.
 
     Args:
         bill: the cost.
-        point: where it starts.
-        losses: of units and widths.
-        lowest: the least width of each layer, (L,); what has it already does not move.
-        sets: for each unit the number of the group it is of, (U,).
-        stay: units of each group that stay whatever the price.
-        limit: in bit operations.
+        point: the starting point.
+        losses: the losses of units and widths.
+        lowest: the least width of each layer, (L,); a layer at its least width does not change.
+        sets: the group number of each unit, (U,).
+        stay: number of units in each group that stay at any price.
+        limit: the limit in bit operations.
 
     Returns:
-        The point, which costs more than the limit only where no price meets it.
+        The projected point; it exceeds the limit only if no price meets it.
     """
     free = _may_go(point.gone, losses.units, sets, stay)
     saved = bill.saved(point.gone, point.widths)
     unit_price = torch.where(free, losses.units / saved.clamp(min=1e-300), math.inf)
     per_bit = bill.per_bit(point.gone)
-    # At this price a layer's width is just worth keeping.
+    # The price at which a layer's last bit saves exactly what it loses.
     bit_price = 2 * math.log(2) * losses.noise / per_bit.clamp(min=1e-300)
 
     def at(price: float) -> Point:
@@ -123,18 +124,18 @@ def project(
 
 
 def whole_widths(bill: Bill, point: Point, losses: Losses, highest: Tensor, limit: float) -> Tensor:
-    """Return whole widths within the limit, (L,): all rounded down, then bits given back where they gain most.
+    """Return whole widths within the limit, (L,): round all down, then return bits where they gain most.
 
-    A bit more takes three quarters off a layer's noise; the layer that gains most for its bit operations is first.
+    Another bit removes three quarters of a layer's noise; the layer with the largest gain per bit operation is first.
 
     Args:
         bill: the cost.
-        point: within the limit.
-        losses: the noise is that at the widths of the point.
-        highest: the most bits of each layer, (L,).
-        limit: in bit operations.
+        point: a point within the limit.
+        losses: the losses, with the noise at the widths of the point.
+        highest: the maximum bits of each layer, (L,).
+        limit: the limit in bit operations.
     """
-    # What single precision leaves of a whole number is that number.
+    # The tolerance recovers whole numbers from their single-precision values.
     widths = torch.floor(point.widths + 1e-4)
     if bill(point.gone, widths) > limit:
         widths = torch.floor(point.widths)
@@ -153,7 +154,7 @@ def whole_widths(bill: Bill, point: Point, losses: Losses, highest: Tensor, limi
 
 
 def _may_go(gone: Tensor, losses: Tensor, sets: Tensor, stay: Tensor) -> Tensor:
-    """Tell which units may go, (U,): in each group all but the `stay` that lose most."""
+    """Return a mask of the removable units, (U,): in each group all except the `stay` with the largest losses."""
     free = torch.zeros_like(gone)
     for number in range(len(stay)):
         members = torch.nonzero((sets == number) & ~gone).reshape(-1)

@@ -1,4 +1,4 @@
-"""A ramp: masks and grids that tighten while a model is trained under them."""
+"""Ramp of masks and grids that tighten during training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kmr.representation.weights import Grid, Mask, WeightLayer, WeightState, rea
 
 @dataclass(frozen=True)
 class _Held:
-    """A layer on the ramp: its latent weight, its mask, and its grid with the bits it starts from."""
+    """A layer on the ramp: its latent weight, its mask, its grid and the grid's initial bits."""
 
     layer: WeightLayer
     latent: nn.Parameter
@@ -29,19 +29,18 @@ class _Held:
 
 
 class Ramp:
-    """Masks and grids put on layers, which tighten in place, so that an optimizer holds on to the weights below them.
+    """Masks and grids over layers that tighten in place, so that an optimizer keeps its state of the latent weights.
 
-    At share t of the ramp the weights of least magnitude among all layers are masked until s·(1 − (1 − t)³) of them are
-    (Zhu & Gupta 2018), and grids have round(b₀ + (b − b₀)·t) bits, fitted anew to the weights that are left. What has
-    been masked stays masked. A layer whose grid has `bits` or fewer keeps it, and one with less than `start_bits`
-    starts there.
+    At share t of the ramp, the fraction s·(1 − (1 − t)³) of weights with the least magnitude over all layers is masked
+    (Zhu & Gupta 2018). Grids have round(b₀ + (b − b₀)·t) bits, fitted again to the remaining weights. Masked weights
+    stay masked. A layer whose grid has at most `bits` keeps it; one with fewer than `start_bits` starts there.
 
     Args:
-        layers: by path; changed in place.
-        sparsity: s, the share of weights that are zero at the end; 0 for no masks.
-        bits: b, at the end; 32 for no grids.
-        start_bits: b₀, or b where that is more.
-        learned: scales are trained with the weights.
+        layers: the layers by path; changed in place.
+        sparsity: s, the final share of weights that are 0; 0 for no masks.
+        bits: b, the final bits; 32 for no grids.
+        start_bits: b₀, the initial bits, or b if that is larger.
+        learned: train the scales with the weights.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Ramp:
         self._sparsity, self._bits = sparsity, bits
         self._held = [self._put(layer, max(start_bits, bits), learned) for layer in layers.values()]
         self.share = 0.0
-        """t, of what has been done."""
+        """The share t of the ramp that is done."""
 
     def _put(self, layer: WeightLayer, start: int, learned: bool) -> _Held:
         state = read_weight(layer)
@@ -62,7 +61,7 @@ class Ramp:
         if keep is None and self._sparsity > 0:
             keep = torch.ones_like(state.weight, dtype=torch.bool)
         write_weight(layer, WeightState(state.weight, moving or state.grid, keep))
-        # Writing rounds the latent weights and masks those that become 0; here that is to happen at the end alone.
+        # `write_weight` rounds the latent weights and masks zeros; here that must happen only at the end.
         if not parametrize.is_parametrized(layer, "weight"):
             return _Held(layer, cast(nn.Parameter, layer.weight), None, None, start)
         parts: Any = layer.parametrizations.weight  # type: ignore[union-attr]
@@ -75,7 +74,7 @@ class Ramp:
 
     @torch.no_grad()
     def to(self, share: float) -> None:
-        """Tighten to a share of the ramp, 0 to 1; never loosen."""
+        """Tighten to a share of the ramp, 0 to 1; a smaller share than before has no effect."""
         if share <= self.share:
             return
         self.share = min(1.0, share)

@@ -1,4 +1,4 @@
-"""A squeeze: channels and widths of a model in training that give way to a falling budget of bit operations."""
+"""Squeeze of a model in training: its channels and widths shrink to a falling limit on bit operations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,32 +18,32 @@ from kmr.meters.macs import count_macs
 from kmr.representation.weights import Mask, WeightLayer, WeightState, read_weight, strip, write_weight
 
 _MEMORY = 0.9
-"""Share of the running means that stays with each step."""
+"""The decay of the running means per step."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A layer whose width is learned: its place in the bill, and its quantizer."""
+    """A layer with a learned width: its index in the bill, and its quantizer."""
 
     place: int
     quantizer: LearnedWidth
 
 
 class Squeeze:
-    """Learned widths and masks over units put on a model, and the budget they are projected on.
+    """Learned widths and unit masks on a model, and their projection on a limit.
 
-    What goes is judged by the gradients of the training, on one scale (the empirical Fisher information): a unit by
-    (Σ g·w)² over the weights that read it, the first-order change of the loss without it, squared (Molchanov et al.
-    2019); the rounding of a layer by Σ g²·d²/12, of noise as even as that of steps d. Both are running means over
-    steps. Before the first gradient, g is taken as 1.
+    The training's gradients estimate all losses on one scale (the empirical Fisher information). A unit's loss is
+    (Σ g·w)² over the weights that read it, the squared first-order change without it (Molchanov et al. 2019). A layer's
+    rounding loss is Σ g²·d²/12, for uniform noise of step d. Both are running means over steps. Before the first
+    gradient, g is 1.
 
     Args:
-        model: changed in place.
-        layers: whose widths are learned, by path; those on a grid keep its bits as the most.
-        units: that may go.
+        model: the model; changed in place.
+        layers: the layers whose widths are learned, by path; a layer's grid sets the maximum of its width.
+        units: the removable units.
         inputs: a batch.
-        bits: the least and the most bits of a width.
-        stay: the least share of each group's units that stays; one stays in any case.
+        bits: the lower and upper limit of a width.
+        stay: the least share of each group's units that stays; at least one unit stays.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Squeeze:
         self._gradients = torch.zeros(len(paths), dtype=torch.float64)
         self._seen = 0
         self.share = 0.0
-        """Of the way to the budget, what has been done."""
+        """The share of the way to the limit that is done."""
         self.start = self._bill(gone, widths)
-        """Bit operations before anything gives way."""
+        """The initial bit operations."""
 
     @property
     def least(self) -> float:
-        """The bit operations at the least widths, with all units gone that may go."""
+        """The bit operations at the least widths without all removable units."""
         most = [
             torch.nonzero(self._units.sets == place).reshape(-1)[int(stay) :] for place, stay in enumerate(self._stay)
         ]
@@ -94,12 +94,12 @@ class Squeeze:
 
     @property
     def widths(self) -> dict[str, float]:
-        """The widths that are learned, by path."""
+        """The learned widths, by path."""
         return {path: held.quantizer.width for path, held in self._held.items()}
 
     @torch.no_grad()
     def see(self) -> None:
-        """Take in the gradients of a step, and hold the widths within their bounds."""
+        """Update the running means with a step's gradients, and clamp the widths to their bounds."""
         units, rounding = self._measure(ones=False)
         keep = _MEMORY if self._seen else 0.0
         self._units_lost = keep * self._units_lost + (1 - keep) * units
@@ -110,11 +110,11 @@ class Squeeze:
 
     @torch.no_grad()
     def to(self, share: float, limit: float) -> None:
-        """Tighten to a share of the way to the limit, along B₀·(B/B₀)^t; at the end of it widths are whole.
+        """Tighten to a share of the way to the limit, along B₀·(B/B₀)^t; at its end, make the widths whole.
 
         Args:
-            share: t, 0 to 1; less than what has been done does nothing.
-            limit: B, in bit operations.
+            share: t, 0 to 1; a smaller share than before has no effect.
+            limit: B, the limit in bit operations.
         """
         if share <= self.share:
             return
@@ -141,10 +141,10 @@ class Squeeze:
                 held.quantizer.narrow(width, self._masked(path))
 
     def finish(self, learned: bool) -> dict[str, Tensor]:
-        """Put what was learned into grids and return the channels that are to go, by the root of their group.
+        """Convert the quantizers to grids; return the channels to remove, by the root of their group.
 
         Args:
-            learned: scales are to be trained further.
+            learned: whether later trainings train the scales.
         """
         for path in self._latents:
             layer = self._model.get_submodule(path)
@@ -167,7 +167,7 @@ class Squeeze:
         return noise
 
     def _measure(self, ones: bool) -> tuple[Tensor, Tensor]:
-        """Return what units lose, (U,), and Σ g² of the layers, of weights in their channels' factors, (L,)."""
+        """Return the units' losses, (U,), and the layers' Σ g² with weights scaled by channel factors, (L,)."""
         units = torch.zeros(len(self._units.channels) + 1, dtype=torch.float64)
         rounding = torch.zeros(len(self._bill.macs), dtype=torch.float64)
         for path, latent in self._latents.items():
@@ -184,7 +184,7 @@ class Squeeze:
         return (units if ones else units.square())[:-1], rounding
 
     def _masked(self, path: str) -> Tensor:
-        """Return a layer's weight before rounding, without what masks take out."""
+        """Return a layer's masked weight before rounding."""
         parts = cast(nn.ModuleList, cast(nn.ModuleDict, self._model.get_submodule(path).parametrizations)["weight"])
         weight: Tensor = self._latents[path].detach()
         for part in parts:
@@ -206,7 +206,7 @@ def _put(layer: WeightLayer, bits: tuple[int, int]) -> LearnedWidth:
 
 
 def _bill(model: nn.Module, inputs: Inputs, units: Units) -> tuple[Bill, list[str], Tensor]:
-    """Return what the model's bit operations are made of, the paths of the layers, and their widths."""
+    """Return the bill of the model's bit operations, the paths of the layers, and their widths."""
     total, layers = count_macs(model, inputs)
     bits = layer_bits(model)
     paths = list(layers)

@@ -1,4 +1,4 @@
-"""What rules share that train once, with a teacher's answers, towards a target."""
+"""Base class of rules that train once, with a teacher's outputs, towards a target."""
 
 from abc import ABC
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from kmr.instantiations.teachers import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class TaughtTraining(LayerRule, ABC):
-    """A rule that is one training, in whose course something tightens.
+    """A rule that compresses progressively during one training.
 
     Args:
-        ramp: share of the steps in which it tightens, in (0, 1].
-        updates: times it tightens within it.
+        ramp: share of the steps during which the compression tightens, in (0, 1].
+        updates: number of times it tightens, at least 1.
         teacher: a model, several by name, or None for the original model.
-        original: the model before it was compressed.
-        temperature: of the answers.
-        weight: of the answers against the labels; 0 for no teacher.
+        original: the uncompressed model.
+        temperature: temperature of the teacher's outputs.
+        weight: weight of the teacher's outputs against the labels, 0 to 1; 0 for no teacher.
         recipe: makes the fine-tuning from data, seed, original and guides; it must keep the last weights.
         data: the training split.
 
     Raises:
-        KMRError: a setting is out of range, or there is no teacher for a weight above 0.
+        KMRError: a setting is out of range, or the weight is above 0 without a teacher.
     """
 
     ramp: float = 0.6
@@ -48,12 +48,12 @@ class TaughtTraining(LayerRule, ABC):
         if not 0 < self.ramp <= 1 or self.updates < 1:
             raise KMRError(f"{self.name} needs a ramp in (0, 1] and updates >= 1, not {self.ramp} and {self.updates}")
         if self.weight > 0 and self.teacher is None and self.original is None:
-            raise KMRError(f"{self.name} has no teacher: give the original model or a teacher, or set weight to 0")
+            raise KMRError(f"{self.name} has no teacher: set original or teacher, or set weight to 0")
 
     def check_data(self, knob: Knob) -> None:
-        """Raise `NotApplicable` where there is nothing to learn from."""
+        """Raise `NotApplicable` if the rule has no data."""
         if self.data is None:
-            raise NotApplicable(f"{knob.name}: there is no data to learn from")
+            raise NotApplicable(f"{knob.name}: the rule has no data to train on")
 
     def train(
         self, model: nn.Module, tighten: Callable[[float], None], after_step: Callable[[], None] = lambda: None
@@ -62,8 +62,8 @@ class TaughtTraining(LayerRule, ABC):
 
         Args:
             model: the model.
-            tighten: told the share of the ramp that is done, one of `updates` + 1 values, after each step.
-            after_step: called before it, while the gradients of the step are still there.
+            tighten: called after each step with the completed share of the ramp, one of `updates` + 1 values.
+            after_step: called before `tighten`, while the step's gradients still exist.
         """
         training = self._training()
         also = training.progress
@@ -84,7 +84,7 @@ class TaughtTraining(LayerRule, ABC):
         training = self.recipe(data=self.data, seed=self.seed, original=self.original, guides=guides)
         if training.keep == "best" or training.patience is not None:
             raise KMRError(
-                f"the recipe of {self.name} must keep the last weights, without patience: better ones may come from "
-                "before the target was reached"
+                f"the recipe of {self.name} must have keep=last and no patience: the best weights may not have reached "
+                "the target"
             )
         return training

@@ -1,4 +1,4 @@
-"""Pruning, quantization-aware training and distillation inside one fine-tuning (JPQD), as a rule."""
+"""Pruning, quantization-aware training and distillation in one fine-tuning (JPQD), as a rule."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -17,23 +17,24 @@ _NEUTRAL = "0/32"
 @final
 @dataclass(frozen=True, kw_only=True)
 class JointTraining(TaughtTraining):
-    """Train once, with masks and grids that tighten together to a target while a teacher's answers are learned.
+    """One training with masks and grids that tighten together to a target, and a teacher's outputs.
 
     The value is the target, `sparsity/bits`: `0.8/4` ends with 80 % of the governed weights masked and the rest on
-    grids of 4 bits. After `ramp` of the steps the target is reached, and the rest of them train at it. It is one
-    training: one learning rate curve, and an optimizer that keeps its momentum. The packed projections of attention
-    become layers of their own and are treated too.
+    grids of 4 bits. The target is reached after the share `ramp` of the steps; the remaining steps train at the target.
+    It is a single training, with one learning rate curve and continuous optimizer momentum. The packed projections of
+    attention become separate layers and are compressed too.
 
     Args:
-        sparsities: to choose targets from, each in [0, 1).
-        bits: to choose targets from, each 1 to 16, or 32 for no grids.
-        start_bits: bits of the grids at first.
-        learned: scales are trained with the weights.
+        sparsities: the sparsities of possible targets, each in [0, 1).
+        bits: the bits of possible targets, each 1 to 16, or 32 for no grids.
+        start_bits: initial bits of the grids, 1 to 16.
+        learned: train the scales with the weights.
 
-    The others are those of `TaughtTraining`.
+    The other arguments are those of `TaughtTraining`.
 
     Raises:
-        KMRError: a setting is out of range, there is no teacher for a weight above 0, or the recipe keeps the best.
+        KMRError: a setting is out of range, the weight is above 0 without a teacher, or the recipe keeps the best
+            weights.
     """
 
     name: str = "joint"
@@ -49,16 +50,16 @@ class JointTraining(TaughtTraining):
         for name in ("sparsities", "bits"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if bad := [sparsity for sparsity in self.sparsities if not 0 <= sparsity < 1]:
-            raise KMRError(f"the sparsities of {self.name} lie in [0, 1), not {', '.join(map(str, bad))}")
+            raise KMRError(f"sparsities of {self.name} must be in [0, 1), not {', '.join(map(str, bad))}")
         if wrong := [bits for bits in self.bits if not (1 <= bits <= 16 or bits == 32)]:
-            raise KMRError(f"the bits of {self.name} are 1 to 16, or 32, not {', '.join(map(str, wrong))}")
+            raise KMRError(f"bits of {self.name} must be 1 to 16, or 32, not {', '.join(map(str, wrong))}")
         if not 1 <= self.start_bits <= 16:
-            raise KMRError(f"the start_bits of {self.name} are 1 to 16, not {self.start_bits}")
+            raise KMRError(f"start_bits of {self.name} must be 1 to 16, not {self.start_bits}")
         assert self.knobs
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """`name.target`, or `name.target@pattern` for each pattern of `layers`."""
+        """The knob `name.target`, or `name.target@pattern` for each pattern of `layers`."""
         targets = [(s, b) for s in self.sparsities for b in self.bits if (s, b) != (0, 32)]
         targets.sort(key=lambda target: (1 - target[0]) * target[1], reverse=True)
         domain: Domain = Choice(tuple(f"{s:g}/{b}" for s, b in targets), neutral=_NEUTRAL)
@@ -77,7 +78,7 @@ class JointTraining(TaughtTraining):
         ramp = Ramp(self.weights_of(model, knob), float(sparsity), int(bits), self.start_bits, self.learned)
         model = self.train(model, ramp.to)
         if ramp.share < 1:
-            # Nothing was trained, or a time limit ended it before the target.
+            # Nothing was trained, or a time limit ended the training early.
             ramp.to(1.0)
             settle(model)
         return model

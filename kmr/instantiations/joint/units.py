@@ -1,4 +1,4 @@
-"""Units: channels that go as one, where in the model's weights they lie, and masks that take them out in training."""
+"""Units of channels that are removed together: their positions in the weights, and their masks in training."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ from kmr.representation.weights import strip_all, tied_layers
 
 
 class UnitMask(nn.Module):
-    """Holds what a weight reads from units that are gone at 0.
+    """A mask that holds the entries of a weight that read removed units at 0.
 
     Args:
-        owners: for each entry of the weight the number of its unit, or the number of units where it has none.
-        units: their number.
+        owners: the unit number of each entry of the weight; `units` for entries without a unit.
+        units: number of units.
     """
 
     owners: Tensor
@@ -36,7 +36,7 @@ class UnitMask(nn.Module):
         self.register_buffer("there", torch.ones(units + 1, dtype=torch.bool, device=owners.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight without them."""
+        """Return the weight with the entries of removed units at 0."""
         return torch.where(self.there[self.owners], weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ class Units:
     """The units of a model.
 
     Args:
-        groups: that they are of.
-        sets: for each unit the place of its group, (U,).
-        channels: for each unit its channels of that group.
-        owners: by the path of each layer that reads channels, the unit of each entry of its weight (`UnitMask`).
-        reads: by path, the inputs from each unit as a share of the layer's inputs, (U,).
-        makes: by path, the outputs of each unit as a share of the layer's outputs, (U,).
+        groups: the groups of channels.
+        sets: the index of each unit's group, (U,).
+        channels: each unit's channels in its group.
+        owners: the unit of each entry in the weights that read channels, by layer path (see `UnitMask`).
+        reads: the share of a layer's inputs that come from each unit, (U,), by path.
+        makes: the share of a layer's outputs that belong to each unit, (U,), by path.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -70,7 +70,7 @@ class Units:
         return torch.bincount(self.sets, minlength=len(self.groups))
 
     def gone_channels(self, gone: Tensor) -> dict[str, Tensor]:
-        """Return the channels of units that are gone, (U,), by the root of their group."""
+        """Return the channels of the removed units, boolean (U,), by the root of their group."""
         found: dict[str, Tensor] = {}
         for place, group in enumerate(self.groups):
             members = torch.nonzero(gone & (self.sets == place)).reshape(-1).tolist()
@@ -82,15 +82,15 @@ class Units:
 def find_groups(
     model: nn.Module, inputs: Inputs, governs: Callable[[str], bool]
 ) -> tuple[list[ChannelGroup], dict[str, list[str]]]:
-    """Return the groups of a model whose channels can go, proved by a trial cut, and by reason the makers of others.
+    """Return the groups whose channels can be removed, proved by a trial cut, and the makers of others, by reason.
 
-    Only weights of known form may read them, and no normalisation over channels may see them, so that a mask on what
-    reads them is the same as their going.
+    Only weights of a known layout may read the channels, and no normalisation over channels may use them. A mask on the
+    weights that read them is then equivalent to their removal.
 
     Args:
-        model: it is not changed.
+        model: the model; it is not changed.
         inputs: a batch.
-        governs: tells whether channels of the layer at a path may go.
+        governs: tells whether the channels of the layer at a path may be removed.
     """
     left: dict[str, list[str]] = {}
     tied = tied_layers(model)
@@ -108,9 +108,9 @@ def find_groups(
         if not group.removable:
             left.setdefault("left whole: their channels cannot be removed", []).extend(group.makers)
         elif not known or len(known) < len(reading):
-            left.setdefault("left whole: no weight of known form reads their channels", []).extend(group.makers)
+            left.setdefault("left whole: no weight of known layout reads their channels", []).extend(group.makers)
         elif not all(_alone(plain.get_submodule(part.path)) for part in group.parts):
-            left.setdefault("left whole: a normalisation over channels sees them", []).extend(group.makers)
+            left.setdefault("left whole: a normalisation over channels uses them", []).extend(group.makers)
         elif any(part.path in tied for part in group.parts):
             left.setdefault("left whole: their weights are shared", []).extend(group.makers)
         elif len(_split(group)) > 1:
@@ -128,12 +128,13 @@ def find_groups(
         reasons = {group.root: str(failed) for group in able}
     for group in able:
         if group.root in reasons:
-            left.setdefault(f"left whole: their channels cannot go ({reasons[group.root]})", []).extend(group.makers)
+            why = f"left whole: their channels cannot be removed ({reasons[group.root]})"
+            left.setdefault(why, []).extend(group.makers)
     return [group for group in able if group.root not in reasons], left
 
 
 def find_units(model: nn.Module, groups: Sequence[ChannelGroup]) -> Units:
-    """Return the units of groups: single channels, whole attention heads, or channels that blocks lose alike."""
+    """Return the units of groups: single channels, attention heads, or channels at the same position of all blocks."""
     plain = strip_all(copy.deepcopy(model))
     sets, channels = [], []
     for place, group in enumerate(groups):
@@ -169,7 +170,7 @@ def find_units(model: nn.Module, groups: Sequence[ChannelGroup]) -> Units:
 
 
 def put_masks(model: nn.Module, units: Units) -> dict[str, UnitMask]:
-    """Put a mask on every weight that reads units, after whatever holds it; return them by path."""
+    """Register a mask on every weight that reads units, after its other parametrizations; return the masks by path."""
     masks = {}
     for path, owners in units.owners.items():
         masks[path] = UnitMask(owners, len(units.channels))
@@ -184,7 +185,7 @@ def latent_weight(layer: nn.Module) -> nn.Parameter:
 
 
 def _alone(module: nn.Module) -> bool:
-    """Tell whether a module treats a channel alike whichever others there are."""
+    """Tell whether a module computes a channel independently of the others."""
     return isinstance(module, PER_CHANNEL) or is_transposed_linear(module)
 
 

@@ -1,8 +1,8 @@
-"""Bit widths that are learned: a weight's step and range are trained, and the width follows from them.
+"""Learned bit widths: training moves a weight's step and range, and the width follows from them.
 
-A quantizer of step d and range q has the values 0, ±d, … up to ±q, and so takes b = log₂(q/d + 1) + 1 bits (Uhlich et
+A quantizer with step d and range q has the values 0, ±d, … up to ±q and therefore b = log₂(q/d + 1) + 1 bits (Uhlich et
 al. 2020, "Mixed precision DNNs: all you need is a good parametrization"; GETA, Qu et al. 2025, without its exponent).
-While it is trained the width is any number; in the end it is a whole one, and the quantizer a `Grid`.
+The width is a real number in training; at the end it becomes a whole number, and the quantizer a `Grid`.
 """
 
 import torch
@@ -15,20 +15,20 @@ from kmr.representation.weights import Grid
 
 
 def width_of(step: Tensor, bound: Tensor) -> Tensor:
-    """Return the bits log₂(q/d + 1) + 1 of a quantizer of step d and range q, both positive; differentiable."""
+    """Return the bits log₂(q/d + 1) + 1 of a quantizer with step d and range q, both positive; differentiable."""
     return torch.log2(bound / step + 1) + 1
 
 
 def levels_of(width: float) -> float:
-    """Return q/d = 2^(b − 1) − 1, the steps on either side of 0 at b bits."""
+    """Return q/d = 2^(b − 1) − 1, the number of steps on either side of 0 at b bits."""
     return float(2.0 ** (width - 1) - 1)
 
 
 def round_within(x: Tensor, step: Tensor, bound: Tensor) -> Tensor:
-    """Round to multiples of the step no further from 0 than the range; straight-through gradients.
+    """Round to multiples of the step within the range, with straight-through gradients.
 
-    With v = x/d and n = q/d: inside the range x has the gradient 1 and d that of LSQ, round(v) − v. Outside, q has
-    sign(x) and d has sign(x)·(round(n) − n).
+    Let v = x/d and n = q/d. Inside the range, x gets the gradient 1 and d that of LSQ, round(v) − v. Outside, q gets
+    sign(x) and d gets sign(x)·(round(n) − n).
 
     Args:
         x: values.
@@ -41,17 +41,17 @@ def round_within(x: Tensor, step: Tensor, bound: Tensor) -> Tensor:
 
 
 class LearnedWidth(nn.Module):
-    """A weight's quantizer of learned step and range; every output channel has its own factor of both, also learned.
+    """A quantizer of a weight with learned step and range, and a learned factor on both for each output channel.
 
-    Once `fix` has made the width a whole number, it rounds as the `Grid` it becomes, which has 2^b levels where each
-    channel's weights lie (`affine_grid`) in place of as many on either side of 0; its scales go on learning.
+    After `fix` makes the width a whole number, the quantizer rounds like the `Grid` it becomes: with 2^b levels over
+    each channel's range (`affine_grid`) instead of levels symmetric around 0. Its scales continue to train.
 
     Args:
-        weight: which it is for.
-        dim: of its output channels; None for one step over the whole weight.
-        width: bits to start with.
-        lowest: the least bits it may have.
-        highest: the most.
+        weight: the weight to quantize.
+        dim: the dimension of the output channels; None for one step over the whole weight.
+        width: initial bits.
+        lowest: minimum bits.
+        highest: maximum bits.
     """
 
     zero_point: Tensor
@@ -61,7 +61,7 @@ class LearnedWidth(nn.Module):
         weight = weight.detach()
         self.dim, self.lowest, self.highest = dim, lowest, highest
         self.bits: int | None = None
-        """Whole, once it is fixed."""
+        """The whole number of bits after `fix`, else None."""
         largest = weight.abs().amax([d for d in range(weight.dim()) if dim is None or d != dim], keepdim=True)
         bound = largest.max() if float(largest.max()) > 0 else torch.ones_like(largest.max())
         self.factor = nn.Parameter(torch.where(largest > 0, largest / bound, 1.0))
@@ -71,13 +71,13 @@ class LearnedWidth(nn.Module):
 
     @property
     def width(self) -> float:
-        """Bits, whole or not."""
+        """The present width in bits."""
         return float(self.bits if self.bits is not None else width_of(self.step.detach(), self.bound.detach()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round."""
+        """Round the weight to the present levels."""
         levels = self.bound.detach() / self.step.detach()
-        # The pace of learned step sizes (Esser et al. 2020, section 2.2), by how many weights share what is learned.
+        # The gradient scale of learned step sizes (Esser et al. 2020, section 2.2), by the weights per parameter.
         pace = (weight.numel() * levels).clamp(min=1).rsqrt()
         factor = _paced(self._positive(self.factor), pace * self.factor.numel() ** 0.5)
         step = _paced(self._positive(self.step), pace)
@@ -91,7 +91,7 @@ class LearnedWidth(nn.Module):
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Project the step so that the width is no less than the lowest and no more than the highest."""
+        """Project the step so that the width lies between `lowest` and `highest`."""
         if self.bits is None:
             for learned in (self.bound, self.factor, self.step):
                 learned.copy_(self._positive(learned))
@@ -100,7 +100,7 @@ class LearnedWidth(nn.Module):
 
     @torch.no_grad()
     def narrow(self, width: float, weight: Tensor) -> None:
-        """Lower the width, with the range of the least squared error on the weight, among shares of the one it has."""
+        """Lower the width and shrink the range to the share with the least squared error on the weight."""
         levels = levels_of(width)
         factor = self._positive(self.factor)
         values = weight.detach() / factor
@@ -114,7 +114,7 @@ class LearnedWidth(nn.Module):
 
     @torch.no_grad()
     def fix(self, bits: int, weight: Tensor) -> None:
-        """Have this whole number of bits from now on, with the scales of least squared error on the weight."""
+        """Fix the width at this whole number of bits, with the scales of least squared error on the weight."""
         fitted = fit_grid(weight, bits, dim=self.dim, clip="mse")
         self.step.copy_(fitted.scale.mean())
         self.factor.copy_(fitted.scale / self.step)
@@ -123,10 +123,10 @@ class LearnedWidth(nn.Module):
         self.bits = bits
 
     def grid(self, learned: bool) -> Grid:
-        """Return the grid it has become.
+        """Return the grid that this quantizer has become; call `fix` first.
 
         Args:
-            learned: the grid's scales are to be trained further.
+            learned: whether later trainings train the grid's scales.
         """
         assert self.bits is not None
         scale = (self._positive(self.step) * self._positive(self.factor)).detach().clone()

@@ -1,7 +1,8 @@
-"""Pruning: weights that are zero (Algorithm 3) and channels that are gone (Algorithms 2 and 4).
+"""Pruning: masks over single weights (Algorithm 3) and removal of channels (Algorithms 2 and 4).
 
-A method is a score for each candidate (`criteria` for channels, `saliency` for single weights), and how many go where
-(`channels_to_remove`, `budgets`), apart from any model; what removal means, a mask or a smaller layer, is the rule's.
+A method combines a score for each candidate (`criteria` for channels, `saliency` for single weights) with a number of
+candidates to remove (`channels_to_remove`, `budgets`); both are independent of any model. The rule then removes them,
+by a mask or a smaller layer.
 """
 
 from kmr.instantiations.pruning.budgets import magnitude_keep

@@ -1,4 +1,4 @@
-"""How sparse each layer is to be: the arithmetic of layer budgets, apart from any model."""
+"""Arithmetic of sparsity: which entries to keep, and each layer's share, independent of any model."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kmr.core import KMRError
 
 
 def magnitude_keep(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    """Tell which entries to keep so that exactly `round(sparsity · n)` of all n are removed, the lowest scores first.
+    """Return masks of the entries to keep: exactly `round(sparsity · n)` of all n are removed, the lowest scores first.
 
     Args:
         scores: one tensor for each layer, ranked together; of equal scores the earlier entry is removed first.
@@ -18,6 +18,9 @@ def magnitude_keep(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
 
     Returns:
         One boolean tensor for each layer, in the shape of its scores.
+
+    Raises:
+        KMRError: the sparsity is out of range.
     """
     _check(sparsity)
     flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores])
@@ -33,11 +36,14 @@ def magnitude_keep(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
 
 
 def output_keep(score: Tensor, sparsity: float) -> Tensor:
-    """Tell which entries to keep so that `round(sparsity · k)` of the k entries of every output are removed.
+    """Return a mask of the entries to keep: `round(sparsity · k)` of the k entries of every output are removed.
 
     Args:
-        score: of a weight whose first dimension numbers the outputs; of equal scores the earlier goes first.
+        score: the scores of a weight, outputs in the first dimension; of equal scores the earlier is removed first.
         sparsity: 0 to 1; a half count rounds up.
+
+    Raises:
+        KMRError: the sparsity is out of range.
     """
     _check(sparsity)
     rows = score.detach().flatten(1)
@@ -48,13 +54,16 @@ def output_keep(score: Tensor, sparsity: float) -> Tensor:
 
 
 def pattern_keep(score: Tensor, kept: int, of: int) -> Tensor | None:
-    """Keep the `kept` entries of highest score in every `of` that follow each other along the inputs (dimension 1).
+    """Keep the `kept` entries with the highest scores in every `of` consecutive ones along the inputs (dimension 1).
 
     Returns:
-        The mask; None where the number of inputs is no multiple of `of`. Of equal scores the earlier is kept.
+        The mask, or None if the number of inputs is not a multiple of `of`. Of equal scores the earlier is kept.
+
+    Raises:
+        KMRError: `kept` is not between 1 and `of` − 1.
     """
     if not 0 < kept < of:
-        raise KMRError(f"a pattern keeps 1 to m − 1 of m weights, not {kept} of {of}")
+        raise KMRError(f"invalid pattern {kept}:{of}: it must keep 1 to m − 1 of m weights")
     inputs_last = score.detach().movedim(1, -1)
     if inputs_last.shape[-1] % of:
         return None
@@ -65,14 +74,17 @@ def pattern_keep(score: Tensor, kept: int, of: int) -> Tensor | None:
 
 
 def erdos_renyi_kernel(shapes: Sequence[Sequence[int]], sparsity: float) -> list[float]:
-    """Return each layer's sparsity so that its density goes as (n_in + n_out + kernel sizes) / (their product).
+    """Return each layer's sparsity; its density is proportional to (n_in + n_out + kernel sizes) / (their product).
 
-    The Erdős–Rényi-kernel budget (Evci et al. 2020, RigL; of linear layers Mocanu et al. 2018): small layers are left
-    denser. A layer that would have to be denser than dense is dense, and the others make up for it.
+    This is the Erdős–Rényi-kernel budget (Evci et al. 2020, RigL; for linear layers Mocanu et al. 2018): small layers
+    stay denser. A layer whose density would exceed 1 is dense, and the others compensate.
 
     Args:
-        shapes: of the weights.
-        sparsity: of all weights together, 0 to 1.
+        shapes: the shapes of the weights.
+        sparsity: the sparsity over all weights, 0 to 1.
+
+    Raises:
+        KMRError: the sparsity is out of range.
     """
     _check(sparsity)
     sizes = [math.prod(shape) for shape in shapes]
@@ -90,17 +102,17 @@ def erdos_renyi_kernel(shapes: Sequence[Sequence[int]], sparsity: float) -> list
 
 
 def lamp(score: Tensor) -> Tensor:
-    """Return each entry's share of the squares of all entries that are no smaller (Lee et al. 2021, LAMP).
+    """Return each entry's square as a share of the squares of all entries that are not smaller (Lee et al. 2021, LAMP).
 
-    Ranked across layers, these remove from each layer as much as its own distortion allows; the largest entry of a
-    layer scores 1 and goes last.
+    Ranked across layers, these scores adapt each layer's sparsity to its own distortion. The largest entry of a layer
+    scores 1 and is removed last.
 
     Args:
-        score: ≥ 0; the paper's is |w|.
+        score: scores ≥ 0; |w| in the paper.
     """
     squares = score.detach().reshape(-1).double().square()
     order = torch.sort(squares, stable=True)
-    # Of equal entries the later one is surviving when the earlier is judged.
+    # Of equal entries, the later one counts as surviving for the earlier.
     surviving = order.values.flip(0).cumsum(0).flip(0)
     shares = torch.empty_like(squares)
     shares[order.indices] = order.values / surviving.clamp_min(torch.finfo(torch.float64).tiny)
@@ -109,4 +121,4 @@ def lamp(score: Tensor) -> Tensor:
 
 def _check(sparsity: float) -> None:
     if not 0 <= sparsity <= 1:
-        raise KMRError(f"sparsity must lie in [0, 1], not {sparsity}")
+        raise KMRError(f"sparsity must be in [0, 1], not {sparsity}")

@@ -1,4 +1,4 @@
-"""Which channels to remove: the arithmetic of structured pruning, apart from any model."""
+"""Arithmetic of structured pruning: which channels to remove, independent of any model."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -17,21 +17,25 @@ def channels_to_remove(
     round_to: int = 1,
     scopes: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
-    """Choose the channels of least importance, `round(ratio · n)` of n, and leave at least one.
+    """Choose the least important channels, `round(ratio · n)` of n; at least one stays.
 
     Args:
-        scores: one vector for each set of channels, the importance of each; equal ones are removed in order.
+        scores: the importance of each channel, one vector for each set; of equal scores the earlier is removed first.
         ratio: fraction to remove, 0 to 1; a half count rounds up.
-        blocks: for each set, in how many equal blocks its channels lie (groups of a convolution or a normalisation,
-            attention heads). Every block loses channels at the same places, ranked by their mean score.
-        round_to: the number of channels kept is the multiple of this nearest to what the ratio asks.
-        scopes: sets of equal scope are ranked as one, and the best of each always stays; None ranks each set alone.
+        blocks: number of equal blocks of channels in each set (groups of a convolution or a normalisation, attention
+            heads). Every block loses channels at the same positions, ranked by their mean score.
+        round_to: the number of remaining channels is the multiple of this nearest to what the ratio asks for.
+        scopes: sets with equal scope are ranked together, and the best channel of each set stays; None ranks each set
+            alone.
 
     Returns:
-        For each set the sorted indices to remove.
+        The sorted indices to remove, for each set.
+
+    Raises:
+        KMRError: the ratio is out of range, or `round_to` < 1.
     """
     if not 0 <= ratio <= 1:
-        raise KMRError(f"the ratio of channels to remove must lie in [0, 1], not {ratio}")
+        raise KMRError(f"the ratio of channels to remove must be in [0, 1], not {ratio}")
     if round_to < 1:
         raise KMRError(f"round_to must be at least 1, not {round_to}")
     blocks = [1] * len(scores) if blocks is None else blocks
@@ -49,13 +53,13 @@ def channels_to_remove(
 
 
 def channels_to_round(scores: Sequence[Tensor], unit: int, *, blocks: Sequence[int]) -> list[Tensor]:
-    """Choose the channels of least importance so that a multiple of `unit` is left of each set.
+    """Choose the least important channels so that a multiple of `unit` remains in each set.
 
-    A set of fewer than `unit` channels stays whole.
+    A set with fewer than `unit` channels stays whole.
 
     Args:
         scores: as for `channels_to_remove`.
-        unit: what the number of channels left is a multiple of.
+        unit: the number of remaining channels is a multiple of this.
         blocks: as for `channels_to_remove`.
     """
     places = [score.detach().cpu().reshape(count, -1).mean(0) for score, count in zip(scores, blocks, strict=True)]
@@ -67,7 +71,7 @@ def channels_to_round(scores: Sequence[Tensor], unit: int, *, blocks: Sequence[i
 
 
 def blocks_to_remove(scores: Tensor, ratio: float, blocks: int) -> Tensor:
-    """Choose whole blocks of neighbouring channels (attention heads) of least mean score; at least one is left.
+    """Choose whole blocks of adjacent channels (attention heads) with the lowest mean scores; at least one stays.
 
     Args:
         scores: importance of each channel, (channels,).
@@ -89,7 +93,7 @@ def _share(count: int, ratio: float) -> int:
 
 
 def _unit(round_to: int, blocks: int) -> int:
-    """Return what the channels of one block must be a multiple of."""
+    """Return the number that the channels of one block must be a multiple of."""
     return math.lcm(round_to, blocks) // blocks
 
 
@@ -104,7 +108,7 @@ def _lowest(places: Tensor, blocks: int, kept: int) -> Tensor:
 
 
 def _ranked_together(places: Sequence[Tensor], ratio: float) -> list[int]:
-    """Return how many places each set loses when all are ranked as one."""
+    """Return the number of channels that each set loses when all are ranked together."""
     candidates = []
     for place in places:
         candidate = place.clone()

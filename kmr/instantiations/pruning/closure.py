@@ -1,20 +1,20 @@
-"""Everything that must go with a layer's channels: the dependencies followed to their end, each index once.
+"""Transitive closure of channel dependencies: everything that must be removed with a layer's channels.
 
-The same closure Torch-Pruning computes, except that an index is followed from a layer once, however many ways lead
-there (with ways as units, networks that cut and join channels again, like rotary positions, take exponential time),
-and that channels found to share a place in some layer are linked.
+This is the closure that Torch-Pruning computes, with two differences. Each index is followed from a layer once, however
+many paths lead there; following every path takes exponential time in networks that split and join channels, as for
+rotary positions. Channels that share a position in some layer are linked.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 _RUNAWAY = 8
-"""Through views the library can count on and on: an index so many times the widest layer is none."""
+"""An index above this many times the widest layer is invalid: the library's index mapping of views can run away."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """What one layer or operation loses: for each of its own channel numbers the channel it was reached from."""
+    """A layer or operation in a closure: {its own channel number: the starting channel that leads there}."""
 
     dependency: Any
     roots: dict[int, int | None]
@@ -30,12 +30,12 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Closure:
-    """What goes with the channels of a layer.
+    """Everything that must be removed with the channels of a layer.
 
     Args:
-        members: layers and operations, the first is where the closure started.
-        linked: the starting channels by which of them can only go together; None where each can go alone.
-        sound: whether the graph names only channels there are.
+        members: layers and operations; the closure starts at the first.
+        linked: starting channels grouped by which can only be removed together; None if each can be removed alone.
+        sound: whether all channel numbers in the graph exist.
     """
 
     members: list[Member]
@@ -44,12 +44,12 @@ class Closure:
 
 
 def follow(graph: Any, root: Any, handler: Any, indices: list[int]) -> Closure:
-    """Return everything that must go with these channels of a layer.
+    """Return everything that must be removed with these channels of a layer.
 
     Args:
         graph: Torch-Pruning's dependency graph.
         root: the layer, one of the graph's modules.
-        handler: the way its channels are removed.
+        handler: the graph's function that removes its channels.
         indices: the channels.
     """
     from torch_pruning._helpers import _HybridIndex
@@ -110,7 +110,7 @@ def _width(graph: Any, node: Any, makes: bool) -> int | None:
 
 
 class _Links:
-    """Which of a layer's channels can only go together (a union of disjoint sets)."""
+    """A disjoint-set union of the channels that can only be removed together."""
 
     def __init__(self, indices: list[int]) -> None:
         self._parent = {index: index for index in indices}

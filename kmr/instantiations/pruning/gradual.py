@@ -1,4 +1,4 @@
-"""Iterative pruning: a pruning rule turned in several steps, with fine-tuning between them."""
+"""Gradual pruning: a pruning rule applied in several steps, with fine-tuning between them."""
 
 import inspect
 from collections.abc import Callable
@@ -17,19 +17,23 @@ from kmr.instantiations.pruning.unstructured import UnstructuredPruning
 @final
 @dataclass(frozen=True, kw_only=True)
 class Gradual(Rule):
-    """Prune to the value in several steps and fine-tune after each but the last, which whatever comes next recovers.
+    """Pruning to the value in several steps, with fine-tuning after each step except the last.
 
-    The knobs are those of the rule that is turned, under this rule's name; with one step it is that rule.
+    The knobs are those of the inner rule, under this rule's name; with one step the result is the inner rule's. The
+    last step is left to the run's own fine-tuning.
 
     Args:
-        rule: makes the rule from a name, a seed and those of the objects below that it takes.
+        rule: makes the inner rule from a name, a seed and those of the objects below that it accepts.
         finetune: recovery between the steps.
-        steps: how many; at least 1.
+        steps: number of steps, at least 1.
         shape: see `sparsity_steps`.
-        power: of a polynomial shape.
-        relative: the rule counts from what it finds, as ratios of channels do, not from the original.
-        data: handed to the rule.
-        example_inputs: handed to the rule.
+        power: exponent of a polynomial shape, at least 1.
+        relative: whether the inner rule's value is relative to the current model, like the ratio of structured pruning.
+        data: passed to the inner rule.
+        example_inputs: passed to the inner rule.
+
+    Raises:
+        KMRError: a setting is out of range, or a knob of the inner rule is not a share to remove.
     """
 
     trains: ClassVar[bool] = True
@@ -48,36 +52,36 @@ class Gradual(Rule):
         assert self.shape in SHAPES
         for knob in self.knobs:
             if not isinstance(knob.domain, FloatRange) or knob.domain.neutral != 0:
-                raise KMRError(f"{self.name} needs a rule whose knobs are shares to remove, unlike {knob.name}")
+                raise KMRError(f"{self.name} needs a rule whose knobs are shares to remove: {knob.name} is not")
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Those of the rule that is turned."""
-        return self._turned.knobs
+        """The knobs of the inner rule."""
+        return self._inner.knobs
 
     @property
     def leaves(self) -> frozenset[Trait]:
-        return self._turned.leaves
+        return self._inner.leaves
 
     @property
     def precedes(self) -> frozenset[Trait]:
-        return self._turned.precedes
+        return self._inner.precedes
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         values = sparsity_steps(float(value), self.steps, self.shape, self.power)
         values = of_the_rest(values) if self.relative else values
         assert isinstance(knob.domain, FloatRange)
-        rule = self._turned
+        rule = self._inner
         for step, turned in enumerate(values):
             if step:
                 model = self.finetune(model)
-            # What rounding adds must not leave the domain, and too small a step is none.
+            # Rounding must not leave the domain; a step below its smallest value is skipped.
             turned = min(max(turned, 0.0), knob.domain.high)
             model = rule(model, knob.name, turned if turned in knob.domain else knob.domain.neutral)
         return model
 
     @property
-    def _turned(self) -> Rule:
+    def _inner(self) -> Rule:
         offered: dict[str, Any] = {"data": self.data, "calibration": self.data, "example_inputs": self.example_inputs}
         taken = inspect.signature(self.rule).parameters
         return self.rule(

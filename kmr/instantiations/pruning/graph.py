@@ -1,8 +1,8 @@
-"""Which channels of a model can only go together: the graph of Torch-Pruning (Fang et al. 2023) as plain data.
+"""Dependency groups of channels, as plain data from the graph of Torch-Pruning (Fang et al. 2023).
 
-The graph is run on a twin of the model, which is what a cut is made in (`surgery`). A graph traced from one pass
-misses what lies in the shapes of the code (`view(-1, 32)`, a padded shortcut, attention heads), so what it says is a
-proposal: a cut is believed only once it is proved (`proof`).
+The graph is built on a twin of the model, in which `surgery` then cuts. A graph traced from one pass misses
+dependencies in the code's shapes (`view(-1, 32)`, a padded shortcut, attention heads). Its groups are therefore
+proposals: every cut must be proved (`proof`).
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from kmr.instantiations.pruning.transposed_linear import transposed_linear_prune
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a group takes from one layer.
+    """A group's channels in one layer.
 
     Args:
-        path: of the layer.
-        makes: whether the layer makes the channels (or carries them on one by one) or reads them.
+        path: the layer's path.
+        makes: True if the layer makes the channels (or passes them on one by one), False if it reads them.
         positions: the layer's own numbers of these channels, (n,).
-        channels: for each position the group's channel it belongs to, (n,).
+        channels: the group's channel at each position, (n,).
     """
 
     path: str
@@ -45,19 +45,19 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Channels that can only be removed together, through every layer that makes or reads them.
+    """A group of channels with the layers that make or read them; removing one cuts all of these layers.
 
     Args:
-        root: path of a layer that makes them, which names the group.
-        makers: paths of all layers that lose output channels with it.
-        parts: the share of every layer that has parameters for these channels.
+        root: path of a layer that makes the channels; it identifies the group.
+        makers: paths of all layers that lose output channels with the group.
+        parts: the group's channels in every layer that has parameters for them.
         size: number of channels.
-        blocks: equal blocks that must lose channels at the same places.
-        simple: one layer makes the channels, and nothing but per-channel operations stands between it and its readers.
-        removable: whether the library cuts such groups rightly.
-        kind: equal for groups of the same layers in the same order (isomorphic groups).
-        holder: path of the module that counts the attention heads these channels are; None where they are none.
-        heads: number of attention heads; they go as wholes.
+        blocks: number of equal blocks that must lose channels at the same positions.
+        simple: whether one layer makes the channels and only per-channel operations lie between it and its readers.
+        removable: whether the library cuts such groups correctly.
+        kind: equal for groups of the same kinds of layers in the same order (isomorphic groups).
+        holder: path of the module that counts the attention heads of these channels; None if they are not heads.
+        heads: number of attention heads, which can only be removed whole.
     """
 
     root: str
@@ -73,18 +73,18 @@ class ChannelGroup:
 
 
 class Graph:
-    """The dependency graph of a twin of a model, good for one cut.
+    """The dependency graph of a twin of a model, for one cut.
 
     Args:
-        model: without parametrizations; it is not changed.
-        inputs: a batch the model runs on.
+        model: a model without parametrizations; it is not changed.
+        inputs: a batch that the model runs on.
 
     Raises:
         CutFailed: the model cannot be traced.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        # The twin reads the model's own weights, and is given others before it is cut.
+        # The twin shares the model's weights; they are replaced before a cut.
         self.twin = copy.deepcopy(
             model, {id(p): nn.Parameter(p.detach()) for p in model.parameters() if p.is_floating_point()}
         )
@@ -99,7 +99,7 @@ class Graph:
         """Remove channels, by the root of their group, from the twin.
 
         Raises:
-            CutFailed: the layers do not fit together, or one would be left with nothing.
+            CutFailed: the smaller layers do not match, or a layer would lose all its channels.
         """
         cuts: dict[tuple[Any, Any], tuple[Any, set[int]]] = {}
         for root, channels in removed.items():
@@ -118,7 +118,7 @@ class Graph:
                     if indices:
                         self._remove(dependency, sorted(indices))
         except Exception as error:
-            raise CutFailed(f"the layers do not fit together: {brief(error)}") from error
+            raise CutFailed(f"the smaller layers do not match: {brief(error)}") from error
         for group in self.groups:
             heads_gone = len(removed.get(group.root, ())) * group.heads // group.size
             if group.holder is not None and heads_gone:
@@ -206,7 +206,7 @@ class Graph:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let the library print and warn to nobody, with gradients on, which its tracing needs."""
+    """Silence the library's output and warnings, with gradients on, which its tracing needs."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -218,7 +218,7 @@ def quiet() -> Iterator[None]:
 
 
 def is_depthwise(convolution: Any) -> bool:
-    """Tell whether each channel of a convolution is made from its own alone."""
+    """Tell whether each output channel of a convolution depends on a single input channel."""
     return bool(convolution.groups == convolution.out_channels and convolution.groups > 1)
 
 
@@ -226,12 +226,12 @@ def _torch_pruning() -> Any:
     try:
         import torch_pruning
     except ImportError as error:
-        raise KMRError("structured pruning needs Torch-Pruning: pip install torch-pruning") from error
+        raise KMRError(f"structured pruning needs Torch-Pruning ({error}): pip install torch-pruning") from error
     return torch_pruning
 
 
 def _traced(model: nn.Module, inputs: Inputs, shapes: list[torch.Size]) -> Any:
-    """Return the dependency graph of a model, left in eval mode with gradients on; add the shapes of its outputs."""
+    """Return a model's dependency graph and append its outputs' shapes; leave it in eval mode with gradients on."""
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     tp = _torch_pruning()
@@ -255,7 +255,7 @@ def _transposed_linears(model: nn.Module) -> list[type]:
 
 
 def _one_group_only(module: Any) -> bool:
-    """Tell whether a layer's weight has the channels of one group only, which the dependency graph takes for all."""
+    """Tell whether a layer's weight has only the channels of one group, which the dependency graph mistakes for all."""
     return isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1 and not is_depthwise(module)
 
 

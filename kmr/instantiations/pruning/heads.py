@@ -1,8 +1,8 @@
-"""Attention heads: which channels are a head, and what the code around them has to be told when heads go.
+"""Attention heads: their channels, and the attributes to update when heads are removed.
 
-A head is a run of neighbouring channels of query, key and value, as long as the code says. Most code can be told of
-fewer heads: it keeps their number, and often the width of all of them, in attributes. Whether it took the telling is
-proved like any other cut (`proof`): without its channels a head adds nothing.
+A head is a run of adjacent channels of query, key and value, whose length the code decides. Most code stores the number
+of heads, and often their total width, in attributes, which can be updated. The proof of the cut (`proof`) also checks
+this update: without its channels, a head contributes nothing.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _MIXING = ("bmm", "softmax", "scaleddotproduct", "scaled_dot_product")
 
 
 def holder_of(model: nn.Module, paths: tuple[str, ...], width: int) -> tuple[str, int] | None:
-    """Return the path of the module around all these layers that counts heads, and their number; None without one."""
+    """Return the path of the module that contains all these layers and counts heads, and their number; else None."""
     found: set[tuple[str, int] | None] = set()
     for path in paths:
         found.add(_nearest(model, path, width))
@@ -32,10 +32,10 @@ def mixes_tokens(closure: Closure) -> bool:
 
 
 def fused(graph: Any, model: nn.Module, root: nn.Module, path: str) -> Closure | None:
-    """Return what goes with the channels of one layer that makes query, key and value in this order.
+    """Return the closure of a layer that makes query, key and value in this order.
 
-    The library loses itself in the views behind such a layer; here the layer that reads the heads is found by its width
-    within the module that counts them.
+    The library cannot follow the views after such a layer. This function finds the layer that reads the heads by its
+    width, inside the module that counts them.
     """
     from torch_pruning.dependency import Dependency
 
@@ -61,13 +61,13 @@ def fused(graph: Any, model: nn.Module, root: nn.Module, path: str) -> Closure |
 
 
 def tell(module: nn.Module, heads: int, left: int, width: int) -> None:
-    """Set the attributes of a module that counts heads to those left.
+    """Update the attributes of a module that counts heads.
 
     Args:
-        module: holds the attributes.
-        heads: number of heads before.
-        left: number of heads now.
-        width: width of all heads before.
+        module: the module with the attributes.
+        heads: previous number of heads.
+        left: new number of heads.
+        width: previous total width of all heads.
     """
     for name in _COUNTS:
         if vars(module).get(name) == heads:

@@ -1,4 +1,4 @@
-"""Lottery tickets: sparse networks found by training, whose weights start where the training began."""
+"""Lottery tickets: masks found by training, over weights rewound to their start."""
 
 import copy
 from collections.abc import Mapping
@@ -20,21 +20,24 @@ from kmr.representation.weights import WeightState, read_weight, strip, write_we
 @final
 @dataclass(frozen=True, kw_only=True)
 class LotteryTicket(LayerRule):
-    """Find by training which weights matter, and give back the model untrained, with the others masked.
+    """A mask found by training, on the untrained model.
 
-    Train a copy, prune it, put its mask on the model, and so on for a number of rounds, each removing the same share of
-    what is left (Frankle & Carbin 2019). Only masks come back: every other number of the model is the one it had, so
-    that it is rewound to where it stood, its initialisation, or step k of its training where that is where it stands
-    (Frankle et al. 2020). Training it, by the recipe that follows every move or any other, is up to whoever asked.
+    Each round trains a copy, prunes it and puts its mask on the model; every round removes the same share of the
+    remaining weights (Frankle & Carbin 2019). Only the masks change: all weights are rewound to those the model came
+    with, its initialisation or step k of its training (Frankle et al. 2020). The run's own fine-tuning then trains the
+    ticket.
 
     Args:
-        finetune: the training that finds the ticket.
-        rounds: times to train and prune.
-        start: leave the weights where they were (`rewound`), or draw those of the governed layers anew from their
-            initial distribution (`random`), the control that tells the mask from the weights.
+        finetune: the training that finds the mask.
+        rounds: number of rounds of training and pruning, at least 1.
+        start: keep the weights (`rewound`), or draw those of the governed layers again from their initial distribution
+            (`random`), a control that separates the effect of the mask from that of the weights.
         scope: see `UnstructuredPruning`.
-        criterion: what a trained weight is worth.
-        data: samples for criteria that read some.
+        criterion: the score of a trained weight.
+        data: samples for criteria that need data.
+
+    Raises:
+        KMRError: a setting is out of range.
     """
 
     trains: ClassVar[bool] = True
@@ -83,7 +86,7 @@ class LotteryTicket(LayerRule):
 
 
 def draw_again(layers: Mapping[str, nn.Module]) -> None:
-    """Give layers, by path, new initial parameters under the grids and masks they have, in place.
+    """Reinitialise the parameters of layers, by path, under their grids and masks, in place.
 
     Raises:
         NotApplicable: a layer has no `reset_parameters`.
@@ -91,7 +94,7 @@ def draw_again(layers: Mapping[str, nn.Module]) -> None:
     for path, layer in layers.items():
         reset = getattr(layer, "reset_parameters", None)
         if reset is None:
-            raise NotApplicable(f"{path} cannot be initialised anew: it has no reset_parameters")
+            raise NotApplicable(f"cannot reinitialise {path}: it has no reset_parameters")
         state = strip(layer)
         reset()
         write_weight(layer, WeightState(cast(nn.Parameter, layer.weight).detach(), state.grid, state.keep))

@@ -1,4 +1,4 @@
-"""N:M sparsity: of m weights in a row at most n are not zero, which some hardware can use (Mishra et al. 2021)."""
+"""N:M sparsity: at most n of m consecutive weights are not zero, for hardware that supports it (Mishra et al. 2021)."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, final
@@ -19,16 +19,19 @@ _PATTERNS = {"4:8": (4, 8), "2:4": (2, 4), "1:4": (1, 4)}
 @final
 @dataclass(frozen=True, kw_only=True)
 class PatternPruning(LayerRule):
-    """Keep the n weights of most worth in every m that follow each other along a layer's inputs.
+    """Masks that keep the n weights with the highest scores in every m consecutive ones along a layer's inputs.
 
-    Of a convolution the inputs are its channels, at each place of the kernel apart. Layers whose number of inputs is no
-    multiple of m stay dense and are reported. Weights removed earlier stay removed, and a grid stays the grid. No CPU
-    kernel uses the pattern: it saves stored bytes and nothing else there.
+    The inputs of a convolution are its channels, at each kernel position separately. Layers whose number of inputs is
+    not a multiple of m stay dense and are reported. Weights removed earlier stay removed, and grids stay. CPU kernels
+    do not use the pattern; there it saves only stored bytes.
 
     Args:
-        criterion: what a weight is worth.
-        data: samples for criteria that read some.
-        samples: how many of them.
+        criterion: the score of a weight.
+        data: samples for criteria that need data.
+        samples: number of samples to use, at least 1.
+
+    Raises:
+        KMRError: a setting is invalid.
     """
 
     name: str = "pattern"
@@ -75,4 +78,4 @@ class PatternPruning(LayerRule):
 
 
 _FROM_INPUTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""The layers whose weight has their inputs along dimension 1."""
+"""The layer classes whose weight has its inputs along dimension 1."""

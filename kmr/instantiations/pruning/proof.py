@@ -1,8 +1,8 @@
-"""The proof that channels were removed rightly: what the smaller model computes, beside what the full one does.
+"""Proof that channels were removed correctly: a comparison of the smaller model's outputs with the full model's.
 
-Removing a channel and setting its weights to zero are the same thing, wherever channels are treated apart from each
-other. So the smaller model must compute what the full one computes with the removed elements at zero. A normalisation
-over channels, and torch's attention, see the surviving channels alone on both sides.
+Where channels are computed independently, removing a channel equals setting its weights to 0. The smaller model must
+therefore have the outputs of the full one with the removed elements at 0. A normalisation over channels, and torch's
+attention, get only the surviving channels on both sides.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ PER_CHANNEL = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.PReLU, nn.RNNBase,
     nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 )  # fmt: skip
-"""Layers that treat a channel alike whichever others there are."""
+"""Layer classes that compute a channel independently of the other channels."""
 
 
 class CutFailed(Exception):
-    """The cut left a model that does not run or computes something else."""
+    """A cut whose model does not run or computes something else."""
 
 
 def check_cut(
@@ -32,14 +32,14 @@ def check_cut(
     inputs: Inputs,
     shapes: Sequence[torch.Size],
 ) -> None:
-    """Raise `CutFailed` unless the smaller model runs, has fewer parameters, and computes what it should.
+    """Raise `CutFailed` unless the smaller model runs, has fewer parameters and the expected outputs.
 
     Args:
-        model: before the cut; while it is run its removed elements are at zero.
-        smaller: after it.
-        survivors: for each parameter, by path and name, the numbers of the elements the smaller model has.
-        inputs: a batch both run on.
-        shapes: of the model's outputs.
+        model: the model before the cut; its removed elements are set to 0 during the check.
+        smaller: the model after the cut.
+        survivors: the element numbers that the smaller model has of each parameter, by path and name.
+        inputs: a batch that both models run on.
+        shapes: the shapes of the model's outputs.
     """
     try:
         outputs = _evaluated(smaller, inputs)
@@ -50,7 +50,7 @@ def check_cut(
     if not all(bool(torch.isfinite(o).all()) for o in outputs):
         raise CutFailed("the smaller model's output is not finite")
     if sum(p.numel() for p in smaller.parameters()) >= sum(p.numel() for p in model.parameters()):
-        raise CutFailed("no parameter went away")
+        raise CutFailed("the smaller model has as many parameters")
     modules = dict(model.named_modules())
     changed = {path for (path, name), kept in survivors.items() if kept.shape != modules[path]._parameters[name].shape}
     with ExitStack() as put_back:
@@ -71,16 +71,16 @@ def check_cut(
         if full.is_floating_point():
             tolerance = torch.finfo(full.dtype).eps ** 0.5 * max(float(full.abs().max()), 1e-6)
             if float((output - full).abs().max()) > tolerance:
-                raise CutFailed("the smaller model computes something else than the full one without those channels")
+                raise CutFailed("the smaller model's output differs from the full one's without those channels")
 
 
 def _look_past(
     put_back: ExitStack, module: nn.Module, smaller: nn.Module, survivors: dict[tuple[str, str], Tensor], path: str
 ) -> None:
-    """Let a layer over channels compute with the surviving ones alone, as its smaller counterpart does.
+    """Make a layer that mixes channels compute with the surviving ones alone, as its smaller counterpart does.
 
-    It is not held to the equation itself, but all around it is: what it gives for a surviving channel must come from
-    the same channel and go to the same readers.
+    The layer itself is exempt from the comparison, but everything around it is checked: each surviving channel must
+    come from the same channel and go to the same readers.
     """
     dim = 1 if isinstance(module, nn.GroupNorm) else -1
     if isinstance(module, nn.MultiheadAttention):
@@ -109,7 +109,7 @@ def _look_past(
 
 
 def _evaluated(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Return the outputs in eval mode; every module's own mode is put back."""
+    """Return the outputs in eval mode, then restore every module's own mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():

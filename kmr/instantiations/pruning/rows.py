@@ -1,4 +1,4 @@
-"""A layer's weight as a matrix with one row for each of its channels, whichever way the layer keeps it."""
+"""Layers' weights as matrices with one row for each channel, whatever the layer's layout."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 def channel_rows(layer: Any, tensor: Tensor, makes: bool) -> Tensor | None:
-    """Return a tensor of the shape of a layer's weight as (channels, elements), None for layers of no known form.
+    """Return a tensor in the shape of a layer's weight as (channels, elements), or None for an unknown kind of layer.
 
     Args:
-        layer: the layer; of a grouped one each row holds what its own group has.
-        tensor: the weight, its gradient, or anything else of that shape.
-        makes: rows of the channels the layer makes, or of those it reads.
+        layer: the layer; in a grouped convolution each row has the elements of its own group.
+        tensor: the weight, its gradient, or any tensor of that shape.
+        makes: True for rows of the channels that the layer makes, False for those it reads.
     """
     match layer:
         case nn.modules.conv._ConvTransposeNd():

@@ -1,7 +1,7 @@
-"""What a single weight is worth: the scores that unstructured and N:M pruning rank by.
+"""Saliency of single weights: the scores by which unstructured and N:M pruning rank.
 
-A score is ≥ 0 and has the shape of its weight; the lowest go first. It is read off a copy of the model without masks
-and grids, so that it is the score of what the model computes with.
+A score is ≥ 0 and has the shape of its weight; the lowest are removed first. It is computed on a copy of the model
+without masks and grids, and so belongs to the effective weights.
 """
 
 import copy
@@ -29,28 +29,28 @@ _PLACES = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Saliency(ABC):
-    """Scores the weights of some layers of a model."""
+    """A score for each weight of some layers of a model."""
 
     @abstractmethod
     def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Return the scores of the layers that can be scored, by path.
 
         Args:
-            model: plain, in evaluation mode and to be used up; gradients are on.
-            paths: its layers.
-            batches: samples with targets; at least one where `needs_data`.
+            model: a plain copy in evaluation mode with gradients on, which may be changed.
+            paths: the layers to score.
+            batches: samples with targets; at least one batch if `needs_data`.
         """
 
     @property
     def needs_data(self) -> bool:
-        """Tell whether batches are read."""
+        """Tell whether the score needs batches."""
         return True
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Saliency):
-    """|w| (Han et al. 2015)."""
+    """The magnitude |w| of a weight (Han et al. 2015)."""
 
     @property
     def needs_data(self) -> bool:
@@ -63,7 +63,7 @@ class Magnitude(Saliency):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Random(Saliency):
-    """Numbers of chance, by the rule's seed: what every other score is held against."""
+    """Random numbers by the rule's seed: the baseline for every other score."""
 
     @property
     def needs_data(self) -> bool:
@@ -77,10 +77,10 @@ class Random(Saliency):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Taylor(Saliency):
-    """E|g·w|, the mean over batches of the first-order change of the loss (Molchanov et al. 2019).
+    """The mean over batches of the absolute first-order change of the loss, E|g·w| (Molchanov et al. 2019).
 
     Args:
-        loss: of (outputs, targets), a mean over the batch.
+        loss: a function of (outputs, targets), a mean over the batch.
     """
 
     loss: Loss = F.cross_entropy
@@ -95,10 +95,10 @@ class Taylor(Saliency):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SNIP(Saliency):
-    """|E[g]·w|, the loss's sensitivity to each connection (Lee et al. 2019), as a share of the sum over all layers.
+    """The connection sensitivity |E[g]·w| as a share of its sum over all layers (Lee et al. 2019).
 
     Args:
-        loss: of (outputs, targets), a mean over the batch.
+        loss: a function of (outputs, targets), a mean over the batch.
     """
 
     loss: Loss = F.cross_entropy
@@ -115,10 +115,10 @@ class SNIP(Saliency):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Wanda(Saliency):
-    """|w|·‖x‖₂, magnitude times the norm of the input that meets the weight (Sun et al. 2024).
+    """The magnitude of a weight times the norm of its input, |w|·‖x‖₂ (Sun et al. 2024).
 
-    Of a convolution the norm is that of a channel at a place of the kernel. The paper ranks the weights of each output
-    apart, which is the scope `output`.
+    In a convolution the norm is that of an input channel at a kernel position. The paper ranks the weights of each
+    output separately, which is the scope `output`.
     """
 
     def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -154,17 +154,17 @@ class Wanda(Saliency):
 def saliency_of(
     model: nn.Module, paths: Sequence[str], saliency: Saliency, data: Split | None, samples: int, seed: int
 ) -> Mapping[str, Tensor]:
-    """Score layers of a model, which stays as it is, on samples drawn by the seed; an entry that is 0 scores 0.
+    """Score layers of a model on samples drawn by the seed; the model is not changed. Entries that are 0 score 0.
 
     Raises:
-        KMRError: the score needs data and there is none.
+        KMRError: the score needs data and gets none, or its loss does not match the model and its targets.
         NotApplicable: a score is not finite, or none of the layers can be scored.
     """
     kind = type(saliency).__name__
     batches: list[Batch] = []
     if saliency.needs_data:
         if data is None:
-            raise KMRError(f"{kind} scores weights by data: give the rule some, or rank by Magnitude")
+            raise KMRError(f"{kind} needs data to score weights: set the rule's data, or rank by Magnitude")
         size = min(samples, data.batch_size)
         for batch in Split(data.source, size).batches(shuffle_seed=seed):
             if len(batches) * size < samples:
@@ -202,7 +202,7 @@ def _gradients(
         try:
             value = loss(outputs, targets.to(outputs.device))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise KMRError(f"the loss of the score does not fit the model and its targets: {error}") from error
+            raise KMRError(f"the loss of the score does not match the model and its targets: {error}") from error
         found = torch.autograd.grad(value, weights, allow_unused=True)
         yield {
             path: torch.zeros_like(weight) if gradient is None else gradient

@@ -1,4 +1,4 @@
-"""How much to prune at each of several steps: the arithmetic of iterative pruning."""
+"""Schedules of gradual pruning: the sparsity after each step."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -13,15 +13,18 @@ def sparsity_steps(final: float, steps: int, shape: Shape = "polynomial", power:
     """Return the sparsity after each step; the last is `final`.
 
     Args:
-        final: 0 to 1.
-        steps: at least 1; 1 is one-shot.
-        shape: `constant` removes the same share of what is left each time (Han et al. 2015; Frankle & Carbin 2019),
-            `linear` the same share of all, and `polynomial` follows s·(1 − (1 − i/k)ᵖ), much at first and little at the
-            end (Zhu & Gupta 2018, whose p is 3).
+        final: the final sparsity s, 0 to 1.
+        steps: the number of steps k, at least 1; 1 is one-shot.
+        shape: `constant` removes the same share of the remaining weights each time (Han et al. 2015; Frankle & Carbin
+            2019), `linear` the same share of all, and `polynomial` follows s·(1 − (1 − i/k)ᵖ), fast at first and slow
+            at the end (Zhu & Gupta 2018, with p = 3).
         power: p, at least 1.
+
+    Raises:
+        KMRError: an argument is out of range.
     """
     if not 0 <= final <= 1:
-        raise KMRError(f"the final sparsity must lie in [0, 1], not {final}")
+        raise KMRError(f"the final sparsity must be in [0, 1], not {final}")
     if steps < 1 or power < 1:
         raise KMRError(f"a schedule needs steps >= 1 and power >= 1, not {steps} and {power}")
     if shape not in SHAPES:
@@ -38,7 +41,7 @@ def sparsity_steps(final: float, steps: int, shape: Shape = "polynomial", power:
 
 
 def of_the_rest(sparsities: list[float]) -> list[float]:
-    """Turn sparsities of the whole into the share that each step removes of what the step before left."""
+    """Convert overall sparsities to the share of the remaining weights that each step removes."""
     left = 1.0
     shares = []
     for sparsity in sparsities:

@@ -1,4 +1,4 @@
-"""The widest cut a network allows: which groups of channels can go together, found by trying."""
+"""Search for the widest cut: which groups of channels can be removed together, by trial cuts."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,24 +7,24 @@ from kmr.instantiations.pruning.proof import CutFailed
 from kmr.instantiations.pruning.surgery import Cut
 
 _MOST_CUTS = 48
-"""Trial cuts in the search for groups that can go; past it, groups not yet tried stay whole."""
+"""The limit on trial cuts; groups not tried by then stay whole."""
 
 Attempt = Callable[[Sequence[ChannelGroup], Graph | None], Cut]
-"""Cut these groups, in this graph or one made anew."""
+"""A function that cuts these groups, in this graph or, if None, in a new one."""
 
 
 def widest_cut(groups: Sequence[ChannelGroup], graph: Graph, attempt: Attempt) -> tuple[Cut, dict[str, str]]:
-    """Return the cut through as many of the groups as can be cut together, and for the others, by root, why not.
+    """Return the cut of as many groups as can be removed together, and the reasons for the others, by root.
 
-    All are tried at once. Where that fails, those that are simple are, and then the others, halved until what cannot
-    go stands alone.
+    First all groups are tried at once. If that fails, the simple ones are tried, then the others, by bisection until
+    each failing group is isolated.
 
     Raises:
-        CutFailed: no group can go; with the reason.
+        CutFailed: no group can be removed; the message has the reason.
     """
     tried = 0
     reasons: dict[str, str] = {}
-    last = CutFailed("nothing to cut")
+    last = CutFailed("there is no group to cut")
 
     def succeeds(chosen: Sequence[ChannelGroup], prepared: Graph | None = None) -> Cut | None:
         nonlocal tried, last

@@ -1,4 +1,4 @@
-"""Structured pruning by dependency groups (Algorithm 4; DepGraph, Fang et al. 2023): channels and neurons disappear."""
+"""Structured pruning by dependency groups (Algorithm 4; DepGraph, Fang et al. 2023): removal of channels."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,26 +25,28 @@ _ROUND_TO = "round_to"
 @final
 @dataclass(frozen=True, kw_only=True)
 class StructuredPruning(LayerRule):
-    """Remove the least important channels, neurons and attention heads, with everything that depends on them.
+    """Removal of the least important channels, neurons and attention heads, with everything that depends on them.
 
-    The value is the fraction of channels removed from every group of layers whose channels go together, or from all
-    groups of one scope. A group is removed from only where the knob governs every layer that makes its channels. What
-    makes the model's output keeps its width, and so do recurrent layers. Where the network's code fixes a width, the
-    groups that touch it stay whole and are reported. Attention heads whose number the code keeps in an attribute go as
-    wholes. Masks and grids are cut along with the weights.
+    The value is the fraction of channels to remove from every dependency group, or from all groups of a scope together.
+    A group loses channels only if the knob governs every layer that makes them. Layers that make the model's output,
+    and recurrent layers, keep their width. Groups whose width the network's code fixes stay whole and are reported.
+    Attention heads whose number is an attribute of the code are removed whole. Masks and grids are cut too.
 
     Args:
         example_inputs: a batch as `kmr.data.forward` takes it.
-        criterion: scores the channels; the least important go.
-        scope: rank the channels of each group alone (`layer`), of all groups made of the same layers together
+        criterion: scores the channels; those with the lowest scores are removed.
+        scope: rank the channels of each group alone (`layer`), of all groups of the same kinds of layers together
             (`isomorphic`, Fang et al. 2024), or of all groups together (`global`).
-        round_to: groups keep the multiple of this many channels nearest to what the ratio asks. Several numbers make it
-            a knob of its own, `<name>.round_to`, whose move cuts every group down to a multiple.
-        groups: shell-style patterns over module paths by name, one more knob for each, `<name>.extra@<group>`: the
-            fraction to remove of what the knobs before it left of these layers. Layers that bear less than others are
-            given a lower ratio by giving the others more.
-        data: samples for criteria that read some.
-        samples: how many of them.
+        round_to: groups keep the multiple of this number of channels nearest to what the ratio asks for. Several
+            numbers make it a knob, `<name>.round_to`, whose move reduces every group to a multiple.
+        groups: shell-style patterns over module paths by name. Each adds a knob `<name>.extra@<group>`: the fraction to
+            remove of the channels that earlier knobs left in these layers. Sensitive layers get a lower ratio by a
+            higher one for the others.
+        data: samples for criteria that need data.
+        samples: number of samples to use, at least 1.
+
+    Raises:
+        KMRError: a setting is out of range.
     """
 
     name: str = "structured"
@@ -73,7 +75,7 @@ class StructuredPruning(LayerRule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """The ratio (one, or one for each pattern of `layers`), what groups lose besides, and the rounding."""
+        """The ratio (one knob, or one for each pattern of `layers`), each group's extra ratio, and the rounding."""
         extra = tuple(Knob(f"{self.name}.{_EXTRA}@{group}", self.domain) for group in self.groups)
         rounding = (Knob(f"{self.name}.{_ROUND_TO}", Choice(self._units, neutral=1)),)
         return (*super().knobs, *extra, *(rounding if isinstance(self.round_to, tuple) else ()))
@@ -94,7 +96,7 @@ class StructuredPruning(LayerRule):
             scores = self._scores(model, groups)
             groups = [group for group in groups if group.root in scores]
             if not groups:
-                raise NotApplicable(f"{knob.name}: the criterion ranks no layer whose channels can go")
+                raise NotApplicable(f"{knob.name}: the criterion ranks no layer whose channels can be removed")
             smaller = self._cut(model, knob, graph, groups, scores, value)
         except CutFailed as reason:
             raise NotApplicable(f"{knob.name}: {reason}") from reason
@@ -117,13 +119,15 @@ class StructuredPruning(LayerRule):
         partly = _makers(group for group in graph.groups if group not in inside)
         self.report(
             (maker for maker in partly if self.governs(knob, maker)),
-            "left whole: their channels go with those of layers the knob does not govern",
+            "left whole: their channels depend on layers that the knob does not govern",
         )
         unknown = [group for group in inside if not group.removable]
         self.report(_makers(unknown), "left whole: their channels cannot be removed")
         inside = [group for group in inside if group.removable]
         if not inside:
-            raise NotApplicable(f"{knob.name}: no layer whose channels can go without changing the output's shape")
+            raise NotApplicable(
+                f"{knob.name}: no layer whose channels can be removed without a change of the output's shape"
+            )
         return inside
 
     def _scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
@@ -132,7 +136,7 @@ class StructuredPruning(LayerRule):
         found = {group.root: score for group, score in zip(groups, self.criterion(model, groups, data), strict=True)}
         kind = type(self.criterion).__name__
         unknown = [group for group in groups if not len(found[group.root])]
-        self.report(_makers(unknown), f"left whole: {kind} has nothing to rank their channels by")
+        self.report(_makers(unknown), f"left whole: {kind} cannot rank their channels")
         return {root: score for root, score in found.items() if len(score)}
 
     def _choose(
@@ -163,14 +167,14 @@ class StructuredPruning(LayerRule):
         scores: Mapping[str, Tensor],
         value: Value,
     ) -> Cut:
-        """Cut through as many groups as can be cut together; report the others."""
+        """Cut as many groups as can be cut together; report the others."""
         chosen = self._choose(knob, groups, scores, value)
         untouched = [group for group in groups if not len(chosen[group.root])]
         if self._is(knob, _ROUND_TO):
             groups = [group for group in groups if group not in untouched]
         elif self.scope == "layer" or len(untouched) == len(groups):
-            # Ranked together, a group that loses nothing still counts in the share that the others lose.
-            self.report(_makers(untouched), f"left whole: {value:g} of their channels is less than one to remove")
+            # In a common ranking, a group that loses nothing still counts in the share that the others lose.
+            self.report(_makers(untouched), f"left whole: {value:g} of their channels is less than one")
             groups = [group for group in groups if group not in untouched]
         if not groups:
             return Cut(model, {})
@@ -182,7 +186,7 @@ class StructuredPruning(LayerRule):
         smaller, reasons = widest_cut(groups, graph, attempt)
         for reason in dict.fromkeys(reasons.values()):
             left = [group for group in groups if reasons.get(group.root) == reason]
-            self.report(_makers(left), f"left whole: their channels cannot go ({reason})")
+            self.report(_makers(left), f"left whole: their channels cannot be removed ({reason})")
         return smaller
 
 

@@ -1,7 +1,7 @@
-"""Removing channels from a model exactly: the cut, which elements of every parameter survive it, and the proof.
+"""Exact removal of channels from a model: the cut, the surviving elements of every parameter, and the proof.
 
-The cut is made in a twin whose parameters hold the numbers of their own elements, so that afterwards every parameter of
-the twin tells which elements of the original survive: weights, masks and grids are then sliced alike, bit by bit.
+The cut is made in a twin whose parameters hold the numbers of their own elements. After the cut, every parameter of the
+twin lists the surviving elements of the original. Weights, masks and grids are then sliced alike and exactly.
 """
 
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ _EXACT_IN_FLOAT32 = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A smaller model, and for each parameter of the original (by path and name) the numbers of surviving elements."""
+    """A smaller model, and the numbers of the surviving elements of each original parameter, by path and name."""
 
     model: nn.Module
     survivors: dict[tuple[str, str], Tensor]
 
 
 def cut(model: nn.Module, inputs: Inputs, graph: Graph, removed: Mapping[str, Tensor]) -> Cut:
-    """Return a model without the chosen channels, checked; the given one is not changed.
+    """Return a model without the chosen channels, with its outputs checked; the given model is not changed.
 
     Args:
-        model: without parametrizations.
-        inputs: a batch the model runs on.
-        graph: of this model; it is used up.
+        model: a model without parametrizations.
+        inputs: a batch that the model runs on.
+        graph: the graph of this model, which cannot be used again.
         removed: the channels to remove from each group, by its root.
 
     Raises:
-        CutFailed: with the reason.
+        CutFailed: the cut is impossible or fails the check; the message has the reason.
     """
     twin = graph.twin
     _number_elements(twin)
@@ -50,7 +50,7 @@ def cut(model: nn.Module, inputs: Inputs, graph: Graph, removed: Mapping[str, Te
 
 
 def hold(smaller: Cut, states: Mapping[str, WeightState]) -> None:
-    """Put the masks and grids that held the full weights on the cut ones, cut alike."""
+    """Apply the masks and grids of the full weights to the cut ones, cut alike."""
     for path, layer in weight_layers(smaller.model):
         state = states[path]
         if state.grid is None and state.keep is None:
@@ -67,7 +67,7 @@ def hold(smaller: Cut, states: Mapping[str, WeightState]) -> None:
 
 
 def _cut_grid(state: WeightState, grid: Grid | Codebook, survivors: Tensor) -> Grid | Codebook:
-    """Return the grid of what is left of a weight; groups of entries that no longer lie together are fitted anew."""
+    """Return the grid of a cut weight; fit it again if groups of entries are no longer adjacent."""
     if isinstance(grid, Codebook):
         return grid
     if not grid.group:
@@ -86,7 +86,7 @@ def sliced(tensor: Tensor, survivors: Tensor) -> Tensor:
 
 
 def sliced_like(scale: Tensor, shape: torch.Size, survivors: Tensor) -> Tensor:
-    """Return what a tensor that broadcasts against a weight of some shape becomes when the weight is cut."""
+    """Return the slice of a tensor that broadcasts against a weight of this shape, after the weight is cut."""
     if scale.numel() == 1:
         return scale
     aligned = scale.reshape((1,) * (len(shape) - scale.dim()) + scale.shape)
@@ -127,7 +127,7 @@ def _fill(twin: nn.Module, original: nn.Module) -> dict[tuple[str, str], Tensor]
                 made[id(parameter)] = numbers, kept
             shared_numbers, shared = made[id(parameter)]
             if not torch.equal(shared_numbers, numbers):
-                raise CutFailed(f"the weight {name} of {path}, which is shared, would be cut in two ways")
+                raise CutFailed(f"the shared weight {name} of {path} would be cut in two ways")
             smaller._parameters[name] = shared
         for name, buffer in module._buffers.items():
             if buffer is not None:

@@ -1,4 +1,4 @@
-"""How the dependency graph cuts a linear layer whose weight is (inputs, outputs), as GPT-2 in `transformers` has."""
+"""Pruner for linear layers with weights of shape (inputs, outputs), as in GPT-2 of `transformers`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def transposed_linear_pruner() -> Any:
-    """Return what Torch-Pruning asks for a kind of layer it does not know."""
+    """Return a pruner of such layers for Torch-Pruning, which does not know them."""
     from torch_pruning.pruner.function import BasePruningFunc
 
     made = type("TransposedLinearPruner", (_Cuts, BasePruningFunc), {})()

@@ -1,4 +1,4 @@
-"""Unstructured pruning (Algorithm 3): the weights that are worth least become zero and stay zero."""
+"""Unstructured pruning (Algorithm 3): masks hold the weights with the lowest scores at 0."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,21 @@ _SCOPES = ("global", "layer", "output", "erk", "lamp")
 @final
 @dataclass(frozen=True, kw_only=True)
 class UnstructuredPruning(LayerRule):
-    """Set the weights of least worth to zero until a fraction of them is zero.
+    """Masks over the weights with the lowest scores.
 
-    The value is the fraction of the governed weights that are zero after the move, whatever was zero before it. Weights
-    removed earlier stay removed, and a grid stays the grid.
+    The value is the fraction of the governed weights that are 0 after the move, including those that were 0 before.
+    Weights removed earlier stay removed, and grids stay.
 
     Args:
-        scope: which weights are ranked together: all (`global`); those of a layer, each getting the sparsity (`layer`);
-            those of an output of a layer (`output`); those of a layer, which gets its Erdős–Rényi-kernel share (`erk`);
-            all, by their share of their layer's larger weights (`lamp`).
-        criterion: what a weight is worth.
-        data: samples for criteria that read some.
-        samples: how many of them.
+        scope: the weights to rank together: all (`global`); those of a layer, with the same sparsity for each layer
+            (`layer`) or its Erdős–Rényi-kernel share (`erk`); those of an output of a layer (`output`); all, by their
+            LAMP scores (`lamp`).
+        criterion: the score of a weight.
+        data: samples for criteria that need data.
+        samples: number of samples to use, at least 1.
+
+    Raises:
+        KMRError: a setting is invalid.
     """
 
     name: str = "prune"
@@ -74,7 +77,7 @@ class UnstructuredPruning(LayerRule):
                 if not keep.all():
                     write_weight(layers[path], WeightState(state.weight, state.grid, keep))
         self.report(already, f"left as they are: at least {value:g} of the weights are zero already")
-        self.report(dense, "left dense: so small that their budget is all of them")
+        self.report(dense, "left dense: their Erdős–Rényi-kernel share is all of their weights")
         return model
 
     def _ranked_together(self, states: Mapping[str, WeightState], sparsity: float) -> list[tuple[list[str], float]]:
@@ -100,6 +103,6 @@ def _is_reached(states: Sequence[WeightState], sparsity: float) -> bool:
 
 
 def _removed_first(score: Tensor, state: WeightState) -> Tensor:
-    """Rank removed weights below all others."""
+    """Return scores that rank removed weights below all others."""
     score = score.double()
     return score if state.keep is None else torch.where(state.keep, score, -1)

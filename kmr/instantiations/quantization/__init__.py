@@ -1,11 +1,11 @@
 """Quantization: weights and activations on a few levels (Algorithms 5 and 6), and bits for each layer.
 
-A method is a choice of levels, which is a pure function of the weight (`quantizers`) or of what calibration saw of an
-activation (`ranges`); of a rounding (to nearest, or `rounding`'s that minds the layer's outputs); and of the layers it
-is put on (a rule). Holding weights on levels through training is `kmr.representation.weights.Grid` and `Codebook`,
-activations `kmr.representation.activations`, the same for every method: training a quantized model is
-quantization-aware training. What makes rounding easier first (`folding`, `equalization`) leaves what the model computes
-as it is.
+A method combines levels, rounding and layers. Levels are a pure function of the weight (`quantizers`) or of an
+activation's calibration statistics (`ranges`). Rounding is to nearest, or to preserve the layer's outputs (`rounding`).
+A rule selects the layers. All methods share their representation: `Grid` and `Codebook` of `kmr.representation.weights`
+keep weights on levels in training, and `kmr.representation.activations` rounds activations, so that training a
+quantized model is quantization-aware training. Preparations that ease rounding (`folding`, `equalization`) preserve the
+model's outputs.
 """
 
 from kmr.instantiations.quantization.clustering import WeightClustering

@@ -1,4 +1,4 @@
-"""Calibration: what layers see and return while a model runs over some data."""
+"""Calibration: statistics of layers' inputs and outputs over some data."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,18 +20,18 @@ def calibration_batches(data: Split | None, samples: int, rule: str) -> list[Inp
     """Return the inputs of the first samples of a split, in its batches.
 
     Raises:
-        KMRError: there is no data, or no sample is asked for.
+        KMRError: there is no data, or `samples` < 1.
     """
     if data is None:
-        raise KMRError(f"{rule} needs calibration data: give it data=<a kmr.data.Split of training samples>")
+        raise KMRError(f"{rule} needs calibration data: set data to a kmr.data.Split of training samples")
     if samples < 1:
-        raise KMRError(f"{rule} needs at least one calibration sample, not {samples}")
+        raise KMRError(f"samples of {rule} must be at least 1, not {samples}")
     return [inputs for inputs, _ in data.subset(samples).batches()]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the body with the model in evaluation mode and without gradients, then put the modes back."""
+    """Run the body with the model in evaluation mode and without gradients, then restore the modes."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -55,9 +55,9 @@ class _Extremes:
 def observe(
     model: nn.Module, inputs_of: Mapping[str, nn.Module], outputs_of: Mapping[str, nn.Module], batches: list[Inputs]
 ) -> tuple[dict[str, Seen], dict[str, Seen]]:
-    """Return what the inputs and what the outputs of layers were over the batches, by path.
+    """Return statistics of layers' inputs and outputs over the batches, by path.
 
-    Layers that were not called, or not with a tensor, are missing.
+    Layers that are not called, or not with a tensor, are missing.
 
     Raises:
         NotApplicable: an activation is not finite.
@@ -69,7 +69,7 @@ def observe(
         low, high = tensor.detach().float().aminmax()
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise NotApplicable(
-                f"the activations at {path or 'the model itself'} are not finite on the calibration data"
+                f"the activations at {path or 'the model itself'} are not finite for the calibration data"
             )
         entry = store.setdefault(path, _Extremes())
         entry.lows.append(low.cpu())
@@ -120,18 +120,18 @@ def _watching(
 
 
 class Uses(TorchFunctionMode):
-    """Records, while a model runs, which functions and modules take which modules' outputs.
+    """A record of which functions and modules use which modules' outputs in a forward pass.
 
     Args:
-        model: the model about to run; its modules are watched by hooks until `close`.
-        through_relu: take what a ReLU returns for the output of what it was given, too.
+        model: the model to run; hooks watch its modules until `close`.
+        through_relu: also count the output of a ReLU as the output of the module before it.
     """
 
     def __init__(self, model: nn.Module, *, through_relu: bool = False) -> None:
         super().__init__()
         self._through_relu = through_relu
         self.readers: dict[str, list[str]] = {}
-        """Of the path of each layer or module without parts, what took its output: such paths, functions by name."""
+        """The readers of each innermost module's output, by its path: paths of modules and names of functions."""
         self._made: dict[int, tuple[Tensor, list[str]]] = {}
         self._inside = 0
         self._handles: list[Any] = []
@@ -143,7 +143,7 @@ class Uses(TorchFunctionMode):
                 self._handles.append(module.register_forward_hook(self._leave_container(path)))
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -197,17 +197,17 @@ class Uses(TorchFunctionMode):
 
     def _register(self, path: str, output: Any) -> None:
         if isinstance(output, Tensor):
-            # The tensor is kept, so that its id stands for no other one.
+            # A reference to the tensor keeps its id from being reused.
             makers = self._made.setdefault(id(output), (output, []))[1]
             makers.append(path)
 
 
 _SILENT = frozenset({"__get__", "size", "dim", "numel", "shape", "stride", "is_floating_point", "element_size", "type"})
-"""What functions ask of a tensor without reading its values."""
+"""Functions that do not read a tensor's values."""
 
 
 def uses(model: nn.Module, inputs: Inputs, *, through_relu: bool = False) -> dict[str, list[str]]:
-    """Run a model once and return, for each innermost module by path, what took its output (paths, function names)."""
+    """Run a model once; return the readers of each innermost module's output (paths, function names), by its path."""
     watch = Uses(model, through_relu=through_relu)
     try:
         with evaluating(model), watch:
@@ -218,7 +218,7 @@ def uses(model: nn.Module, inputs: Inputs, *, through_relu: bool = False) -> dic
 
 
 def one_batch(batches: list[Inputs]) -> Inputs:
-    """Join batches of equal kinds into one; where their samples differ in shape, return the first."""
+    """Concatenate batches of the same form; if their samples differ in shape, return the first batch."""
     parts = list(islice(batches, len(batches)))
     try:
         return _joined(parts)

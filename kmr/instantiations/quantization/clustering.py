@@ -1,4 +1,4 @@
-"""Weight clustering (Han et al. 2016, section 3; Algorithm 9): a layer's weights share a few values, any values."""
+"""Weight clustering (Han et al. 2016, section 3; Algorithm 9): a codebook of shared values for each layer."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -16,13 +16,13 @@ from kmr.representation.weights import WeightState, read_weight, write_weight
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightClustering(LayerRule):
-    """Replace each weight by the nearest of 2^bits values of its layer, found by k-means.
+    """A codebook of 2^bits values for each layer, found by k-means, whose nearest value replaces each weight.
 
-    Trained afterwards, weights move between the values (straight-through) and the values move too. A mask stays the
-    mask; a layer that already takes as few bits, or whose codebook would take more bytes than it saves, is left.
+    Later training moves weights between the values (straight-through) and moves the values too. Masks stay. The rule
+    skips layers that already have at most as many bits, or whose codebook would take more bytes than it saves.
 
     Args:
-        learned: values are trained when the model is; otherwise only which weight has which.
+        learned: train the values with the model; otherwise training only moves weights between fixed values.
     """
 
     name: str = "cluster"
@@ -54,6 +54,6 @@ class WeightClustering(LayerRule):
                 larger.append(path)
         if len(larger) == len(layers):
             raise NotApplicable(f"{knob.name}={bits}: every codebook would take more bytes than it saves")
-        self.report(already, f"left as they are: on a grid of {bits} bits or fewer already")
+        self.report(already, f"left as they are: already on a grid of {bits} bits or fewer")
         self.report(larger, "left as they are: their codebook would take more bytes than it saves")
         return model

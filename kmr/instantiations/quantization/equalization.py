@@ -1,8 +1,8 @@
-"""Cross-layer equalization (Nagel et al. 2019, section 4.1): ranges of weights made alike, outputs left as they are.
+"""Cross-layer equalization (Nagel et al. 2019, section 4.1): equal ranges of weights with unchanged outputs.
 
-Between two layers with a ReLU in between, channel i of the first can be divided by s and input i of the second be
-multiplied by s. With s = √(r₁/r₂), of the ranges r₁ of the channel's weights and r₂ of the weights that read it, both
-become √(r₁·r₂), so that one grid for a whole tensor wastes little. It needs no data.
+In two layers with a ReLU between them, channel i of the first can be divided by s and input i of the second multiplied
+by s. Let r₁ be the range of the channel's weights and r₂ that of the weights that read it. With s = √(r₁/r₂) both
+become √(r₁·r₂), so that one grid for a whole tensor wastes few levels. It needs no data.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def pairs_to_equalize(
     model: nn.Module, inputs: Inputs, governed: Callable[[str], bool] = lambda _: True
 ) -> list[tuple[str, str]]:
-    """Return the paths of layers and of the layers that alone read them, directly or through a ReLU."""
+    """Return the path pairs of layers and their only readers, directly or through a ReLU."""
     modules, shared = dict(model.named_modules()), tied_layers(model)
     found = uses(model, inputs, through_relu=True)
     calls = Counter(reader for readers in found.values() for reader in readers)
@@ -42,17 +42,17 @@ def pairs_to_equalize(
 
 
 def equalize(model: nn.Module, inputs: Inputs, governed: Callable[[str], bool] = lambda _: True) -> nn.Module:
-    """Equalize the ranges of weights across layers, in place; the model computes the same but for rounding.
+    """Equalize the ranges of weights across layers, in place; the model's outputs stay the same up to rounding.
 
-    Fold normalisation first (`fold_norms`): a layer whose output it reads is no pair with anything.
+    Fold normalisations first (`fold_norms`): a layer followed by one has no pair.
 
     Args:
-        model: its masks stay as they are.
-        inputs: a batch the model runs on.
-        governed: tells of a layer's path whether it may change.
+        model: the model; its masks stay.
+        inputs: a batch that the model runs on.
+        governed: tells whether the layer at a path may change.
     """
     pairs = pairs_to_equalize(model, inputs, governed)
-    # Layers in a row share channels: a few rounds settle them.
+    # Consecutive pairs share channels, so convergence takes a few rounds.
     for _ in range(_ROUNDS):
         for first, second in pairs:
             _equalize(model.get_submodule(first), model.get_submodule(second))

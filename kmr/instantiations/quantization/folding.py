@@ -1,8 +1,8 @@
-"""Batch normalisation folded into the layer before it (Jacob et al. 2018, section 3.2): what integer runtimes execute.
+"""Folding of batch normalisation into the layer before it (Jacob et al. 2018, section 3.2), as integer runtimes do.
 
-With running statistics μ, σ² and affine γ, β the pair computes γ/√(σ²+ε)·(W∗x + b − μ) + β: one layer of weight
-γ/√(σ²+ε)·W and bias γ/√(σ²+ε)·(b − μ) + β. Training goes on with the folded weight: the statistics are frozen in it,
-so that training and inference round the same numbers (Nagel et al. 2021, section 4.2: static folding).
+With running statistics μ, σ² and affine γ, β the pair computes γ/√(σ²+ε)·(W∗x + b − μ) + β: one layer with weight
+γ/√(σ²+ε)·W and bias γ/√(σ²+ε)·(b − μ) + β. Later training uses the folded weight with frozen statistics, so that
+training and inference round the same numbers (Nagel et al. 2021, section 4.2: static folding).
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ _LAYERS = (
 def pairs_to_fold(
     model: nn.Module, inputs: Inputs, governed: Callable[[str], bool] = lambda _: True
 ) -> list[tuple[str, str]]:
-    """Return the paths of layers and of the batch normalisations that alone read them, found by running the model once.
+    """Return the path pairs of layers and the batch normalisations that are their only readers, from one forward pass.
 
-    A layer on a grid, with a shared weight or at a path that is not governed is left out.
+    Layers with a grid, a shared weight or a path that is not governed are skipped.
     """
     modules = dict(model.named_modules())
     shared = tied_layers(model)
@@ -49,12 +49,12 @@ def pairs_to_fold(
 
 
 def fold_norms(model: nn.Module, inputs: Inputs, governed: Callable[[str], bool] = lambda _: True) -> nn.Module:
-    """Fold every batch normalisation that follows one layer into it, in place; `nn.Identity` takes its place.
+    """Fold batch normalisations into the layers before them and replace them by `nn.Identity`, in place.
 
     Args:
-        model: its masks stay as they are.
-        inputs: a batch the model runs on.
-        governed: tells of a layer's path whether it may change.
+        model: the model; its masks stay.
+        inputs: a batch that the model runs on.
+        governed: tells whether the layer at a path may change.
     """
     for path, norm_path in pairs_to_fold(model, inputs, governed):
         layer, norm = model.get_submodule(path), model.get_submodule(norm_path)
@@ -88,10 +88,10 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _along_outputs(layer: Any, factor: Tensor) -> Tensor:
-    """Shape one number for each output channel so that it multiplies a layer's weight."""
+    """Reshape one number for each output channel so that it multiplies a layer's weight."""
     dims = layer.weight.dim()
     if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return factor.view(-1, *[1] * (dims - 1))
-    # (inputs, outputs of a group, …): the inputs of group g meet its own outputs.
+    # The weight has shape (inputs, outputs of a group, …): the inputs of a group lead to its own outputs.
     by_group = factor.view(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
     return by_group.reshape(layer.in_channels, -1, *[1] * (dims - 2))

@@ -1,7 +1,7 @@
-"""Uniform quantizers: which `scale` and `zero_point` a weight gets. Rounding itself is `kmr.representation.rounding`.
+"""Uniform quantizers: the `scale` and `zero_point` for a weight. `kmr.representation.rounding` does the rounding.
 
-All compute in double precision and return tensors of the weight's dtype that broadcast against it: one value for the
-whole tensor, one for each index along `dim`, or (`fit_grid`) one for each group of entries in a row.
+All quantizers compute in double precision. They return tensors of the weight's dtype that broadcast against it: one
+value for the whole tensor, one for each index along `dim`, or (`fit_grid`) one for each group of entries in a row.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,35 +18,35 @@ from kmr.representation.rounding import from_codes, nearest_level, to_codes
 from kmr.representation.weights import Codebook, Grid, WeightState
 
 Quantizer: TypeAlias = Callable[[Tensor, int, int | None], tuple[Tensor, Tensor]]
-"""Of (weight, bits, dim or None for one grid over the tensor), the (scale, zero_point)."""
+"""A function of (weight, bits, dim or None for one grid over the tensor) that returns (scale, zero_point)."""
 
 SHRINKS = tuple(1 - 0.025 * step for step in range(34))
-"""Shares of a weight's range that `clip="mse"` tries, down to 0.175."""
+"""The shares of a weight's range that `clip="mse"` tries, down to 0.175."""
 
 
 def affine_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Spread 2^bits levels over the weight's range, widened to hold 0, which is a level (Jacob et al. 2018, eq. 1).
+    """Spread 2^bits levels over the weight's range, widened so that 0 is a level (Jacob et al. 2018, eq. 1).
 
-    At 1 bit this and the other schemes are sign(w)·mean|w| (Rastegari et al. 2016).
+    At 1 bit, all schemes are sign(w)·mean|w| (Rastegari et al. 2016).
     """
     return _grid("affine", weight, bits, dim)
 
 
 def symmetric_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Spread 2^bits − 1 levels evenly around 0, the outermost on the largest magnitude."""
+    """Spread 2^bits − 1 levels symmetrically around 0, the outermost at the largest magnitude."""
     return _grid("symmetric", weight, bits, dim)
 
 
 def midrise_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Spread 2^bits levels evenly around 0, which is none of them, the outermost on the largest magnitude."""
+    """Spread 2^bits levels symmetrically around 0, without 0, the outermost at the largest magnitude."""
     return _grid("midrise", weight, bits, dim)
 
 
 def kmr_grid(weight: Tensor, bits: int, dim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Round to multiples of Δ = (max w − min w)/(2^bits − 1) (Algorithm 5), on 2^bits consecutive ones from min w up.
+    """Use 2^bits consecutive multiples of Δ = (max w − min w)/(2^bits − 1) from min w up as levels (Algorithm 5).
 
-    A constant weight c has no Δ; it gets multiples of c, so that it stays exact. So do weights whose spread is
-    too small beside their size to tell levels apart in their precision.
+    A constant weight c has no Δ; its levels are multiples of c, so that it stays exact. The same holds for weights
+    whose spread is too small, relative to their size, to distinguish levels in their precision.
     """
     return _grid("kmr", weight, bits, dim)
 
@@ -74,25 +74,28 @@ def fit_grid(
         bits: bits of a code.
         scheme: `affine`, `symmetric`, `midrise` or `kmr`.
         dim: one grid for each index along this dimension; None for one grid.
-        group: instead, one grid for every so many entries of a row, as `kmr.representation.weights.Grid` counts them; 0
-        for none.
+        group: number of consecutive entries of a row that share a scale instead, as in
+            `kmr.representation.weights.Grid`; 0 for no groups.
         clip: spread levels over the whole `range`, or over the share of it with the least squared error (`mse`).
-        power_of_two: scales are powers of two, rounded up, so that nothing is clamped that was not.
-        learned: the scale is trained with the weight.
+        power_of_two: round scales up to powers of two, so that no further value is clamped.
+        learned: train the scale with the weight.
+
+    Raises:
+        KMRError: an argument is invalid.
     """
     if scheme not in QUANTIZERS:
         raise KMRError(f"unknown quantization scheme {scheme!r}: choose {', '.join(QUANTIZERS)}")
     if clip not in ("range", "mse"):
-        raise KMRError(f"a grid is clipped to the range or by mse, not {clip!r}")
+        raise KMRError(f"the clip of a grid must be range or mse, not {clip!r}")
     if group < 0:
-        raise KMRError(f"a group has at least 1 entry (0 for no groups), not {group}")
+        raise KMRError(f"the group of a grid must be at least 1, or 0 for no groups, not {group}")
     weight = weight.detach()
     if not group:
         scale, zero_point = _grid(scheme, weight, bits, dim, clip=clip, power_of_two=power_of_two)
         return Grid(scale, zero_point, bits, learned=learned)
     rows = weight.flatten(1)
     count = -(-rows.shape[1] // group)
-    # Filled up with the last entry of the row, which leaves the range of its group as it is.
+    # Padding with the last entry of the row does not change the range of its group.
     filled = torch.cat([rows, rows[:, -1:].expand(-1, count * group - rows.shape[1])], 1).reshape(-1, group)
     scale, zero_point = _grid(scheme, filled, bits, 0, clip=clip, power_of_two=power_of_two)
     shape = (len(rows), count)
@@ -100,15 +103,18 @@ def fit_grid(
 
 
 def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid | Codebook:
-    """Return a grid for another weight with the bits, scheme and granularity of the one a layer's weight is on.
+    """Return a grid for another weight with the bits, scheme and granularity of an existing grid.
 
-    The scheme is told from the grid: symmetric ones have 0 in the middle of the codes and leave the lowest code unused,
-    affine ones have 0 among the codes, and the paper's anywhere (where it is among the codes, it is taken for affine).
-    A codebook gets one of as many levels.
+    The grid reveals its scheme: a symmetric grid has 0 in the middle of the codes and never uses the lowest code; an
+    affine one has 0 among the codes; the paper's may have it anywhere (and counts as affine if it is among the codes).
+    For a codebook, return one with as many bits.
+
+    Raises:
+        KMRError: the state has no grid.
     """
     grid = state.grid
     if grid is None:
-        raise KMRError("a weight that is on no grid has none to be like")
+        raise KMRError("the weight has no grid to imitate: give the state of a quantized weight")
     if isinstance(grid, Codebook):
         return fit_codebook(weight, grid.bits, learned=grid.learned)
     codes, zero_point = grid.codes(state.weight), grid.zero_point
@@ -125,13 +131,13 @@ def fit_like(state: WeightState, weight: Tensor, dim: int) -> Grid | Codebook:
 
 
 def fit_codebook(weight: Tensor, bits: int, *, keep: Tensor | None = None, learned: bool = True) -> Codebook:
-    """Return at most 2^bits levels for a weight by k-means (Han et al. 2016, section 3), started evenly over its range.
+    """Return a codebook of at most 2^bits levels by k-means, initialised linearly (Han et al. 2016, section 3).
 
     Args:
         weight: any shape.
         bits: bits of a code.
-        keep: where the weight counts; what a mask removes needs no level.
-        learned: the levels are trained with the weight.
+        keep: mask of the weights to fit; masked weights need no level.
+        learned: train the levels with the weight.
     """
     _steps(bits)
     values = weight.detach().double()
@@ -154,14 +160,14 @@ def fit_codebook(weight: Tensor, bits: int, *, keep: Tensor | None = None, learn
 
 
 _ROUNDS = 60
-"""Rounds of k-means; the levels of real weights hardly move after 30."""
+"""Maximum rounds of k-means; the levels of real weights hardly move after 30."""
 
 
 def channel_dim(layer: nn.Module) -> int:
     """Return the dimension of a layer's weight that counts its output channels (rows, for an embedding).
 
-    Grouped transposed convolutions hold the output channels of one group only; a grid along them is shared by the
-    groups, and where a group has a single one the grid follows the input channels instead.
+    The weight of a grouped transposed convolution has only the output channels of one group. Its groups share a grid
+    along them; if a group has a single output channel, the grid follows the input channels instead.
     """
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return 1 if layer.groups == 1 or layer.weight.shape[1] > 1 else 0
@@ -170,7 +176,7 @@ def channel_dim(layer: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class _Target:
-    """What a grid is for: where levels may lie and in which precision."""
+    """The kind of grid to fit: its scheme, bits and precision."""
 
     scheme: str
     bits: int
@@ -191,20 +197,20 @@ class _Target:
                 zero_point = torch.full_like(scale, middle)
             case "midrise":
                 scale = self._usable(2 * magnitude / steps)
-                # Where there is nothing but 0, that is a level after all.
+                # A weight of zeros gets 0 as a level.
                 nothing = 2 * magnitude / steps < torch.finfo(self.dtype).tiny
                 zero_point = torch.where(nothing, middle, steps / 2)
             case _:
                 step = (high - low) / steps
-                # Codes further from 0 than this are no longer whole numbers in the weight's precision.
+                # Codes further from 0 than this are not whole numbers in the weight's precision.
                 farthest = max(0.125 / torch.finfo(self.dtype).eps, 2 * steps)
                 scale = self._usable(torch.where(magnitude > step * farthest, magnitude, step))
-                # Rounded as the grid itself rounds, in the dtype of the weight, so that the lowest weight has code 0.
+                # Rounding in the weight's dtype, like the grid itself, gives the lowest weight code 0.
                 zero_point = -torch.round(low.to(self.dtype) / scale) + 0.0
         return scale, zero_point.to(self.dtype)
 
     def _usable(self, scale: Tensor) -> Tensor:
-        """Return the scale in the weight's dtype, 1 where there is nothing to spread levels over."""
+        """Return the scale in the weight's dtype, or 1 where the range is empty."""
         if self.power_of_two:
             scale = torch.where(scale > 0, torch.exp2(torch.ceil(torch.log2(scale))), scale)
         narrow = scale.to(self.dtype)

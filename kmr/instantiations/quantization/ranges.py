@@ -1,7 +1,7 @@
-"""Which range of an activation its grid covers: from what calibration saw of it, five ways to choose.
+"""Ranges for grids of activations: five methods to choose them from calibration statistics.
 
-Calibration looks twice: first at the smallest and largest value of each batch, then at a histogram between the extremes
-of all. `minmax` and `moving_average` need the first look only.
+Calibration makes two passes: the first records the smallest and largest value of each batch, the second a histogram
+between the overall extremes. `minmax` and `moving_average` need the first pass only.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ BINS = 2048
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What calibration saw of one tensor.
+    """Calibration statistics of one tensor.
 
     Args:
-        lows: the smallest value of each batch, in order.
-        highs: the largest.
+        lows: the smallest value of each batch, in order, (batches,).
+        highs: the largest value of each batch, (batches,).
         histogram: counts in `BINS` equal bins between the smallest of `lows` and the largest of `highs`.
     """
 
@@ -41,17 +41,17 @@ class Seen:
 
     @property
     def centers(self) -> Tensor:
-        """The middle of each bin."""
+        """The centre of each bin."""
         width = (self.high - self.low) / len(self.histogram)
         return self.low + width * (torch.arange(len(self.histogram), dtype=torch.float64) + 0.5)
 
 
 Range: TypeAlias = Callable[[Seen, int], tuple[float, float]]
-"""Of what was seen and the bits of a code, the (low, high) to cover."""
+"""A function of (statistics, bits) that returns the range (low, high) to cover."""
 
 
 def minmax(seen: Seen, bits: int) -> tuple[float, float]:
-    """Cover everything that was seen."""
+    """Cover all observed values."""
     return seen.low, seen.high
 
 
@@ -65,7 +65,7 @@ def moving_average(seen: Seen, bits: int, momentum: float = 0.9) -> tuple[float,
 
 
 def percentile(seen: Seen, bits: int, kept: float = 0.9999) -> tuple[float, float]:
-    """Leave out the same share of values at both ends, (1 − kept)/2 each."""
+    """Clip the same share of values at both ends, (1 − kept)/2 each."""
     below = torch.cumsum(seen.histogram.double(), 0)
     tail = (1 - kept) / 2 * below[-1]
     width = (seen.high - seen.low) / len(seen.histogram)
@@ -75,7 +75,7 @@ def percentile(seen: Seen, bits: int, kept: float = 0.9999) -> tuple[float, floa
 
 
 def least_squares(seen: Seen, bits: int, candidates: int = 100) -> tuple[float, float]:
-    """Cover the share of the range whose grid has the least mean squared error."""
+    """Cover the share of the range whose grid has the least squared error."""
     x, weight = seen.centers, seen.histogram.double()
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     steps = 2.0**bits - 1
@@ -95,8 +95,8 @@ def least_squares(seen: Seen, bits: int, candidates: int = 100) -> tuple[float, 
 def entropy(seen: Seen, bits: int, stride: int = 8) -> tuple[float, float]:
     """Clip magnitudes at the threshold whose quantized distribution loses the least information (Migacz 2017).
 
-    For each threshold the clipped distribution P, the tail in its last bin, is held against Q, its values spread evenly
-    over as many levels as a grid has for them; the threshold with the least KL(P ‖ Q) is taken.
+    For each threshold, P is the clipped distribution with its tail in the last bin, and Q spreads its values evenly
+    over the levels of the grid. The threshold with the least KL(P ‖ Q) wins.
     """
     edge = max(-seen.low, seen.high)
     if not edge > 0:
@@ -105,7 +105,7 @@ def entropy(seen: Seen, bits: int, stride: int = 8) -> tuple[float, float]:
     bins = len(seen.histogram)
     places = (seen.centers.abs() / edge * bins).long().clamp(max=bins - 1)
     counts = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, seen.histogram.double())
-    # 0 is a level whatever the threshold: the many zeros after a ReLU must not ask for narrow bins around it.
+    # 0 is a level at any threshold, so the many zeros after a ReLU must not favour narrow bins around it.
     counts[0] = counts[1]
     best = (float("inf"), bins)
     for kept in range(min(levels, bins), bins + 1, stride):
@@ -138,5 +138,5 @@ def _divergence(counts: Tensor, kept: int, levels: int) -> float:
     spread = filled * (mass / places.clamp(min=1))[level]
     p, q = clipped / clipped.sum(), spread / spread.sum().clamp(min=1e-300)
     there = p > 0
-    # A bin that holds the tail alone is empty in Q: what cannot be told apart from nothing costs, but not infinitely.
+    # A bin with only the tail is empty in Q; the clamp keeps its divergence finite.
     return float((p[there] * (p[there] / q[there].clamp(min=1e-12)).log()).sum())

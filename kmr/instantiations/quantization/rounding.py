@@ -1,7 +1,7 @@
-"""Rounding that minds what a layer computes, not only its weights: GPTQ, and correction of biases.
+"""Rounding that preserves a layer's outputs, not only its weights: GPTQ, and bias correction.
 
-Both look at calibration data one layer after the other, in the order in which the model runs them, so that every layer
-sees the inputs that the quantized layers before it produce.
+Both process layers in the order in which the model runs them on calibration data, so that every layer gets its inputs
+from the quantized layers before it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +19,19 @@ from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weig
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _PART = 32
-"""Samples whose inputs are unfolded at once."""
+"""Number of samples to unfold at once."""
 
 
 def gptq_round(weight: Tensor, grid: Grid, gram: Tensor, damping: float = 0.01) -> Tensor:
-    """Choose a level for each weight so that ‖(W − Q)·X‖² is small, one input after the other (Frantar et al. 2023).
+    """Round weights to levels with a small ‖(W − Q)·X‖², one input after the other (GPTQ, Frantar et al. 2023).
 
-    Each input's rounding error is made up for by the inputs not yet rounded, as the inverse of X·Xᵀ says (optimal brain
-    surgeon). Inputs of larger power are rounded first.
+    Inputs not yet rounded compensate for each rounding error, by the inverse of X·Xᵀ (optimal brain surgeon). Inputs
+    with larger power are rounded first.
 
     Args:
-        weight: of shape (outputs, inputs).
-        grid: of the same matrix.
-        gram: X·Xᵀ of the layer's inputs, of shape (inputs, inputs).
+        weight: W, shape (outputs, inputs).
+        grid: the grid of this matrix.
+        gram: X·Xᵀ of the layer's inputs, shape (inputs, inputs).
         damping: added to the diagonal, relative to its mean.
 
     Returns:
@@ -62,7 +62,7 @@ def gptq_round(weight: Tensor, grid: Grid, gram: Tensor, damping: float = 0.01) 
         left[:, column + 1 :] -= error[:, None] * factor[column, column + 1 :]
     back = torch.empty_like(rounded)
     back[:, order] = rounded
-    # To the grid's own precision: the values are those of codes, to the last bit.
+    # Rounding again in the grid's own precision makes the values exactly those of codes.
     matrix = back.to(weight.dtype)
     return grid.values(grid.codes(matrix))
 
@@ -70,12 +70,12 @@ def gptq_round(weight: Tensor, grid: Grid, gram: Tensor, damping: float = 0.01) 
 def round_by_layer(
     model: nn.Module, layers: Mapping[str, WeightLayer], grid_of: Callable[[WeightLayer], Grid], batches: list[Inputs]
 ) -> list[str]:
-    """Put layers on grids by `gptq_round`, each when one batch of all calibration data reaches it, in place.
+    """Put layers on grids by `gptq_round` in one pass over all calibration data, in place.
 
-    A mask is kept: removed weights stay 0 and take part in no rounding error.
+    Masks stay: removed weights stay 0 and do not contribute to the rounding error.
 
     Returns:
-        The paths of layers that were rounded to nearest instead, for want of a Gram matrix.
+        The paths of layers rounded to nearest instead, because they have no Gram matrix.
     """
     missed = set(layers)
 
@@ -122,12 +122,12 @@ def output_means(model: nn.Module, layers: Mapping[str, WeightLayer], batches: l
 def correct_biases(
     model: nn.Module, layers: Mapping[str, WeightLayer], wanted: Mapping[str, list[Tensor]], batches: list[Inputs]
 ) -> list[str]:
-    """Move biases so that the output channels of layers have the means they had, in place (Nagel et al. 2019).
+    """Shift biases so that layers' output channels have their previous means, in place (Nagel et al. 2019).
 
-    Each layer is corrected on what the corrected layers before it give.
+    Each layer is corrected on the outputs of the corrected layers before it.
 
     Returns:
-        The paths of the layers without a bias, which are left as they are.
+        The paths of the layers without a bias, which stay unchanged.
     """
     biased = {path: layer for path, layer in layers.items() if getattr(layer, "bias", None) is not None}
     moves: dict[str, list[Tensor]] = {}
@@ -166,7 +166,7 @@ def _after(
 
 
 def _rounded(state: WeightState, grid: Grid, grams: Tensor) -> Tensor:
-    """Round a weight whose groups of outputs have inputs of these Gram matrices, of shape (groups, inputs, inputs)."""
+    """Round a weight by the Gram matrices of its groups' inputs, shape (groups, inputs, inputs)."""
     weight = state.weight
     rows = weight.reshape(len(grams), -1, grams.shape[1])
     spread = [t.expand_as(weight).reshape(rows.shape) for t in grid.spread(weight)]
@@ -182,7 +182,7 @@ def _rounded(state: WeightState, grid: Grid, grams: Tensor) -> Tensor:
 
 
 def _row_by_row(weight: Tensor, grid: Grid, gram: Tensor, keep: Tensor) -> Tensor:
-    """Round the kept weights of each row alone."""
+    """Round the kept weights of each row separately."""
     rounded = torch.zeros_like(weight)
     scale, zero_point = grid.spread(weight)
     for row in range(len(weight)):
@@ -194,7 +194,7 @@ def _row_by_row(weight: Tensor, grid: Grid, gram: Tensor, keep: Tensor) -> Tenso
 
 
 def _gram(layer: WeightLayer, inputs: Tensor) -> Tensor | None:
-    """Sum up X·Xᵀ of a layer's inputs, of shape (groups, inputs, inputs), in double precision over parts of a batch."""
+    """Return X·Xᵀ of a layer's inputs, shape (groups, inputs, inputs), in double precision over parts of a batch."""
     total: Tensor | None = None
     for part in torch.split(inputs.detach(), _PART):
         columns = _columns(layer, part.float())
@@ -206,7 +206,7 @@ def _gram(layer: WeightLayer, inputs: Tensor) -> Tensor | None:
 
 
 def _columns(layer: WeightLayer, inputs: Tensor) -> Tensor | None:
-    """Return what a layer's rows of weights multiply, of shape (groups, inputs, samples); None where unknown."""
+    """Return the inputs of a layer's rows of weights, shape (groups, inputs, samples); None for unknown layers."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1]).T[None]
     if not isinstance(layer, _CONVOLUTIONS) or inputs.dim() != layer.weight.dim():
@@ -232,7 +232,7 @@ def _along_channels(layer: WeightLayer, output: Tensor) -> list[int]:
 
 
 def _channel(layer: WeightLayer, output: Tensor) -> int:
-    """Return the dimension of the channels of what a layer returned."""
+    """Return the channel dimension of a layer's output."""
     if isinstance(layer, nn.Linear | nn.Embedding | nn.Bilinear):
         return output.dim() - 1
     return output.dim() + 1 - layer.weight.dim()

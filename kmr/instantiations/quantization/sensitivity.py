@@ -1,8 +1,8 @@
-"""How much each layer's bits matter, and bits for each layer at a budget (mixed precision).
+"""Sensitivity of a model to each layer's bits, and the choice of bits for each layer (mixed precision).
 
-What a model loses when one layer alone is rounded is measured on a few samples; these losses are taken to add up, and
-`kmr.knapsack` shares out the bytes. The result is a knob vector of a rule with one knob for each layer: a first trial
-to enqueue in a study.
+A few samples measure the model's loss when one layer alone is rounded. These losses are assumed to add up, and
+`kmr.knapsack` allocates the bytes. The result is a knob vector of a rule with one knob for each layer: a first trial to
+enqueue in a study.
 """
 
 import copy
@@ -28,13 +28,13 @@ Bits = dict[str, int]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What rounding one layer alone to a width loses and costs, for each layer and width.
+    """The loss and cost of rounding one layer alone, for each layer and width.
 
     Args:
-        layers: paths, in the model's order.
+        layers: paths of the layers, in the model's order.
         widths: bits.
-        losses: for each layer the loss at each width, ≥ 0.
-        bytes: for each layer the stored bytes at each width.
+        losses: the loss of each layer at each width, ≥ 0.
+        bytes: the stored bytes of each layer at each width.
         rest: stored bytes of everything else.
     """
 
@@ -45,10 +45,10 @@ class Sensitivity:
     rest: float
 
     def for_bytes(self, budget: float) -> tuple[Bits, Allocation]:
-        """Return the bits for each layer with the least loss at this many stored bytes, and the allocation.
+        """Return the bits for each layer with the least loss within this number of stored bytes, and the allocation.
 
         Raises:
-            NotApplicable: the fewest bits take more.
+            NotApplicable: even the fewest bits take more.
         """
         found = allocate(self.bytes, self.losses, budget - self.rest)
         return self._bits(found), found
@@ -66,19 +66,22 @@ def measure_sensitivity(
     kind: Literal["kl", "taylor"] = "kl",
     samples: int = 128,
 ) -> Sensitivity:
-    """Measure what rounding each layer alone to each width loses; the model is not changed.
+    """Measure the loss from rounding each layer alone to each width; the model is not changed.
 
     Args:
-        model: gives logits of shape (n, classes, …).
-        data: samples to measure on; for `taylor` the targets are those of cross-entropy.
-        rule: how weights are rounded; its layer patterns are replaced by one for each layer.
+        model: a model that returns logits of shape (n, classes, …).
+        data: samples to measure on; `taylor` needs targets of cross-entropy.
+        rule: the rule that rounds; its layer patterns are replaced by one for each layer.
         widths: bits.
         kind: the divergence KL(model ‖ rounded model) of the predictions (layers × widths passes), or its second-order
             estimate ½·Σ F·Δw² with the empirical Fisher F of the weights (one pass with gradients; Dong et al. 2019).
-        samples: of the data, from the start.
+        samples: number of samples to use, from the start of the data.
+
+    Raises:
+        KMRError: `kind` is unknown, or the rule reaches no layer.
     """
     if kind not in ("kl", "taylor"):
-        raise KMRError(f"sensitivity is measured by kl or taylor, not {kind!r}")
+        raise KMRError(f"kind of sensitivity must be kl or taylor, not {kind!r}")
     plain = rule if rule is not None else WeightQuantization()
     model, _ = split_attention(copy.deepcopy(model), lambda _: True)
     shared = tied_layers(model)
@@ -120,7 +123,7 @@ def per_layer(rule: WeightQuantization, layers: Sequence[str]) -> WeightQuantiza
 
 
 def as_vector(rule: WeightQuantization, bits: Mapping[str, int]) -> dict[str, int]:
-    """Return bits for each layer as a knob vector of `per_layer(rule, bits)`, to enqueue in a study."""
+    """Return the bits for each layer as a knob vector of `per_layer(rule, bits)`, to enqueue in a study."""
     return {knob.name: bits[knob.layers] for knob in per_layer(rule, tuple(bits)).knobs}
 
 
@@ -143,7 +146,7 @@ def _divergence(model: nn.Module, batches: Sequence[Inputs], reference: Sequence
 
 
 def _fisher(model: nn.Module, data: Split, paths: Sequence[str]) -> dict[str, Tensor]:
-    """Return the mean squared gradient of the loss of single samples, for each weight of each layer."""
+    """Return the mean squared gradient of single samples' losses, for each weight of each layer."""
     twin = copy.deepcopy(model).eval().requires_grad_(True)
     layers = {path: twin.get_submodule(path) for path in paths}
     total = {path: torch.zeros(read_weight(layer).weight.shape, dtype=torch.float64) for path, layer in layers.items()}

@@ -1,4 +1,4 @@
-"""Quantization of weights and activations: grids of activations fixed by calibration (static) or found at run time."""
+"""Quantization of weights and activations, with ranges of activations from calibration (static) or at run time."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ _SIDES = ("into", "out")
 
 @dataclass(frozen=True, kw_only=True)
 class _BothQuantization(LayerRule):
-    """Weights per output channel and activations per tensor, both of the knob's bits.
+    """Grids for weights per output channel and for activations per tensor, both with the knob's bits.
 
     Args:
-        weight_bits: bits of the weights, where they are to differ from those of the activations; 32 leaves weights.
-        weight_scheme: `symmetric` (what integer kernels take) or `affine`.
-        learned: the steps of weights (and of static activations) are trained when the model is (LSQ).
+        weight_bits: bits of the weights if they differ from those of the activations, 1 to 16; 32 skips weights.
+        weight_scheme: `symmetric` (for integer kernels) or `affine`.
+        learned: train the steps of weights (and of static activations) with the model (LSQ).
     """
 
     weight_bits: int | None = None
@@ -54,7 +54,7 @@ class _BothQuantization(LayerRule):
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
         model, read_by_parent = split_attention(model, lambda path: self.reaches(knob, path))
-        self.report(read_by_parent, "attention left as it is: it computes in a way of its own")
+        self.report(read_by_parent, "attention left as it is: it is customised or shares weights")
         layers = self.weights_of(model, knob)
         self._quantize_activations(model, knob, layers, bits)
         self._quantize_weights(layers, bits)
@@ -80,7 +80,7 @@ class _BothQuantization(LayerRule):
                 state.weight, weight_bits, scheme=self.weight_scheme, dim=channel_dim(layer), learned=self.learned
             )
             write_weight(layer, WeightState(state.weight, grid, state.keep))
-        self.report(already, f"weights left as they are: on a grid of {weight_bits} bits or fewer already")
+        self.report(already, f"weights left as they are: already on a grid of {weight_bits} bits or fewer")
 
     def _reachable(self, layers: Mapping[str, WeightLayer]) -> dict[str, WeightLayer]:
         others = {path for path, layer in layers.items() if not can_quantize(layer) and not _takes_indices(layer)}
@@ -91,20 +91,22 @@ class _BothQuantization(LayerRule):
 @final
 @dataclass(frozen=True, kw_only=True)
 class StaticQuantization(_BothQuantization):
-    """Put weights and activations on grids; those of activations come from calibration and stay (PTQ static).
+    """Grids for weights and activations, with activation ranges fixed by calibration (PTQ static).
 
-    Trained afterwards, the model learns with both roundings in place (QAT). Batch normalisation that alone reads a
-    layer is folded into it first. The inputs of every governed linear layer and convolution are quantized, and the
-    outputs of those that go into a sum.
+    Later training keeps both roundings (QAT). The rule first folds batch normalisations into the layers before them. It
+    quantizes the inputs of every governed linear layer and convolution, and the outputs of those that go into a sum.
 
     Args:
-        data: calibration samples, by default none: the rule then refuses.
-        example_inputs: a batch to trace the model with; by default the first of `data`.
-        samples: calibration samples, from the start of `data`.
-        observer: the range to cover: `minmax`, `moving_average`, `percentile`, `mse` or `entropy`.
+        data: calibration samples, which the rule requires.
+        example_inputs: a batch to trace the model with; by default the first samples of `data`.
+        samples: number of calibration samples, from the start of `data`; at least 1.
+        observer: how to choose the range: `minmax`, `moving_average`, `percentile`, `mse` or `entropy`.
         fold: fold batch normalisation.
-        equalize: make the ranges of weights alike across layers first (`equalization`).
+        equalize: first equalize the ranges of weights across layers (`equalization`).
         sums: quantize the outputs of layers that are added up.
+
+    Raises:
+        KMRError: a setting is invalid, or there is no data.
     """
 
     name: str = "static"
@@ -149,7 +151,7 @@ class StaticQuantization(_BothQuantization):
         into, out = self._observe(model, reachable, summed)
         self.report(reachable.keys() - into.keys(), "activations left as they are: not called on the calibration data")
         if reachable and not into:
-            raise NotApplicable(f"{knob.name}: the calibration data reach no layer")
+            raise NotApplicable(f"{knob.name}: no layer is called on the calibration data")
         for path, layer in reachable.items():
             quantize_activations(
                 layer,
@@ -189,12 +191,12 @@ class StaticQuantization(_BothQuantization):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DynamicQuantization(_BothQuantization):
-    """Put weights on grids and round activations to the range they have at run time (PTQ dynamic); needs no data.
+    """Grids for weights, and activations rounded to their range at run time (PTQ dynamic); needs no data.
 
-    The inputs of every governed linear layer and convolution are quantized.
+    The rule quantizes the inputs of every governed linear layer and convolution.
 
     Args:
-        rows: one range for each vector along the last dimension (each token), instead of one for the whole batch.
+        rows: use one range for each vector along the last dimension (each token), instead of one for the whole batch.
     """
 
     name: str = "dynamic"
@@ -210,7 +212,7 @@ def _takes_indices(layer: nn.Module) -> bool:
 
 
 def _summed(model: nn.Module, inputs: Inputs) -> set[str]:
-    """Return the paths of modules whose output is added to another, perhaps through what a folded norm left."""
+    """Return the paths of modules whose output goes into a sum, directly or through the identity of a folded norm."""
     found = uses(model, inputs)
     modules = dict(model.named_modules())
 

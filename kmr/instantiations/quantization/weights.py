@@ -1,4 +1,4 @@
-"""Weight quantization (Algorithm 5): every weight of a layer becomes one of 2^bits levels and stays one."""
+"""Weight quantization (Algorithm 5): every weight of a layer stays on one of 2^bits levels."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
@@ -18,25 +18,29 @@ from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weig
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightQuantization(LayerRule):
-    """Round weights to grids of a number of bits, fitted to what the model computes with now.
+    """Grids for weights, with the knob's bits, fitted to the present weights.
 
-    A layer whose grid has that many bits or fewer keeps it; a mask stays the mask and is applied after the grid. The
-    packed projections of attention become layers of their own (`kmr.instantiations.attention`) and are rounded too.
-    Trained afterwards, the weights stay on their grids (QAT, weights only).
+    A layer whose grid already has at most as many bits keeps it. Masks stay and are applied after the grid. The packed
+    projections of attention become separate layers (`kmr.instantiations.attention`) and are rounded too. Later training
+    keeps the weights on their grids (QAT, weights only).
 
     Args:
-        scheme: `affine` (levels over the range, 0 among them), `symmetric` (evenly around 0, which is one),
-            `midrise` (evenly around 0, which is none) or `kmr` (the paper's Δ). 1 bit is sign(w)·mean|w| in all.
+        scheme: `affine` (levels over the range, including 0), `symmetric` (symmetric around 0, with a level at 0),
+            `midrise` (symmetric around 0, without a level at 0) or `kmr` (the paper's Δ). With 1 bit, all are
+            sign(w)·mean|w|.
         granularity: one grid for each output `channel`, or one for the `tensor`.
-        group: one grid for every so many entries of each row instead (`kmr.representation.weights.Grid`); 0 for none.
+        group: entries of a row that share a grid instead (`kmr.representation.weights.Grid`); 0 for no groups.
         clip: levels over the whole `range` of the weights, or over the share of it with the least squared error, `mse`.
-        power_of_two: scales are powers of two.
-        rounding: each weight to the `nearest` level, or one after the other so that the layer's outputs on calibration
-            data change least (`gptq`, Frantar et al. 2023).
-        bias_correction: move biases by the mean change of each output channel on calibration data (Nagel et al. 2019).
-        learned: scales are trained when the model is (LSQ, Esser et al. 2020).
+        power_of_two: use powers of two as scales.
+        rounding: each weight to the `nearest` level, or in sequence to preserve the layer's outputs on calibration data
+            (`gptq`, Frantar et al. 2023).
+        bias_correction: shift biases by the mean change of each output channel on calibration data (Nagel et al. 2019).
+        learned: train scales with the model (LSQ, Esser et al. 2020).
         data: calibration samples, which `gptq` and `bias_correction` need.
-        samples: how many of them, from the start.
+        samples: number of calibration samples, from the start of `data`.
+
+    Raises:
+        KMRError: a setting is invalid, or required data is missing.
     """
 
     name: str = "quantize"
@@ -81,13 +85,13 @@ class WeightQuantization(LayerRule):
         layers = self.weights_of(model, knob)
         states = {path: read_weight(layer) for path, layer in layers.items()}
         already = [path for path, state in states.items() if state.grid is not None and state.grid.bits <= bits]
-        self.report(already, f"left as they are: on a grid of {bits} bits or fewer already")
+        self.report(already, f"left as they are: already on a grid of {bits} bits or fewer")
         chosen = {path: layer for path, layer in layers.items() if path not in already}
         before = output_means(model, chosen, self._batches()) if self.bias_correction else {}
         if self.rounding == "gptq":
             missed = round_by_layer(model, chosen, lambda layer: self._grid(layer, bits), self._batches())
             self.report(
-                missed, "rounded to nearest: of a kind without a Gram matrix, or not called on calibration data"
+                missed, "rounded to nearest: the layer has no Gram matrix, or is not called on calibration data"
             )
         else:
             for layer in chosen.values():
@@ -96,7 +100,7 @@ class WeightQuantization(LayerRule):
         if self.bias_correction:
             self.report(
                 correct_biases(model, chosen, before, self._batches()),
-                "without bias correction: no bias, and none is added before a normalisation or in an embedding",
+                "without bias correction: the layer has no bias",
             )
         return model
 

@@ -1,9 +1,9 @@
-"""Which channels matter least: each criterion is a class a config selects by `_target_`.
+"""Criteria of channel importance, each a class that a config selects by `_target_`.
 
-Known methods are a criterion and a way of ranking: L1 filter pruning is `L1` within each layer, network slimming
-`NormScale` over all layers, FPGM `GeometricMedian`, APoZ `NonZeros`, Molchanov's `Taylor` over all layers, isomorphic
-pruning any of them among groups of the same kind; channels chosen by and for least-squares reconstruction are
-`Reconstruction` over all layers.
+Known methods combine a criterion with a scope of ranking. L1 filter pruning is `L1` within each layer, network slimming
+`NormScale` over all layers, FPGM `GeometricMedian`, APoZ `NonZeros`, Molchanov's method `Taylor` over all layers.
+Isomorphic pruning is any of them among groups of the same kind. `Reconstruction` over all layers chooses channels for a
+least-squares reconstruction.
 """
 
 from kmr.instantiations.pruning.criteria.activation import MeanActivation, NonZeros

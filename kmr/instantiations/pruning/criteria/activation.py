@@ -1,4 +1,4 @@
-"""Criteria that read what flows through the channels: how often it is not zero, and how large it is."""
+"""Criteria from activations: how often a channel is not zero, and how large it is."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from kmr.instantiations.pruning.rows import is_transposed_linear
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationCriterion(Criterion):
-    """A mean over samples and places of what the readers of a channel are given, after every activation and pooling.
+    """A mean over samples and positions of a channel as its readers get it, after every activation and pooling.
 
-    Where no linear layer or convolution reads a group, the outputs of the layers that make it are read.
+    If no linear layer or convolution reads a group, the mean is over the outputs of the layers that make it.
     """
 
     needs_data: ClassVar[bool] = True
 
     @abstractmethod
     def measure(self, activation: Tensor) -> Tensor:
-        """Map activations to what is averaged, elementwise."""
+        """Map activations to the values to average, elementwise."""
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
         assert data is not None
@@ -37,7 +37,7 @@ class ActivationCriterion(Criterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class NonZeros(ActivationCriterion):
-    """Share of a channel's activations that are not zero: 1 − APoZ (Hu et al. 2016)."""
+    """The share of a channel's activations that are not zero: 1 − APoZ (Hu et al. 2016)."""
 
     def measure(self, activation: Tensor) -> Tensor:
         return (activation != 0).double()
@@ -46,14 +46,14 @@ class NonZeros(ActivationCriterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class MeanActivation(ActivationCriterion):
-    """Mean absolute activation of a channel (Molchanov et al. 2017)."""
+    """The mean absolute activation of a channel (Molchanov et al. 2017)."""
 
     def measure(self, activation: Tensor) -> Tensor:
         return activation.double().abs()
 
 
 def _watched(model: nn.Module, group: ChannelGroup) -> list[Part]:
-    """Return the parts whose layer shows the group's activations: all readers, or the makers where there is none."""
+    """Return the parts whose layers expose the group's activations: all readers, or the makers if there is none."""
     shown = [part for part in group.parts if _channel_dim(model.get_submodule(part.path)) is not None]
     return [part for part in shown if not part.makes] or [part for part in shown if part.makes]
 

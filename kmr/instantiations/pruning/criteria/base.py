@@ -1,4 +1,4 @@
-"""What every criterion shares: it scores the channels of all groups of a model at once, and the least important go."""
+"""Base class of criteria: scores for the channels of all groups of a model at once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from kmr.instantiations.pruning.rows import channel_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion(ABC):
-    """Scores channels by what the model would lose without them.
+    """An importance score for channels, by the model's loss without them.
 
     Args:
-        relative: divide the scores of a group by their mean, so that groups of other sizes and scales can be ranked
+        relative: divide the scores of a group by their mean, so that groups of different sizes and scales can be ranked
             together.
     """
 
@@ -29,12 +29,12 @@ class Criterion(ABC):
 
     @abstractmethod
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
-        """Score the channels of each group, (channels,) each; an empty tensor where the criterion has nothing to go by.
+        """Score the channels of each group, (channels,) each; an empty tensor if the criterion cannot score the group.
 
         Args:
-            model: without parametrizations, in eval mode; it must be left as it is.
-            groups: of this model.
-            data: calibration samples, where `needs_data`.
+            model: a model without parametrizations, in eval mode; it must not be changed.
+            groups: groups of this model.
+            data: calibration samples if `needs_data`, else None.
         """
 
     @final
@@ -42,12 +42,12 @@ class Criterion(ABC):
         """Return the importance of each channel of each group, on the CPU, in double precision.
 
         Raises:
-            KMRError: the criterion needs calibration data and there is none.
+            KMRError: the criterion needs calibration data and gets none.
             NotApplicable: a score is not finite.
         """
         kind = type(self).__name__
         if self.needs_data and data is None:
-            raise KMRError(f"the criterion {kind} reads calibration data: give the rule `data`")
+            raise KMRError(f"the criterion {kind} needs calibration data: give the rule `data`")
         modes = [(module, module.training) for module in model.modules()]
         try:
             found = self._scores(model.eval(), groups, data)
@@ -70,7 +70,7 @@ class Criterion(ABC):
         def score() -> dict[str, Tensor]:
             return {str(place): each for place, each in enumerate(self.scores(model, groups, data))}
 
-        # The groups follow from the model and from where the rule may cut, which their roots and sizes tell.
+        # The groups depend on the model and on the layers the rule governs; roots and sizes identify them.
         where = [[group.root, group.size, list(group.makers)] for group in groups]
         found = derived("channel scores", score, model=model, groups=where, criterion=self, data=data)
         return [found[str(place)] for place in range(len(groups))]
@@ -78,26 +78,26 @@ class Criterion(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A weight by channels: row `part.positions[i]` of `matrix` belongs to the group's channel `part.channels[i]`."""
+    """A weight as rows of channels: row `part.positions[i]` of `matrix` is the group's channel `part.channels[i]`."""
 
     part: Part
     layer: nn.Module
     matrix: Tensor
 
     def summed(self, values: Tensor, size: int) -> Tensor:
-        """Add up one value for each row of the matrix over the channels they belong to, (size,)."""
+        """Sum one value for each row of the matrix by channel; return (size,)."""
         total = torch.zeros(size, dtype=torch.float64, device=values.device)
         channels = self.part.channels.to(values.device)
         return total.index_add_(0, channels, values.double()[self.part.positions.to(values.device)])
 
 
 def weight_rows(model: nn.Module, group: ChannelGroup, tensors: dict[str, Tensor] | None = None) -> Iterator[Rows]:
-    """Yield the rows of each weight of a group that has a known form.
+    """Yield the rows of each weight in a group with a known layout.
 
     Args:
         model: the model.
         group: one of its groups.
-        tensors: read these, by the layer's path, instead of the weights.
+        tensors: tensors to use instead of the weights, by the layer's path.
     """
     for part in group.parts:
         layer = model.get_submodule(part.path)
@@ -110,5 +110,5 @@ def weight_rows(model: nn.Module, group: ChannelGroup, tensors: dict[str, Tensor
 
 
 def mean_of(parts: Sequence[Tensor]) -> Tensor:
-    """Return the mean over the parts of a group, or an empty tensor where there is none."""
+    """Return the mean over the parts of a group, or an empty tensor without any."""
     return torch.stack(list(parts)).mean(0) if parts else torch.empty(0)

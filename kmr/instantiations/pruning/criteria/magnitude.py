@@ -1,4 +1,4 @@
-"""Criteria that read the weights alone: their magnitude, the scale of normalisation, the distance between filters."""
+"""Criteria from weights alone: their magnitude, the scale of normalisation, the distance between filters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 @final
 @dataclass(frozen=True, kw_only=True)
 class L1(Criterion):
-    """Sum of a channel's absolute weights, averaged over the layers of its group (Li et al. 2017; Fang et al. 2023)."""
+    """The sum of a channel's absolute weights, averaged over its group's layers (Li et al. 2017; Fang et al. 2023)."""
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
         return [_power(model, group, 1) for group in groups]
@@ -26,7 +26,7 @@ class L1(Criterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class L2(Criterion):
-    """Sum of a channel's squared weights, averaged over the layers of its group (Fang et al. 2023)."""
+    """The sum of a channel's squared weights, averaged over the layers of its group (Fang et al. 2023)."""
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
         return [_power(model, group, 2) for group in groups]
@@ -35,9 +35,9 @@ class L2(Criterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class NormScale(Criterion):
-    """Absolute scale γ of the normalisation a channel passes (network slimming, Liu et al. 2017).
+    """The absolute scale γ of the normalisation after a channel (network slimming, Liu et al. 2017).
 
-    Groups without a normalisation are left alone.
+    Groups without a normalisation get no score and stay whole.
     """
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
@@ -54,7 +54,7 @@ class NormScale(Criterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian(Criterion):
-    """Summed Euclidean distance of a filter to all others of its layer (FPGM, He et al. 2019): the replaceable go."""
+    """A filter's summed Euclidean distance to all others of its layer, low if replaceable (FPGM, He et al. 2019)."""
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
         return [
@@ -70,7 +70,7 @@ class GeometricMedian(Criterion):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Random(Criterion):
-    """A number drawn for each channel: the baseline of all other criteria. The rule's seed decides it."""
+    """A random number for each channel by the rule's seed: the baseline for all other criteria."""
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup], data: Split | None) -> list[Tensor]:
         return [torch.rand(group.size, dtype=torch.float64) for group in groups]

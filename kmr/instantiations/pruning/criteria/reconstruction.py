@@ -1,4 +1,4 @@
-"""What the layers that read a channel would lose without it, if their other inputs took over what they can."""
+"""Criterion from least-squares reconstruction: the readers' error without a channel after a refit."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,15 +25,14 @@ _PLACES = 4096
 @final
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Criterion):
-    """The squared error that removing a channel adds in the layers that read it, their other weights refitted.
+    """The squared error that removing a channel adds in its readers after their other weights are refitted.
 
-    The elimination of `kmr.recovery.removal_costs`, in units of the reading layer's output variance, or through the
-    BatchNorm after it where there is one, and for the multiply-accumulates saved, so that groups can be ranked
-    together: the scope `global` has every group lose as much as it can bear. Made for cuts that
-    `kmr.recovery.reconstruct` follows.
+    The error is that of `kmr.recovery.removal_costs`, relative to the reader's output variance (or through the
+    BatchNorm after it), and relative to the multiply-accumulates saved. Groups can therefore be ranked together: with
+    the scope `global`, robust groups lose more channels. Follow the cut by `kmr.recovery.reconstruct`.
 
     Args:
-        power: of the multiply-accumulates that a channel takes; 0 leaves them out.
+        power: exponent of the multiply-accumulates of a channel, at least 0; 0 ignores them.
     """
 
     power: float = 0.5
@@ -53,12 +52,12 @@ class Reconstruction(Criterion):
             if is_product(layer := model.get_submodule(part.path)) and convolution_groups(layer) == 1
         }
         seen = {path: _Seen() for path in layers}
-        with torch.no_grad(), tracking(model, layers, lambda _: None) as told, ExitStack() as stack:
+        with torch.no_grad(), tracking(model, layers, lambda _: None) as tracked, ExitStack() as stack:
             for path, layer in layers.items():
                 stack.callback(layer.register_forward_hook(_hook(seen[path])).remove)
             for inputs, _ in data.batches():
                 forward(model, inputs)
-        scales = {path: _scale(layer, told.normalised.get(path), seen[path]) for path, layer in layers.items()}
+        scales = {path: _scale(layer, tracked.normalised.get(path), seen[path]) for path, layer in layers.items()}
         _, macs = count_macs(model, data.first_inputs())
         found = []
         for group in groups:
@@ -68,14 +67,14 @@ class Reconstruction(Criterion):
                 if not part.makes and part.path in layers and seen[part.path].count
             ]
             known = [cost for cost in costs if len(cost)]
-            taken = _macs_of_a_channel(model, group, macs) ** self.power
-            found.append(torch.stack(known).sum(0) / taken if known else torch.empty(0))
+            saved = _macs_of_a_channel(model, group, macs) ** self.power
+            found.append(torch.stack(known).sum(0) / saved if known else torch.empty(0))
         return found
 
 
 @dataclass
 class _Seen:
-    """What came in at a layer's places, and the spread of what went out."""
+    """Running sums of a layer's inputs at sampled places, for their mean and covariance."""
 
     count: int = 0
     gram: Any = 0.0
@@ -101,7 +100,7 @@ def _hook(seen: _Seen) -> Callable[..., None]:
 
 
 def _scale(layer: Product, norm: Any, seen: _Seen) -> Tensor:
-    """Return by what a layer's outputs are to be multiplied, (outputs,), so that errors of layers compare."""
+    """Return factors on a layer's outputs, (outputs,), that make errors of different layers comparable."""
     weight = layer.weight.detach().flatten(1).double()
     if norm is not None and norm.running_var is not None:
         slope = 1.0 if norm.weight is None else norm.weight.detach()
@@ -113,7 +112,7 @@ def _scale(layer: Product, norm: Any, seen: _Seen) -> Tensor:
 
 
 def _costs(part: Part, layer: Product, seen: _Seen, scale: Tensor, size: int) -> Tensor:
-    """Return the cost of each of a group's channels in one layer that reads them, or nothing if they are not even."""
+    """Return the cost of each of a group's channels in one reader, or an empty tensor if their counts differ."""
     order = part.channels.argsort(stable=True)
     each = torch.bincount(part.channels, minlength=size)
     if not len(order) or int(each.min()) != int(each.max()):

@@ -1,4 +1,4 @@
-"""What the loss would change by, to first order, without a channel."""
+"""Criterion from gradients: the first-order change of the loss without a channel."""
 
 import copy
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from kmr.instantiations.pruning.graph import ChannelGroup
 @final
 @dataclass(frozen=True, kw_only=True)
 class Taylor(Criterion):
-    """Squared first-order change of the loss without the channel, averaged over batches (Molchanov et al. 2019).
+    """The squared first-order change of the loss without a channel, averaged over batches (Molchanov et al. 2019).
 
-    The change is Σ ∂L/∂w · w over the weights that read the channel, which is exactly ∂L/∂z · z summed over its
-    activations z; where nothing of known form reads it, over the weights that make it.
+    The change is Σ ∂L/∂w · w over the weights that read the channel, which equals ∂L/∂z · z summed over its activations
+    z. If no layer of a known kind reads it, the sum is over the weights that make it.
 
     Args:
-        loss: of (outputs, targets).
+        loss: a function of (outputs, targets).
     """
 
     loss: Loss = F.cross_entropy

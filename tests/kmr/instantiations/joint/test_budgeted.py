@@ -247,7 +247,7 @@ def test_attention_takes_part() -> None:
     [
         ({"bits": (1, 8)}, "bits of geta"),
         ({"bits": (8, 8)}, "bits of geta"),
-        ({"stay": 0.0}, "share that stays"),
+        ({"stay": 0.0}, "stay of geta must be a share"),
         ({"layers": ("0",)}, "exclude"),
         ({"ramp": 0.0}, "ramp"),
         ({"original": None}, "no teacher"),
@@ -259,7 +259,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 
 def test_a_recipe_that_keeps_the_best_weights_is_refused_and_so_is_no_data() -> None:
-    with pytest.raises(KMRError, match="keep the last weights"):
+    with pytest.raises(KMRError, match="must have keep=last"):
         geta(recipe=partial(FineTune, steps=4, keep="best", holdout=0.2))(model(), KNOB, 0.1)
     with pytest.raises(NotApplicable, match="no data"):
         geta(data=None)(model(), KNOB, 0.1)

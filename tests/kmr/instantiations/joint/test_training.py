@@ -134,7 +134,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_a_recipe_that_keeps_the_best_weights_is_refused_and_so_is_no_data() -> None:
     best = joint(recipe=partial(FineTune, steps=4, keep="best", holdout=0.2))
-    with pytest.raises(KMRError, match="keep the last weights"):
+    with pytest.raises(KMRError, match="must have keep=last"):
         best(model(), KNOB, "0.5/4")
     with pytest.raises(NotApplicable, match="no data"):
         joint(data=None)(model(), KNOB, "0.5/4")

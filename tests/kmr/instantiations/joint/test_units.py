@@ -78,7 +78,7 @@ def test_units_know_their_share_of_what_layers_read_and_make(case: Any) -> None:
 def test_heads_and_blocks_go_as_wholes(case: Any) -> None:
     model, inputs = case("groups")
     groups, left = find_groups(model, inputs, everywhere)
-    assert left == {"left whole: a normalisation over channels sees them": ["4"]}
+    assert left == {"left whole: a normalisation over channels uses them": ["4"]}
     units = find_units(model, groups)
     first = next(place for place, group in enumerate(groups) if "0" in group.makers)
     assert units.counts[first] == 4, "the second convolution has two groups of four"
@@ -89,7 +89,7 @@ def test_heads_and_blocks_go_as_wholes(case: Any) -> None:
     units = find_units(model, groups)
     heads = [int(count) for group, count in zip(groups, units.counts, strict=True) if group.heads > 1]
     assert heads == [4, 4]
-    assert "left whole: a normalisation over channels sees them" in left
+    assert "left whole: a normalisation over channels uses them" in left
 
 
 def test_what_stays_whole_is_told_with_the_reason(case: Any) -> None:
@@ -103,7 +103,7 @@ def test_what_stays_whole_is_told_with_the_reason(case: Any) -> None:
     assert [group.makers for group in groups] == [("hidden",)]
     groups, left = find_groups(IntoLSTM(), torch.randn(2, 5, 4), everywhere)
     assert groups == []
-    assert left == {"left whole: no weight of known form reads their channels": ["widen"]}
+    assert left == {"left whole: no weight of known layout reads their channels": ["widen"]}
 
 
 def test_groups_outside_what_is_governed_are_left_alone(case: Any) -> None:

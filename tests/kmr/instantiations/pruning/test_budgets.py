@@ -28,7 +28,7 @@ def test_a_pattern_keeps_the_best_of_every_block_of_inputs() -> None:
         lowest_kept = scores.where(blocks, torch.inf).min(-1).values
         assert bool((lowest_kept >= scores.where(~blocks, -1).max(-1).values).all())
     assert pattern_keep(torch.rand(2, 6), 2, 4) is None
-    with pytest.raises(KMRError, match="4 of 4"):
+    with pytest.raises(KMRError, match="4:4"):
         pattern_keep(linear, 4, 4)
 
 

@@ -62,7 +62,7 @@ def test_ratios_of_channels_count_from_what_is_left() -> None:
 
 
 def test_a_rule_that_removes_no_share_is_refused() -> None:
-    with pytest.raises(KMRError, match=r"unlike gradual\.bits"):
+    with pytest.raises(KMRError, match=r"gradual\.bits is not"):
         Gradual(rule=WeightQuantization, finetune=Spy())
     with pytest.raises(KMRError, match="steps >= 1"):
         Gradual(finetune=Spy(), steps=0)

@@ -92,9 +92,9 @@ def test_a_score_is_of_what_the_model_computes_with() -> None:
 
 
 def test_what_is_missing_or_diverged_is_named() -> None:
-    with pytest.raises(KMRError, match="SNIP scores weights by data"):
+    with pytest.raises(KMRError, match="SNIP needs data to score weights"):
         scored(linear(), SNIP(), None)
-    with pytest.raises(KMRError, match="does not fit the model"):
+    with pytest.raises(KMRError, match="does not match the model"):
         scored(linear(), Taylor(), Split((X, torch.randn(12, 5)), 12))
     model = linear()
     model.weight.data[0, 0] = torch.inf

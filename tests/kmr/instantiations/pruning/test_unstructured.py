@@ -129,7 +129,7 @@ def test_scopes_divide_the_sparsity_as_their_names_say() -> None:
 
 def test_a_layer_too_small_for_its_budget_stays_dense_and_says_so() -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(100, 100, bias=False))
-    with pytest.warns(RuleWarning, match="0: left dense: so small"):
+    with pytest.warns(RuleWarning, match="0: left dense: their Erdős–Rényi-kernel share"):
         moved = UnstructuredPruning(scope="erk")(model, "prune.sparsity", 0.5)
     assert read_weight(moved[0]).keep is None
 

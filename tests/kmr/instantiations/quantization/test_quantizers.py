@@ -219,7 +219,7 @@ def test_output_channels_of_every_kind_of_layer() -> None:
 def test_unknown_requests_are_refused() -> None:
     with pytest.raises(KMRError, match="affine, symmetric, midrise, kmr"):
         fit_grid(torch.ones(2, 2), 4, scheme="log")
-    with pytest.raises(KMRError, match="on no grid"):
+    with pytest.raises(KMRError, match="no grid to imitate"):
         fit_like(WeightState(torch.ones(2, 2)), torch.ones(2, 2), 0)
     with pytest.raises(KMRError, match="at least 1 bit"):
         affine_grid(torch.ones(2, 2), 0)

@@ -165,7 +165,7 @@ def test_bad_settings_and_missing_data_are_refused() -> None:
         StaticQuantization()
     with pytest.raises(KMRError, match="observer of static must be minmax"):
         StaticQuantization(data=DATA, observer="max")  # type: ignore[arg-type]
-    with pytest.raises(KMRError, match="at least one calibration sample"):
+    with pytest.raises(KMRError, match="samples of static must be at least 1"):
         StaticQuantization(data=DATA, samples=0)
     with pytest.raises(KMRError, match="weight_bits of dynamic"):
         DynamicQuantization(weight_bits=0)
