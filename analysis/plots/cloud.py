@@ -39,7 +39,7 @@ def cloud(table: StudyTable) -> go.Figure:
             **axes,
             "aspectmode": "cube",
             "domain": {"y": [0.1, 1]},
-            "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}},
+            "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
         },
         margin={"l": 0, "r": 0, "t": 90, "b": 0},
         legend={"y": 0},

@@ -80,9 +80,9 @@ def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure
     if not spent[-1]:
         return say(fig, f"The table records no {axes[against]}")
     if computed.normalised:
-        fig.update_layout(yaxis={"title": {"text": "hypervolume, share of the box to the ideal"}})
+        fig.update_layout(yaxis={"title": {"text": "hypervolume, share of the box"}})
     reached = int(np.argmax(computed.volumes >= 0.99 * computed.volumes[-1]))
-    unit = "" if against == "trials" else " s"
+    unit = " trials" if against == "trials" else " s"
     if computed.volumes[-1] > 0:
         text = f"{computed.volumes[-1]:.4g} after {spent[-1]:,.0f}{unit}; 99 % of it after {spent[reached]:,.0f}{unit}"
         fig.update_layout(title={"subtitle": {"text": text}})

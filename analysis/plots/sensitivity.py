@@ -28,7 +28,7 @@ def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
     ]
     name = escape(quality)
     fig = figure(
-        f"Loss of {name} by layer",
+        f"Worsening of {name} by layer",
         "each layer compressed alone, without training; empty: the rule could not be applied",
         xaxis={**plain_axis("value of the knob"), "tickangle": 0, "showgrid": False},
         yaxis={**plain_axis(""), "autorange": "reversed", "type": "category", "showgrid": False},

@@ -175,7 +175,7 @@ kmr.explorer = (() => {
       if (values.length && values.every((value) => value === values[0]) && values[0]) layout.xaxis.range = [0.5 * values[0], 1.5 * values[0]].sort((a, b) => a - b);
     } else {
       const space = (name, log) => ({ ...axis(name, log, tones), automargin: undefined, title: { text: plain(titled(meters.get(name))) }, backgroundcolor: tones.paper, color: tones.ink });
-      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.6, y: 1.6, z: 1.0 } } };
+      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.8, y: 1.8, z: 1.0 }, center: { x: 0, y: 0, z: -0.15 } } };
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.legend.y = 0;
     }
