@@ -1,6 +1,6 @@
-"""Reads the results table of a sweep: fronts, hypervolume, plots, exports and the report. Reads tables, not code."""
+"""Analysis of a sweep's results table: fronts, hypervolume, plots, exports and the report."""
 
-from analysis.comparison import grouped_by_config, pairwise, standings
+from analysis.comparison import group_by_config, pairwise, standings
 from analysis.contribution import contributions
 from analysis.exporting.export import Exported, export, export_front, export_images
 from analysis.exporting.latex import latex_table
@@ -8,7 +8,7 @@ from analysis.front import CloseNeighbours, close_neighbours, front_frame, front
 from analysis.importance import importance, importance_for_front
 from analysis.pareto.attainment import attainment
 from analysis.pareto.dominance import non_dominated, ranks, within_noise
-from analysis.pareto.hypervolume import history, hypervolume, normalised
+from analysis.pareto.hypervolume import history, hypervolume, hypervolume_share
 from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.plots import (
     fronts,
@@ -43,11 +43,12 @@ __all__ = [
     "front_frame",
     "front_of",
     "fronts",
-    "grouped_by_config",
+    "group_by_config",
     "history",
     "hypervolume",
     "hypervolume_history",
     "hypervolume_intervals",
+    "hypervolume_share",
     "igd_plus",
     "importance",
     "importance_for_front",
@@ -55,7 +56,6 @@ __all__ = [
     "latex_table",
     "load",
     "non_dominated",
-    "normalised",
     "pairwise",
     "parallel",
     "pareto",

@@ -1,4 +1,4 @@
-"""Where the trials and the time went: states, causes of failure, warnings, seconds by activity."""
+"""Accounting of trials and time: states, causes of failure, warnings, seconds by activity."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ACTIVITIES = {
     "seconds/rule": "compressing (rules)",
     "seconds/finetune": "fine-tuning",
     "seconds/meter": "measuring (meters)",
-    "seconds/other": "recalling and other",
+    "seconds/other": "cache and other",
 }
 
 
 class Tally(NamedTuple):
-    """A text and the points it happened to."""
+    """A text and the points that it is about."""
 
     text: str
     size: int
@@ -30,22 +30,22 @@ class Tally(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """Seconds spent on one activity and its share of all, in [0, 1]."""
+    """Seconds of an activity and its share of the total, in [0, 1]."""
 
     activity: str
     seconds: float
     share: float
 
 
-def measured(table: StudyTable) -> Mask:
-    """Mark the models that count: complete, with a finite value of every objective; the base model is one of them."""
+def mark_models(table: StudyTable) -> Mask:
+    """Mark the complete rows with a finite value of every objective, the base model included."""
     finite = np.isfinite(table.values(table.objectives)).all(axis=1)
     return np.asarray(table.complete.to_numpy(dtype=np.bool_) & finite, dtype=np.bool_)
 
 
 def models(table: StudyTable) -> tuple[tuple[str, str], ...]:
-    """Count the models in words: measured, those of them on the front, and rows of the table that are none."""
-    counted = measured(table)
+    """Count the measured models, the front members, and the rows without a model."""
+    counted = mark_models(table)
     with_base = bool((counted & table.uncompressed.to_numpy(dtype=np.bool_)).any())
     found = [("measured" + (", the base model among them" if with_base else ""), int(counted.sum()))]
     found += [("on the front", int(front_of(table).sum()))]
@@ -110,7 +110,7 @@ def failures(table: StudyTable) -> tuple[Tally, ...]:
 
 
 def warnings(table: StudyTable) -> tuple[Tally, ...]:
-    """Group what the rules warned about, line by line, the most frequent first."""
+    """Group the warnings of the rules by line, the most frequent first."""
     notes = table.frame["notes"].map(lambda note: note.splitlines() if isinstance(note, str) else []).explode().dropna()
     notes = notes.map(lambda line: str(line).strip())
     notes = notes[notes != ""]
@@ -118,7 +118,7 @@ def warnings(table: StudyTable) -> tuple[Tally, ...]:
 
 
 def time_spent(table: StudyTable) -> tuple[Spent, ...]:
-    """Add up the seconds of all points by activity; shares are of that sum, which parallel workers spend at once."""
+    """Sum the seconds of all points by activity; with parallel workers the sum exceeds the wall time."""
     totals = {words: float(np.nansum(table.column(name))) for name, words in ACTIVITIES.items()}
     whole = sum(totals.values())
     return tuple(Spent(words, seconds, seconds / whole if whole else 0.0) for words, seconds in totals.items())

@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees the old content or the new one, never a part."""
+"""Atomic writing of files: a reader sees the old content or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write `data` beside `path`, flush it to disk and rename it into place.
 
-    Returns `path`. Raises OSError as the file system reports it; the file set aside is removed then.
+    Returns `path`. Raises OSError as the file system reports it, and then removes the temporary file.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Several studies of the same objectives, compared in numbers: groups of runs that differ by seed alone."""
+"""Comparison of studies with the same objectives, in groups of runs that differ only by seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_A_RUN = ("seed", "name", "output_dir", "storage", "tracking", "report", "cac
 
 
 FEWEST_RUNS = 3
-"""Runs below which no interval is given: Student's t with one degree of freedom says ± 13 standard errors."""
+"""The fewest runs with an interval: with two, Student's t would give ± 13 standard errors."""
 
 
 class Interval(NamedTuple):
@@ -36,9 +36,9 @@ class Interval(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How a group of runs fares: hypervolume and R2 (smaller is better), IGD+ to the front of all runs together.
+    """Indicators of a group of runs: hypervolume, R2, and IGD+ to the front of all runs together.
 
-    `volumes` are the hypervolumes of the single runs.
+    A larger hypervolume is better, and a smaller R2 and IGD+. `volumes` are the hypervolumes of the single runs.
     """
 
     label: str
@@ -49,8 +49,8 @@ class Standing(NamedTuple):
     volumes: tuple[float, ...] = ()
 
 
-def grouped_by_config(tables: Sequence[StudyTable]) -> dict[str, list[StudyTable]]:
-    """Put the runs whose configs differ by seed and place alone into one group, named after what their names share."""
+def group_by_config(tables: Sequence[StudyTable]) -> dict[str, list[StudyTable]]:
+    """Group the runs whose configs differ only by seed and folder; a group's name is what the runs' names share."""
     groups: dict[str, list[StudyTable]] = {}
     for index, table in enumerate(tables):
         config = table.meta.get("config") or {}
@@ -81,22 +81,22 @@ def _shared_name(names: Sequence[str]) -> str:
 
 
 def check(groups: Groups) -> StudyTable:
-    """Return the first table once all have its objectives; raise TableError, naming the one that has not."""
+    """Return the first table; raise TableError where another has other objectives."""
     tables = [table for runs in groups.values() for table in runs]
     if not tables:
-        raise TableError("no run to compare: name at least one run folder")
+        raise TableError("no run to compare; name at least one run folder")
     first = tables[0]
     for table in tables:
         if (table.objectives, table.directions) != (first.objectives, first.directions):
             raise TableError(
-                f"{table.folder}: optimises {', '.join(table.objectives)}, not {', '.join(first.objectives)} as "
-                f"{first.folder} does; only studies of the same objectives compare"
+                f"studies of different objectives: {table.folder} optimises {', '.join(table.objectives)}, not "
+                f"{', '.join(first.objectives)} as {first.folder} does; compare studies of the same objectives"
             )
     return first
 
 
 def corners(groups: Groups) -> tuple[Floats, Floats]:
-    """Return the worst of the studies' reference points and the best of their ideals; NaN where one states none."""
+    """Return the studies' worst reference point and best ideal; NaN where a study states none."""
     first = check(groups)
     tables = [table for runs in groups.values() for table in runs]
 
@@ -109,7 +109,7 @@ def corners(groups: Groups) -> tuple[Floats, Floats]:
 
 
 def complete_values(table: StudyTable) -> Floats:
-    """Return the objectives of the complete models with all of them, (n, d)."""
+    """Return the objectives of the complete models that have them all, (n, d)."""
     values = table.values(table.objectives)[table.complete.to_numpy(dtype=np.bool_)]
     return values[np.isfinite(values).all(axis=1)]
 
@@ -124,8 +124,7 @@ def interval(
 ) -> Interval:
     """Return the mean of independent values and the confidence interval of the mean (Student's t).
 
-    What no value can be is cut off: the part of the interval outside [`least`, `most`] never holds the mean, so that
-    the rest covers it as often.
+    The interval is cut to the possible values, [`least`, `most`]. The mean never lies outside, so the coverage stays.
     """
     known = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
     if not len(known):
@@ -140,7 +139,7 @@ def interval(
 
 
 def standings(groups: Groups) -> tuple[Standing, ...]:
-    """Measure every group, the largest mean hypervolume first; raises TableError where objectives differ."""
+    """Measure every group, the largest mean hypervolume first; raise TableError where objectives differ."""
     first = check(groups)
     reference, ideal = corners(groups)
     spans = np.isfinite(reference).all() and np.isfinite(ideal).all()
@@ -168,8 +167,8 @@ def standings(groups: Groups) -> tuple[Standing, ...]:
 def pairwise(groups: Groups, kind: str) -> pd.DataFrame:
     """Return `coverage` or `epsilon` of every group (row) over every other (column), the mean over pairs of runs.
 
-    Epsilon is in spans of the shared corners where the studies state them. NaN for a group beside itself, and where a
-    front is empty. Raises ValueError for another kind.
+    Epsilon is in spans between the shared corners where the studies state them. NaN on the diagonal and where a front
+    is empty. Raises ValueError for another kind.
     """
     if kind not in ("coverage", "epsilon"):
         raise ValueError(f"kind must be coverage or epsilon, not {kind!r}")

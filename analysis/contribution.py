@@ -1,4 +1,4 @@
-"""What each technique adds to the front: the hypervolume of the study with and without it."""
+"""Contribution of each technique to the front: the hypervolume of the study with and without it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.table import StudyTable
 
 
 class Contribution(NamedTuple):
-    """Hypervolumes of the models that do without a technique and of those that use nothing else.
+    """Hypervolumes of the models without a technique and of the models that use no other.
 
-    `lost` is what goes when every model that uses it is taken away; `members` counts the front members that use it.
-    Shares of the box to the ideal where the study states one.
+    `lost` is the hypervolume lost without the models that use it. `members` counts the front members that use it.
+    Hypervolumes are shares of the box to the ideal where the study states one.
     """
 
     technique: str
@@ -36,7 +36,7 @@ def parts(technique: object) -> tuple[str, ...]:
 
 
 def contributions(table: StudyTable) -> tuple[Contribution, ...]:
-    """Measure every technique, the one whose loss costs most first; empty without a reference point or technique."""
+    """Measure every technique, the largest contribution first; empty without a reference point or a technique."""
     reference, ideal = table.corner("reference"), table.corner("ideal")
     if not np.isfinite(reference).all():
         return ()

@@ -1,4 +1,4 @@
-"""The Pareto front: which points no other point beats in every objective at once."""
+"""The Pareto front of a study: the points that no other point dominates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.table import StudyTable
 
 
 class CloseNeighbours(NamedTuple):
-    """Two neighbours on the front whose order in `meter` lies inside the noise of the measurement."""
+    """Two neighbours on the front whose order in `meter` is within the measurement noise."""
 
     left: str
     right: str
@@ -25,7 +25,7 @@ class CloseNeighbours(NamedTuple):
 def front_of(table: StudyTable, objectives: Sequence[str] | None = None) -> Mask:
     """Mark the rows of the table on the front of its complete points, as (n,) bools.
 
-    `objectives` names other meters than the study's own to take the front of.
+    `objectives` names the meters of the front; by default the study's objectives.
     """
     names = table.objectives if objectives is None else tuple(objectives)
     directions = table.directions if objectives is None else [table.direction(name) for name in names]
@@ -44,7 +44,7 @@ def front_frame(table: StudyTable, objectives: Sequence[str] | None = None) -> p
 
 
 def close_neighbours(table: StudyTable) -> tuple[CloseNeighbours, ...]:
-    """List the neighbours on the front whose order is inside the noise, for every objective with standard errors."""
+    """List the neighbours on the front whose order is within the noise, for each objective with standard errors."""
     front = StudyTable(front_frame(table), table.meta, table.folder)
     points = [str(point) for point in front.frame["point"]]
     found = []

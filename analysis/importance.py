@@ -1,4 +1,4 @@
-"""Which knobs matter: for the value of a meter, and for reaching the front."""
+"""Importance of knobs for the value of a meter and for reaching the front."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BINS = 12
 
 
 class Importance(NamedTuple):
-    """The weight of every knob in [0, 1]; `explained` is the out-of-bag R² of the forest behind it, NaN without one."""
+    """Importance of every knob in [0, 1]; `explained` is the out-of-bag R² of the forest, NaN without a forest."""
 
     shares: dict[str, float]
     explained: float
@@ -25,21 +25,21 @@ class Importance(NamedTuple):
 
 
 def knob_frame(table: StudyTable) -> pd.DataFrame:
-    """Return the knobs that the models were made with: one column per knob, NaN where a knob was left alone."""
+    """Return the knob values of the models: one column per knob, NaN where a knob was not turned."""
     names = [str(name) for name in table.frame.columns if str(name).startswith("knob/")]
     return table.frame[names].rename(columns=lambda name: name.removeprefix("knob/"))
 
 
 def importance(table: StudyTable, meter: str) -> Importance | None:
-    """Share out the variance of a meter among the knobs.
+    """Attribute the variance of a meter to the knobs.
 
-    Total Sobol indices (Jansen 1999) of a random forest fitted to at most 1,500 complete models; a knob's index counts
-    its interactions, so that they may add up to more than one. None below 12 models, or where the meter or all knobs
-    are constant.
+    The shares are total Sobol indices (Jansen 1999) of a random forest, fitted to at most 1,500 complete models. A
+    knob's index includes its interactions, so the sum may exceed one. None below 12 models, or where the meter or all
+    knobs are constant.
     """
     rows = table.complete.to_numpy(dtype=np.bool_) & np.isfinite(table.column(f"meter/{meter}"))
     rows = rows & ~table.uncompressed.to_numpy(dtype=np.bool_)
-    chosen = _thinned(np.flatnonzero(rows))
+    chosen = _thin(np.flatnonzero(rows))
     codes = {name: _codes(column.iloc[chosen]) for name, column in knob_frame(table).items()}
     codes = {name: column for name, column in codes.items() if len(set(column.tolist())) > 1}
     target = table.column(f"meter/{meter}")[chosen]
@@ -57,8 +57,8 @@ def importance(table: StudyTable, meter: str) -> Importance | None:
 def total_indices(predict: Any, features: Floats, repeats: int = 4) -> Floats:
     """Return the total Sobol index of every column of (n, d) `features` for a function of rows, (d,) floats in [0, 1].
 
-    Half the mean squared change of `predict` when a column is shuffled, as a share of the variance of its values (for
-    columns that do not depend on each other).
+    The index is half the mean squared change of `predict` when a column is shuffled, divided by the variance of the
+    predictions. Columns are assumed to be independent.
     """
     random = np.random.default_rng(0)
     before = np.asarray(predict(features), dtype=np.float64)
@@ -75,11 +75,11 @@ def total_indices(predict: Any, features: Floats, repeats: int = 4) -> Floats:
 
 
 def importance_for_front(table: StudyTable, share: float = 0.1) -> Importance | None:
-    """Share out, among the knobs, what sets the models on or near the front apart from all others.
+    """Measure how each knob distinguishes the models on or near the front from all models.
 
-    Watanabe et al. 2023 (PED-ANOVA): the Pearson divergence between a knob's distribution among the best models and
-    among all, as shares that add up to one. The best are those of the lowest non-domination ranks, at least `share` of
-    all. None below 12 models, or where nothing sets them apart.
+    Follows Watanabe et al. 2023 (PED-ANOVA): the Pearson divergence between a knob's distribution in the best models
+    and in all models, as shares that add up to one. The best models have the lowest non-domination ranks and are
+    at least `share` of all. None below 12 models, or where all divergences are zero.
     """
     values = table.values(table.objectives)
     values[~(table.complete & ~table.uncompressed).to_numpy(dtype=np.bool_)] = np.nan
@@ -100,8 +100,8 @@ def importance_for_front(table: StudyTable, share: float = 0.1) -> Importance | 
 def divergence(values: Floats, best: Mask) -> float:
     """Return Σ p (q/p − 1)² between the distributions of all values, p, and of the `best` ones, q; both (n,).
 
-    Values are counted level by level, in twelve bins of equal counts where there are more than twelve levels. One
-    count, spread as all values are, is added to those of the best, so that a level with none is no zero.
+    Values are counted by level, or in twelve bins of equal counts where there are more than twelve levels. The counts
+    of the best values get one more count, distributed as all values are, so that no level has probability zero.
     """
     levels = np.unique(values)
     if len(levels) > _BINS:
@@ -116,7 +116,7 @@ def divergence(values: Floats, best: Mask) -> float:
 
 
 def _codes(column: pd.Series[Any]) -> Floats:
-    """Turn a knob's values to numbers: words by their order in the alphabet, "left alone" below all others."""
+    """Convert a knob's values to numbers: words in alphabetical order, and "not turned" below all others."""
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     given = column.notna().to_numpy(dtype=np.bool_)
     if not (np.isfinite(numbers) == given).all():
@@ -129,7 +129,7 @@ def _codes(column: pd.Series[Any]) -> Floats:
     return np.where(given, numbers, low - 0.1 * ((high - low) or 10.0))
 
 
-def _thinned(rows: np.ndarray[Any, np.dtype[np.intp]]) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _thin(rows: np.ndarray[Any, np.dtype[np.intp]]) -> np.ndarray[Any, np.dtype[np.intp]]:
     if len(rows) <= _MOST_ROWS:
         return rows
     return rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(np.intp)]

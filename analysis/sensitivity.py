@@ -1,8 +1,8 @@
-"""What a sensitivity scan says: layers that bear the same, and how much to take from each for a loss that is allowed.
+"""Sensitivity of layers: groups of similar sensitivity, and the strongest compression within an allowed loss.
 
-A scan is a table with a row for each layer (or group of layers that go together) and value of its knob: `layer`,
-`value`, `lost` (by how much the quality got worse; missing where the cut could not be made). The further a value is
-from the knob's neutral one, the more it compresses.
+A scan is a table with a row for each layer (or group of coupled layers) and value of its knob: `layer`, `value`, and
+`lost` (the loss of quality; missing where the rule could not be applied). A value further from the knob's neutral value
+compresses more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 
 class LayerGroup(NamedTuple):
-    """Layers that bear about the same: for each value of the knob, the mildest first, the mean quality lost."""
+    """A group of similar layers: the mean loss for each value of the knob, the mildest value first."""
 
     name: str
     layers: tuple[str, ...]
@@ -23,25 +23,25 @@ class LayerGroup(NamedTuple):
 
 
 def layer_groups(scan: pd.DataFrame, most: int = 20, neutral: float = 0.0) -> list[LayerGroup]:
-    """Group the layers of a scan by how much they bear, the hardiest first.
+    """Group the layers of a scan by sensitivity, the least sensitive first.
 
     Args:
-        scan: see above.
-        most: groups.
-        neutral: the knob's value that changes nothing.
+        scan: a table as the module describes it.
+        most: the largest number of groups.
+        neutral: the knob's neutral value.
 
-    The grouping is the one of least squared deviation from the groups' means of the mean quality lost, among all ways
-    to cut the layers, in this order, into `most` groups (Fisher 1958); fewer where layers bear exactly the same.
+    Layers are ordered by mean loss and cut into `most` groups with the least squared deviation from the group means
+    (Fisher 1958). There are fewer groups where mean losses are equal.
 
     Raises:
         ValueError: no layer of the scan was measured, or `most` is below 1.
     """
     if most < 1:
-        raise ValueError(f"there must be at least one group, not {most}")
+        raise ValueError(f"at least one group is needed, not {most}")
     table = scan.pivot_table(index="layer", columns="value", values="lost", aggfunc="mean", sort=False)
     table = table.dropna(how="all")
     if table.empty:
-        raise ValueError("the scan measured no layer: there is nothing to group")
+        raise ValueError("the scan has no measured layer; there is nothing to group")
     mean = table.mean(axis=1)
     order = np.argsort(mean.to_numpy(), kind="stable")
     ordered = mean.to_numpy()[order]
@@ -56,7 +56,7 @@ def layer_groups(scan: pd.DataFrame, most: int = 20, neutral: float = 0.0) -> li
 
 
 def allocation(groups: Sequence[LayerGroup], allowed: float, neutral: float = 0.0) -> dict[str, float]:
-    """Return for each group the strongest value at which, and below which, a layer loses at most this, else neutral."""
+    """Return each group's strongest value with an allowed loss at it and at all milder ones, else the neutral value."""
     chosen = {}
     for group in groups:
         chosen[group.name] = neutral
@@ -68,7 +68,7 @@ def allocation(groups: Sequence[LayerGroup], allowed: float, neutral: float = 0.
 
 
 def tolerances(groups: Sequence[LayerGroup], count: int) -> list[float]:
-    """Return that many losses a layer may have, from those the groups show, evenly from the smallest to the largest."""
+    """Return `count` allowed losses of a layer: evenly spaced quantiles of the groups' losses."""
     losses = np.array(sorted({max(loss, 0.0) for group in groups for loss in group.lost.values()}))
     if not len(losses) or count < 1:
         return []
@@ -76,7 +76,7 @@ def tolerances(groups: Sequence[LayerGroup], count: int) -> list[float]:
 
 
 def _cuts(values: np.ndarray, count: int) -> list[int]:
-    """Return where to cut sorted values so that the parts' squared deviations are least."""
+    """Return the starts of the parts of sorted values with the least sum of squared deviations."""
     n = len(values)
     total, squares = np.concatenate([[0.0], values.cumsum()]), np.concatenate([[0.0], (values**2).cumsum()])
 

@@ -1,7 +1,7 @@
-"""The results table of one study: a row per measured model and what the columns mean.
+"""Results table of a study: a row per measured model, and the meaning of the columns.
 
-A run folder holds `results.parquet` (the rows) and `meta.json` (objectives, units, baseline, how the study was run).
-Everything else in this package is a function of these two.
+A run folder holds `results.parquet` (the rows) and `meta.json` (objectives, units, baseline, provenance). Everything
+else in this package is a function of these two.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _DIRECTIONS = ("minimize", "maximize")
 
 
 class TableError(ValueError):
-    """Bad input: what is wrong with which path, and the way out, in one line."""
+    """Bad input; the message is one line with the value and the way out."""
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """Rows, meaning of the columns and folder of one study.
+    """Rows, metadata and folder of one study.
 
-    `frame` has one row per point in the order they were measured; `meta` is the parsed `meta.json`.
+    `frame` has one row per point, in the order of measurement; `meta` is the parsed `meta.json`.
     """
 
     frame: pd.DataFrame
@@ -61,9 +61,9 @@ class StudyTable:
 
     @property
     def plane(self) -> tuple[str, str]:
-        """The two meters a flat picture shows: the first objective, and the first of the other kind if there is.
+        """The two meters of a plane figure: the first objective, and the first objective of the other kind.
 
-        With one objective it is shown beside the first other meter, or beside itself.
+        Without one of the other kind it is the next objective, another meter, or the same meter.
         """
         names = self.objectives
         others = [name for name in names if self.kind(name) != self.kind(names[0])]
@@ -86,15 +86,15 @@ class StudyTable:
         return (self.frame["technique"] == "baseline") | (self.frame["step"] == 0)
 
     def unit(self, meter: str) -> str:
-        """Unit of a meter; empty when it has none."""
+        """Return the unit of a meter; empty if it has none."""
         return str(self._about(meter).get("unit") or "")
 
     def direction(self, meter: str) -> str:
-        """`minimize` or `maximize`; a meter nobody described is minimised."""
+        """Return `minimize` or `maximize`; a meter without a description is minimised."""
         return str(self._about(meter).get("direction") or "minimize")
 
     def kind(self, meter: str) -> str:
-        """`cost` or `quality`; where it is not described, what is maximised is a quality and the rest a cost."""
+        """Return `cost` or `quality`; without a description, a maximised meter is a quality."""
         kind = self._about(meter).get("kind")
         return str(kind) if kind else ("quality" if self.direction(meter) == "maximize" else "cost")
 
@@ -111,18 +111,18 @@ class StudyTable:
         return pd.to_numeric(self.frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
     def values(self, meters: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the validation values or costs as (n, d) floats; NaN where a row or a meter has none."""
+        """Return costs and validation values as (n, d) floats; NaN where a row has none."""
         return np.column_stack([self.column(f"meter/{meter}") for meter in meters]).reshape(
             len(self.frame), len(meters)
         )
 
     def baseline(self, meter: str, test: bool = False) -> tuple[float, float]:
-        """Return value and standard error of the uncompressed model, NaN when unknown; `test`: on held-out data."""
+        """Return the base model's value and standard error, NaN if unknown; with `test` on held-out data."""
         entry = (self.meta.get("baseline_test" if test else "baseline") or {}).get(meter) or {}
         return number(entry.get("value")), number(entry.get("stderr"))
 
     def corner(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return `reference` or `ideal` as (d,) floats in the order of the objectives; NaN when unknown."""
+        """Return `reference` or `ideal` as (d,) floats in the order of the objectives; NaN if unknown."""
         corner = self.meta.get(name) or {}
         return np.array([number(corner.get(objective)) for objective in self.objectives], dtype=np.float64)
 
@@ -136,7 +136,7 @@ class StudyTable:
 
 
 def number(value: object) -> float:
-    """Return a float, NaN for what is not one."""
+    """Convert a number to a float, and anything else to NaN."""
     if isinstance(value, (int, float, np.integer, np.floating)):
         return float(value)
     return math.nan
@@ -145,56 +145,57 @@ def number(value: object) -> float:
 def load(folder: str | Path) -> StudyTable:
     """Read a run folder.
 
-    Columns that may be absent (notes, artifact, …) are filled with null, so that a table of another writer still reads.
-    Raises TableError, in one line, when the folder is missing, is no run folder, or holds files of another format.
+    Optional columns (notes, artifact, …) that are absent are filled with null. Raises TableError if the folder is
+    missing, is not a run folder, or holds files of another format.
     """
     folder = Path(folder)
     if not folder.exists():
-        raise TableError(f"{folder}: no such folder; name a run folder such as runs/<study>")
+        raise TableError(f"no such folder: {folder}; name a run folder such as runs/<study>")
     if not folder.is_dir():
-        raise TableError(f"{folder}: a file, not a run folder; name the folder that holds {META} and {RESULTS}")
+        raise TableError(f"a file, not a run folder: {folder}; name the folder that holds {META} and {RESULTS}")
     for name in (META, RESULTS):
         if not (folder / name).is_file():
             raise TableError(
-                f"{folder}: not a run folder, {name} is missing; name a folder written by a sweep (runs/<study>)"
+                f"not a run folder ({name} is missing): {folder}; name a folder that a sweep wrote (runs/<study>)"
             )
     return StudyTable(_read_frame(folder / RESULTS), _read_meta(folder / META), folder)
 
 
 def from_frame(frame: pd.DataFrame, objectives: Mapping[str, str], study: str = "study", **meta: Any) -> StudyTable:
-    """Make a table of any DataFrame, for the plots and numbers of this package: a row per model.
+    """Make a table from any DataFrame with a row per model, for the figures and indicators of this package.
 
     Args:
-        frame: meters are the columns named in `objectives` or `meter/<name>`; columns `knob/<name>`, `stderr/<name>`,
-            `technique`, `sequence`, `trial`, `state` and the others of a results table are used where they are there.
+        frame: the rows. Meters are the columns named in `objectives` or `meter/<name>`. Other columns of a results
+            table (`knob/<name>`, `stderr/<name>`, `technique`, `sequence`, `trial`, `state`, …) are optional.
         objectives: `minimize` or `maximize` by meter.
         study: a name for titles.
-        **meta: what else `meta.json` may hold, such as `reference`, `ideal`, `baseline` and `meters`.
+        **meta: further entries of `meta.json`, such as `reference`, `ideal`, `baseline` and `meters`.
 
     Raises:
-        TableError: an objective has no column or another direction, or point names are there twice.
+        TableError: an objective has no column or another direction, or a point name is not unique.
     """
     frame = frame.rename(columns={name: f"meter/{name}" for name in objectives if name in frame.columns})
     for name, direction in objectives.items():
         if f"meter/{name}" not in frame.columns:
-            raise TableError(f"the frame has no column {name} or meter/{name}; it has {', '.join(map(str, frame))}")
+            raise TableError(f"no column {name} or meter/{name} in the frame; it has {', '.join(map(str, frame))}")
         if direction not in _DIRECTIONS:
-            raise TableError(f"the direction of {name} is minimize or maximize, not {direction!r}")
+            raise TableError(f"not a direction of {name}: {direction!r}; write minimize or maximize")
     rows = range(len(frame))
     filled: dict[str, Any] = {"point": [str(row) for row in rows], "trial": list(rows), "step": 1, "state": "complete"}
     filled |= dict.fromkeys(_OPTIONAL)
     frame = frame.assign(**{name: value for name, value in filled.items() if name not in frame.columns})
     if not frame["point"].is_unique:
-        raise TableError("the frame names a point twice; make its column `point` unique or leave it out")
+        twice = frame["point"][frame["point"].duplicated()].iloc[0]
+        raise TableError(f"point {twice} is in the frame twice; make the column `point` unique or drop it")
     about = [{"name": name, "direction": direction} for name, direction in objectives.items()]
     whole = {"format": FORMAT, "study": study, "meters": {}, **meta, "objectives": about}
     return StudyTable(frame.reset_index(drop=True), whole, Path())
 
 
 def save(folder: str | Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
-    """Write `results.parquet` and `meta.json`, each aside and renamed into place; makes the folder.
+    """Write `results.parquet` and `meta.json` atomically; make the folder if needed.
 
-    Columns that mix numbers and words are stored as words, and numbers in `meta` that are not finite as null.
+    Columns that mix numbers and text are stored as text, and numbers in `meta` that are not finite as null.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,21 +210,21 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise TableError(f"{path}: cannot be read ({_one_line(error)}); resume the sweep to write it again") from error
+        raise TableError(f"cannot read {path} ({_one_line(error)}); resume the sweep to write it again") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = repr(meta.get("format")) if isinstance(meta, dict) else "none"
-        raise TableError(f"{path}: format {found}, this version reads format {FORMAT}; use the version that wrote it")
+        raise TableError(f"format {found}, not {FORMAT}: {path}; read it with the version that wrote it")
     if not isinstance(meta.get("meters", {}), dict) or not isinstance(meta.get("study"), str):
-        raise TableError(f"{path}: study or meters are missing or malformed; resume the sweep to write it again")
+        raise TableError(f"no valid study or meters in {path}; resume the sweep to write it again")
     meta.setdefault("meters", {})
     if isinstance(meta.get("trials"), dict):
         meta["trials"] = {RENAMED.get(name, name): count for name, count in meta["trials"].items()}
     objectives = meta.get("objectives")
     if not isinstance(objectives, list) or not objectives:
-        raise TableError(f"{path}: lists no objectives; resume the sweep to write it again")
+        raise TableError(f"no objectives in {path}; resume the sweep to write it again")
     for entry in objectives:
         if not isinstance(entry, dict) or not entry.get("name") or entry.get("direction") not in _DIRECTIONS:
-            raise TableError(f"{path}: objective {entry!r} needs a name and a direction (minimize or maximize)")
+            raise TableError(f"not an objective: {entry!r} in {path}; it needs a name, and minimize or maximize")
     return meta
 
 
@@ -231,13 +232,13 @@ def _read_frame(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except Exception as error:  # the reader raises many types for a damaged file; all mean the same here
-        raise TableError(f"{path}: cannot be read ({_one_line(error)}); resume the sweep to write it again") from error
+        raise TableError(f"cannot read {path} ({_one_line(error)}); resume the sweep to write it again") from error
     missing = [name for name in _REQUIRED if name not in frame.columns]
     if missing:
-        raise TableError(f"{path}: has no column {', '.join(missing)}; it is not a results table of a sweep")
+        raise TableError(f"not a results table (no column {', '.join(missing)}): {path}; name a sweep's run folder")
     if not frame["point"].is_unique:
         twice = frame["point"][frame["point"].duplicated()].iloc[0]
-        raise TableError(f"{path}: point {twice} is there twice; resume the sweep to write the table again")
+        raise TableError(f"point {twice} is twice in {path}; resume the sweep to write the table again")
     frame = frame.assign(state=frame["state"].replace(RENAMED))
     return frame.assign(**{name: None for name in _OPTIONAL if name not in frame.columns}).reset_index(drop=True)
 

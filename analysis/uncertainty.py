@@ -1,4 +1,4 @@
-"""How sure a front is: the probability that a point is non-dominated when its readings are estimates."""
+"""Uncertainty of a front: the probability that a point is non-dominated, since its readings are estimates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from analysis.pareto.probability import probability_non_dominated
 from analysis.table import StudyTable
 
 COLUMN = "p_front"
-"""The column of the results table that holds the probability, empty for rows without a model."""
+"""The column of the results table with the probability, empty for rows without a model."""
 
 
 def front_probability(table: StudyTable, replicates: Floats | None = None) -> Floats:
-    """Return the probability of each row of the table to be on the front of its complete points, as (n,) floats.
+    """Return the probability that each row is on the front of the complete points, as (n,) floats.
 
     `replicates` is (b, rows, objectives). Rows that are not complete get NaN.
     """

@@ -1,4 +1,4 @@
-"""Values, meters and sequences in words a person reads: `41.2 kB`, `0.912 ± 0.004`, `prune 0.5, then bits 8`."""
+"""Values and sequences as text: `41.2 kB`, `0.912 ± 0.004`, `structured.ratio=0.5 → quantize.bits=8`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ NOTHING = "–"
 
 _BYTES = ("b", "byte", "bytes")
 _PLAIN = ("", "1", "fraction", "ratio", "dimensionless", "none", "count", "parameters", "macs", "mac", "flops", "bops")
-_UNITS_IN_NAMES = ("s", "ms", "us", "j", "mj", "joules")
-_WRITTEN = {
-    "neg": "negative", "kl": "KL", "ece": "ECE", "mse": "MSE", "mae": "MAE", "macs": "MACs", "flops": "FLOPs",
-    "bops": "BOPs", "ort": "ORT", "auc": "AUC", "f1": "F1", "r2": "R²",
-}  # fmt: skip
-"""Parts of meters' names that are written otherwise than in small letters."""
-_NEGATED = ("cross_entropy", "kl", "ece", "mse")
-"""Meters that were negated, as `neg_<name>`, before a quality had a direction."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -27,12 +19,12 @@ def is_bytes(unit: str) -> bool:
 
 
 def is_plain(unit: str) -> bool:
-    """Tell whether a unit is left out beside a number, because the meter's name already says it."""
+    """Tell whether a number is written without this unit: it has none, or the meter's name says it."""
     return unit.strip().lower() in _PLAIN
 
 
 def quantity(value: float, unit: str = "", stderr: float = math.nan) -> str:
-    """Write a value with its unit, rounded to what its standard error supports; `–` for an unknown value.
+    """Write a value with its unit, rounded as its standard error allows; `–` for an unknown value.
 
     Bytes and large counts take a decimal prefix (1 kB = 1000 B, IEC 80000-13).
     """
@@ -57,7 +49,7 @@ def _digits(value: float, stderr: float) -> str:
 
 
 def ratio(value: float, baseline: float) -> str:
-    """Say how a cost compares with the baseline's: `10.3× less`; empty when it cannot be said."""
+    """Compare a cost with the baseline's: `10.3× less`; empty where one of them is unknown or not positive."""
     if not (math.isfinite(value) and math.isfinite(baseline) and value > 0 and baseline > 0):
         return ""
     if math.isclose(value, baseline, rel_tol=5e-3):
@@ -66,27 +58,14 @@ def ratio(value: float, baseline: float) -> str:
     return f"{factor:.3g}× {'less' if value < baseline else 'more'}"
 
 
-def meter_name(meter: str) -> str:
-    """Write a meter's name as words, without the unit of time or energy its values carry anyway: `negative KL`."""
-    name, _, last = meter.rpartition("_")
-    words = (name if name and last in _UNITS_IN_NAMES else meter).split("_")
-    return " ".join(_WRITTEN.get(word, word) for word in words)
-
-
-def renamed(meter: str) -> str:
-    """Say what a meter of old is called now: `neg_mse is now mse, lower is better`; empty for any other name."""
-    name = meter.removeprefix("neg_")
-    return f"{meter} is now {name}, lower is better" if name != meter and name in _NEGATED else ""
-
-
 def axis_label(meter: str, unit: str, direction: str) -> str:
-    """Label an axis: name, unit, and which way is better."""
-    shown = "" if is_plain(unit) or is_bytes(unit) else f" ({unit})"
-    return f"{meter_name(meter)}{shown}, {'lower' if direction == 'minimize' else 'higher'} is better"
+    """Label an axis: the meter's name, its unit where the name does not end with it, and the better direction."""
+    is_said = is_plain(unit) or is_bytes(unit) or meter.lower().endswith(f"_{unit.lower()}")
+    return f"{meter}{'' if is_said else f' ({unit})'}, {'lower' if direction == 'minimize' else 'higher'} is better"
 
 
 def head(name: str, kind: str, direction: str, hint: str = " ↓") -> str:
-    """Write a meter's name as a head, with the hint that less is better for a quality to minimise."""
+    """Head a column with a meter's name, and with the hint that lower is better for a quality to minimise."""
     return name + (hint if kind == "quality" and direction == "minimize" else "")
 
 
@@ -103,15 +82,15 @@ def duration(seconds: float) -> str:
 
 
 def sequence(text: object) -> str:
-    """Write a JSON list of [knob, value] in words; text that is none is returned as it is."""
+    """Write a JSON list of [knob, value] as `knob=value → knob=value`; return other text as it is."""
     if not isinstance(text, str):
         return NOTHING
     try:
         moves = json.loads(text)
-        words = [f"{knob} {_knob_value(value)}" for knob, value in moves]
+        words = [f"{knob}={_knob_value(value)}" for knob, value in moves]
     except (ValueError, TypeError):
         return text
-    return ", then ".join(words) if words else "unchanged"
+    return " → ".join(words) or "base model"
 
 
 def _knob_value(value: object) -> str:

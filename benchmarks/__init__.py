@@ -1,1 +1,1 @@
-"""Benchmarks: each sets ours beside a named baseline in one run, and exits 1 where it falls short of its bar."""
+"""Benchmarks that compare ours with a named baseline in one run and exit 1 below their bar."""

@@ -1,10 +1,10 @@
-"""What composing techniques reaches that no single technique does: four studies of the same length and seed in one run.
+"""Composition of techniques beside each technique alone: four studies of equal length and seed in one run.
 
-The baseline is each technique alone (channel pruning, low rank, weight bits) on the same model, data, fine-tuning and
-number of trials. A point of the composed front counts as new where no point of any single front is at least as good in
-both objectives. Choosing is on validation data; the table adds held-out test accuracy.
+The baselines are channel pruning, low rank and weight bits alone, on the same model, data, fine-tuning and number of
+trials. A point of the composed front is new if no point of a single front is at least as good in both objectives.
+All values are validation values.
 
-The composed space holds the single ones and is larger, so that in as few trials its hypervolume may be the smaller.
+The composed space contains the single ones and is larger, so with few trials its hypervolume can be smaller.
 
 Bar: the composed front has a new point.
 
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from analysis.exporting.export import export_images
 from analysis.front import front_frame
-from analysis.pareto.hypervolume import normalised
+from analysis.pareto.hypervolume import hypervolume_share
 from analysis.plots import fronts
 from analysis.table import StudyTable, load
 
@@ -32,7 +32,7 @@ KNOBS = {"channel pruning": "structured.ratio", "low rank": "lowrank.keep", "wei
 
 
 def run(experiment: str, label: str, kept: list[str], folder: Path, trials: int, more: list[str]) -> StudyTable:
-    """Run, or resume, one study in which only some knobs are searched."""
+    """Run or resume a study that searches only the given knobs."""
     left_out = [f"space.{knob}=null" for knob in KNOBS.values() if knob not in kept]
     name = f"{experiment}-{label.replace(' ', '-')}"
     command = [
@@ -49,7 +49,7 @@ def front_values(table: StudyTable) -> np.ndarray:
 
 
 def new_points(composed: np.ndarray, singles: list[np.ndarray]) -> int:
-    """Count the composed points (cost, quality) that no single point is at least as good as in both."""
+    """Count the composed points (cost, quality) that no single point weakly dominates."""
     others = np.concatenate(singles)
     reached = (others[None, :, 0] <= composed[:, None, 0]) & (others[None, :, 1] >= composed[:, None, 1])
     return int((~reached.any(axis=1)).sum())
@@ -58,8 +58,8 @@ def new_points(composed: np.ndarray, singles: list[np.ndarray]) -> int:
 def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="digits, 16 trials a study")
-    parser.add_argument("--trials", type=int, help="trials a study")
+    parser.add_argument("--quick", action="store_true", help="digits, 16 trials per study")
+    parser.add_argument("--trials", type=int, help="trials per study")
     parser.add_argument("--folder", type=Path, default=Path("runs/composition"))
     parser.add_argument("overrides", nargs="*", help="further overrides for every study")
     options = parser.parse_args()
@@ -73,7 +73,7 @@ def main() -> int:
     values = {label: front_values(table) for label, table in tables.items()}
     one = tables["composed"]
     volumes = {
-        label: normalised(v, one.corner("reference"), one.corner("ideal"), one.directions)
+        label: hypervolume_share(v, one.corner("reference"), one.corner("ideal"), one.directions)
         for label, v in values.items()
     }
     new = new_points(values["composed"], [values[label] for label in KNOBS])
@@ -81,13 +81,13 @@ def main() -> int:
     page = options.folder / f"{experiment}-composition.html"
     figure.write_html(page, include_plotlyjs=True)
     drawn = export_images({page.stem: figure}, options.folder)
-    shown = Table(title=f"{experiment}: {trials} trials a study")
-    for column in ("searched", "front", "hypervolume", "trials' seconds"):
+    shown = Table(title=f"{experiment}: {trials} trials per study")
+    for column in ("searched", "front", "hypervolume", "trial seconds"):
         shown.add_column(column)
     for label, table in tables.items():
         shown.add_row(label, str(len(values[label])), f"{volumes[label]:.4f}", f"{table.meta['seconds']:.0f}")
     Console(width=100).print(shown)
-    print(f"{new} of {len(values['composed'])} points of the composed front are reached by no single technique")
+    print(f"no single technique reaches {new} of the {len(values['composed'])} points on the composed front")
     print("\n".join([str(page), *map(str, drawn.files), *drawn.messages]))
     passed = new > 0
     figures = {

@@ -1,14 +1,14 @@
-"""Structured pruning on networks of every kind, beside Torch-Pruning's own pruner, and the time both take.
+"""Structured pruning of many architectures beside Torch-Pruning, with the time of both.
 
-Each network loses half of its channels, neurons and heads by our rule and by `BasePruner`, used as its examples do (the
-layer of the classes left out). Ours "works", "works narrowed" where groups of layers stay whole, with the reason, or is
-"infeasible", with the reason. A model of ours counts only if it runs, keeps the shape of its output, has fewer
-parameters, and comes back from its file bit by bit; of the baseline's it is asked that it runs and keeps the shape.
+Our rule and `BasePruner` each remove half of the channels, neurons and heads of every network; `BasePruner` is used as
+in its examples, without the classifier layer. The status of ours is "works", "works narrowed" (some groups of layers
+stay whole) or "infeasible", with the reason. Our model counts only if it runs, keeps its output shape, has fewer
+parameters and loads from its file bit by bit. The baseline's model must run and keep its output shape.
 
-Then both cut a ResNet-50 of 25.6 million parameters, in turn, and the best of three times is compared.
+Then both prune a ResNet-50 of 25.6 million parameters in turn, and the best of three times is compared.
 
-Bars: ours crashes nowhere, at least 20 of at least 25 networks work without narrowing, and cutting the large network
-takes less than twice the baseline's time. One thread. About a minute; `--quick` times a single cut.
+Bars: ours never crashes, at least 20 of at least 25 networks work without narrowing, and pruning the large network
+takes less than twice the baseline's time. One thread, about a minute; `--quick` times one cut only.
 
     python -m benchmarks.conformance [--quick]
 """
@@ -46,7 +46,7 @@ _SECONDS = 30
 
 @dataclass(frozen=True)
 class Row:
-    """How one network took it."""
+    """Result for one network."""
 
     name: str
     status: str
@@ -84,7 +84,7 @@ def _check(case: Case, smaller: nn.Module) -> None:
     if [tensor.shape for tensor in outputs] != shapes:
         raise AssertionError("the shape of the output changed")
     if _count(smaller) >= _count(case.model):
-        raise AssertionError("no parameter went away")
+        raise AssertionError("no parameter was removed")
     with tempfile.TemporaryDirectory() as folder:
         moves = TransformationSequence((Move("structured.ratio", RATIO),))
         path = Path(folder) / "model"
@@ -92,7 +92,7 @@ def _check(case: Case, smaller: nn.Module) -> None:
         loaded = kmr.load(path, base=case.model)
         with torch.no_grad():
             if not all(map(torch.equal, outputs_of(loaded, case.inputs), outputs)):
-                raise AssertionError("the model read back computes something else")
+                raise AssertionError("the loaded model has other outputs")
 
 
 def _baseline(case: Case) -> str:
@@ -114,7 +114,7 @@ def _baseline(case: Case) -> str:
             with torch.no_grad():
                 output = outputs_of(model, case.inputs)[0]
     except TimeoutError:
-        return f"no end within {_SECONDS} s"
+        return f"not finished within {_SECONDS} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:60]
     if output.shape != shape:
@@ -127,7 +127,7 @@ def _tensors(output: Any) -> Any:
 
 
 class _time_limit:
-    """Raise TimeoutError in the body after the time allowed."""
+    """Time limit of a block, in which it raises TimeoutError."""
 
     def __enter__(self) -> None:
         def ring(*_: Any) -> None:
@@ -142,7 +142,7 @@ class _time_limit:
 
 
 def cutting_times(repeats: int) -> tuple[float, float, int]:
-    """Return the best seconds ours and the baseline take for the same cut of a large network, and its parameters."""
+    """Return the best seconds of ours and of the baseline for the same cut of a large network, and its parameters."""
     import torch_pruning as tp
 
     with torch.random.fork_rng():
@@ -162,7 +162,7 @@ def cutting_times(repeats: int) -> tuple[float, float, int]:
         tp.pruner.BasePruner(pruned, inputs, importance, pruning_ratio=RATIO, ignored_layers=last).step()
         theirs.append(time.perf_counter() - started)
         if _count(smaller) != _count(pruned):
-            print(f"the cuts differ: {_count(smaller):,} and {_count(pruned):,} parameters left", file=sys.stderr)
+            print(f"the pruned models differ: {_count(smaller):,} and {_count(pruned):,} parameters", file=sys.stderr)
     return min(ours), min(theirs), _count(model)
 
 
@@ -180,15 +180,15 @@ def main() -> int:
     names = [name for name in NAMES if there or name not in LANGUAGE]
     rows = [judge(name, make(name)) for name in names]
     table = Table(title=f"half of all channels, neurons and heads ({len(rows)} networks, one thread)")
-    for column in ("network", "ours", "parameters", "why", "Torch-Pruning alone"):
+    for column in ("network", "ours", "parameters", "why", "Torch-Pruning"):
         table.add_column(column)
     for row in rows:
         table.add_row(row.name, row.status, f"{row.parameters} → {row.left}", row.why[:160], row.baseline)
     Console(width=160).print(table)
     if not there:
-        print(f"left out, since transformers is not installed: {', '.join(LANGUAGE)}")
+        print(f"not run: {', '.join(LANGUAGE)}; install transformers")
     ours, theirs, parameters = cutting_times(1 if options.quick else 3)
-    print(f"cutting {parameters:,} parameters: ours {ours:.2f} s, Torch-Pruning {theirs:.2f} s ({ours / theirs:.2f}x)")
+    print(f"pruning {parameters:,} parameters: ours {ours:.2f} s, Torch-Pruning {theirs:.2f} s ({ours / theirs:.2f}x)")
     counts = {status: sum(row.status == status for row in rows) for status in (WORKS, NARROWED, INFEASIBLE, CRASHED)}
     passed = len(rows) >= 25 and counts[CRASHED] == 0 and counts[WORKS] >= 20 and ours < 2 * theirs
     figures = {

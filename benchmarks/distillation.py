@@ -1,11 +1,11 @@
-"""A small student with a teacher beside the same student without one: equal steps, data, order, start and optimizer.
+"""Distillation beside training on labels alone, with equal steps, data, order, start and optimizer.
 
-The teacher is a trained ResNet-56, the student a trained ResNet-20 without the least important of its blocks, which has
-to recover in a few steps on some of CIFAR-10's training images. The baseline learns from labels alone. The others
-differ from it in the guides of the fine-tuning only: the teacher's answers (Hinton's form, T = 4, weight 0.9), its
-features through learned projections, and where its features are large; settings were tried on validation images alone.
-Accuracy is read on held-out test images. Each seed draws training images of its own and their order, the same for every
-variant; the interval of a gain is 95 % of Student's t over seeds. What the teacher says is computed once for a seed.
+The teacher is a trained ResNet-56. The student is a trained ResNet-20 without its least important blocks, which
+recovers in a few steps on some training images of CIFAR-10. The baseline learns from labels alone. The variants differ
+only in the guides of the fine-tuning: the teacher's answers (Hinton's loss, T = 4, weight 0.9), its features through
+learned projections, or its attention maps. Settings were chosen on validation images; accuracy is measured on held-out
+test images. Each seed draws its own training images and order, the same for every variant. A gain has a 95 % interval
+(Student's t over seeds). The teacher's outputs are computed once per seed.
 
 Bar: the student that learns from the teacher's answers is more accurate than without a teacher, mean over seeds.
 
@@ -46,7 +46,7 @@ TAUGHT = "answers"
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is trained and tested."""
+    """Amount of training and testing."""
 
     images: int
     steps: int
@@ -60,7 +60,7 @@ QUICK = Setting(1_000, 60, 1_000, 1, (BASELINE, TAUGHT))
 
 
 def guides(teacher: nn.Module) -> dict[str, Mapping[str, Guide]]:
-    """Return what each variant learns from beside the labels."""
+    """Return the guides of each variant."""
     answers = Response(teacher=teacher, temperature=4.0, weight=0.9)
     features = Hints(teacher=teacher, count=1)
     attention = AttentionTransfer(teacher=teacher)
@@ -72,23 +72,23 @@ def guides(teacher: nn.Module) -> dict[str, Mapping[str, Guide]]:
     }
 
 
-def shortened(model: nn.Module, data: Split) -> nn.Module:
-    """Return the student: what is left of a model without six in ten of the blocks it could do without."""
+def shorten(model: nn.Module, data: Split) -> nn.Module:
+    """Return the student: the model without 60 % of its removable blocks."""
     rule = DropBlocks(example_inputs=data.first_inputs(2), data=data)
     return rule(model, rule.knobs[0].name, 0.6)
 
 
-def train(student: nn.Module, seed: int, setting: Setting, data: Split, taught: Mapping[str, Guide]) -> nn.Module:
+def train(student: nn.Module, seed: int, setting: Setting, data: Split, given: Mapping[str, Guide]) -> nn.Module:
     """Return a student trained with these guides."""
     recipe = FineTune(
-        data=data, steps=setting.steps, guides=taught, seed=seed,
+        data=data, steps=setting.steps, guides=given, seed=seed,
         optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
     )  # fmt: skip
     return recipe(copy.deepcopy(student))
 
 
 def gain(accuracies: list[float], base: list[float]) -> tuple[float, float | None]:
-    """Return the mean gain over seeds and half its 95 % interval, None of one seed."""
+    """Return the mean gain over seeds and half its 95 % interval; None for one seed."""
     each = [one - other for one, other in zip(accuracies, base, strict=True)]
     if len(each) < 2:
         return each[0], None
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, 1,000 images")
     options = parser.parse_args()
     if "KMR_DATA" not in os.environ:
-        print("KMR_DATA must name the folder with cifar10/ and models/", file=sys.stderr)
+        print("KMR_DATA is not set; name the folder with cifar10/ and models/", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     setting = QUICK if options.quick else FULL
@@ -112,7 +112,7 @@ def main() -> int:
     test = Split(data["test"], 250)
     teacher = pretrained(resnet56(), str(folder / "models" / "resnet56-cifar10-jpeg.safetensors"))
     whole = pretrained(resnet20(), str(folder / "models" / "resnet20-cifar10-jpeg.safetensors"))
-    start = shortened(whole, parts[0])
+    start = shorten(whole, parts[0])
     accuracy = Accuracy(data=test)
     example = test.first_inputs()
     costs = {
@@ -120,12 +120,12 @@ def main() -> int:
         for name, model in (("teacher", teacher), ("student", start))
     }
     best, untrained = accuracy(teacher).value, accuracy(start).value
-    taught = guides(teacher)
+    variants = guides(teacher)
     found: dict[str, list[float]] = {name: [] for name in setting.variants}
     for seed in range(setting.seeds):
         for name in setting.variants:
             started = time.perf_counter()
-            student = train(start, seed, setting, parts[seed], taught[name])
+            student = train(start, seed, setting, parts[seed], variants[name])
             found[name].append(accuracy(student).value)
             print(f"seed {seed}, {name}: {found[name][-1]:.4f}, {time.perf_counter() - started:.0f} s",
                   file=sys.stderr, flush=True)  # fmt: skip

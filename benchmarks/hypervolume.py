@@ -1,15 +1,15 @@
 """Hypervolume and non-dominated sorting beside pymoo, moocore and Optuna, on the same points in one run.
 
-Points are drawn at random: for the hypervolume all on a front (the surface of a ball), for sorting anywhere in a cube.
-Values and ranks must be equal; times are the best of three, on one thread.
+Points are random: on a front (the surface of a ball) for the hypervolume, anywhere in a cube for sorting. Values and
+ranks must be equal. Times are the best of three, on one thread.
 
-Ours is moocore behind checks, directions and rows that are not finite; the difference to its row is what these cost.
+Ours calls moocore after checks, directions and a filter of rows that are not finite; the difference between the two
+rows is their cost.
 
-Bar: every hypervolume equal to Optuna's to a relative 1e-9, every ranking of up to 5,000 points equal to Optuna's, and
-100,000 points of two objectives sorted in less than one second of processor time (of which a busy machine takes no
-more).
+Bar: every hypervolume equals Optuna's to a relative 1e-9, every ranking of up to 5,000 points equals Optuna's, and
+100,000 points of two objectives are sorted in less than one second of processor time (independent of other load).
 
-    python -m benchmarks.hypervolume            # pymoo is in the extra `bench`; it is left out where it is missing
+    python -m benchmarks.hypervolume            # pymoo is in the extra `bench`; without it, its rows are missing
     python -m benchmarks.hypervolume --quick
 """
 
@@ -33,19 +33,19 @@ SORTED = 100_000
 
 
 def on_a_front(points: int, objectives: int) -> np.ndarray:
-    """Return points in [0, 1] of which none dominates another, all to be minimised."""
+    """Return mutually non-dominated points in [0, 1], to be minimised."""
     random = np.random.default_rng(points + objectives)
     directions = np.abs(random.normal(size=(points, objectives)))
     return np.asarray(1 - directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
 
 def anywhere(points: int, objectives: int) -> np.ndarray:
-    """Return points in the unit cube."""
+    """Return random points in the unit cube."""
     return np.random.default_rng(points * objectives).random((points, objectives))
 
 
-def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[Any, float]:
-    """Return what a call gives and its least processor seconds."""
+def time_call(call: Callable[[], Any], repeats: int = 3) -> tuple[Any, float]:
+    """Return the value of a call and its least processor seconds."""
     best = float("inf")
     for _ in range(repeats):
         start = time.process_time()
@@ -55,7 +55,7 @@ def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[Any, float]:
 
 
 def volumes(points: np.ndarray) -> dict[str, Callable[[], float]]:
-    """Return what measures the hypervolume of points up to 1.1, by library."""
+    """Return a function by library that measures the hypervolume of points up to 1.1."""
     objectives = points.shape[1]
     reference = np.full(objectives, 1.1)
     down = ["minimize"] * objectives
@@ -74,7 +74,7 @@ def volumes(points: np.ndarray) -> dict[str, Callable[[], float]]:
 
 
 def sorters(points: np.ndarray, quick: bool) -> dict[str, Callable[[], np.ndarray]]:
-    """Return what ranks points, by library; those that take minutes on many points are left out there."""
+    """Return a function by library that ranks points, without the slow libraries for many points."""
     down = ["minimize"] * points.shape[1]
     found: dict[str, Callable[[], np.ndarray]] = {
         "ours": lambda: ranks(points, down),
@@ -102,7 +102,7 @@ def sorters(points: np.ndarray, quick: bool) -> dict[str, Callable[[], np.ndarra
 def main() -> int:
     """Print the tables and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller sets; the sort of 100,000 points stays")
+    parser.add_argument("--quick", action="store_true", help="smaller sets, except the sort of 100,000 points")
     options = parser.parse_args()
     sets = [(1000, 2), (500, 3), (60, 4)] if options.quick else [(10_000, 2), (1000, 3), (5000, 3), (200, 4), (80, 5)]
     shown = Table(title="hypervolume of n points on a front")
@@ -111,7 +111,7 @@ def main() -> int:
     measured, equal = [], True
     for size, objectives in sets:
         points = on_a_front(size, objectives)
-        times = {name: timed(call) for name, call in volumes(points).items()}
+        times = {name: time_call(call) for name, call in volumes(points).items()}
         truth = times["optuna"][0]
         for name, (value, seconds) in times.items():
             same = bool(np.isclose(value, truth, rtol=1e-9, atol=0))
@@ -127,7 +127,7 @@ def main() -> int:
     for size, objectives in [(2000, 2), (2000, 3), (SORTED, 2)]:
         points = anywhere(size, objectives)
         results = {
-            name: timed(call, 1 if size == SORTED else 3) for name, call in sorters(points, options.quick).items()
+            name: time_call(call, 1 if size == SORTED else 3) for name, call in sorters(points, options.quick).items()
         }
         truth = results.get("optuna", results["moocore"])[0]
         assert (results["ours"][0] == 0).sum() == non_dominated(points, ["minimize"] * objectives).sum()

@@ -1,13 +1,13 @@
-"""Real 8-bit models in ONNX Runtime beside float32 ones in the same runtime: accuracy, bytes and time in one run.
+"""Int8 models in ONNX Runtime beside float32 models in the same runtime: accuracy, bytes and time in one run.
 
-ResNet-20 and ResNet-56 on CIFAR-10: static int8 (weights in bytes per output channel, activation ranges read on
-training images) against float32, both ONNX files of the same model, timed in turns. Eager PyTorch is timed beside them.
-Then two transformers, a BERT-like one and a small GPT, trained for a moment on text, through dynamic int8 and int4
-weights: measured bytes, times and what the quality became.
+ResNet-20 and ResNet-56 on CIFAR-10: static int8 (int8 weights per output channel, activation ranges from training
+images) against float32. Both are ONNX files of the same model, timed in turns with eager PyTorch. Then two
+transformers, a BERT-like one and a small GPT, briefly trained on text, in dynamic int8 and with int4 weights: bytes,
+times and quality.
 
-Bar, for each ResNet: int8 within 0.3 points of float32 on the test images, a file of at most 0.28 of float32's, and at
-batch 32 with one thread at least 2 times as fast, on a processor with VNNI instructions; elsewhere the time is reported
-and no bar. The transformers have no bar.
+Bar for each ResNet: int8 is within 0.3 points of float32 on the test images, its file has at most 0.28 of the bytes,
+and at batch 32 with one thread it is at least 2 times as fast. The bar on time holds only for processors with VNNI
+instructions. The transformers have no bar.
 
     KMR_DATA=/path/to/data python -m benchmarks.int8_runtime
     KMR_DATA=/path/to/data python -m benchmarks.int8_runtime --quick    # ResNet-20, 1,000 test images, fewer turns
@@ -42,7 +42,7 @@ VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one ResNet: checks against the eager model, and timings by batch size."""
+    """Measurements of one ResNet: checks against the eager model, and timings by batch size."""
 
     model: str
     float32: Session
@@ -52,28 +52,28 @@ class Row:
 
     @property
     def lost(self) -> float:
-        """Points of accuracy that int8 has less than float32."""
+        """Points of accuracy that int8 loses against float32."""
         return 100 * (self.checks["float32"].artifact - self.checks["int8"].artifact)
 
     @property
     def speedup(self) -> float:
-        """How many times as fast int8 is at the batch of the bar."""
+        """Speedup of int8 over float32 at the bar's batch size."""
         return self.timings[BATCH]["float32"].median / self.timings[BATCH]["int8"].median
 
     @property
     def size(self) -> float:
-        """The share of the float32 file."""
+        """Size of the int8 file as a share of the float32 file."""
         return size(self.int8) / size(self.float32)
 
 
 def size(session: Session) -> int:
-    """Return the bytes of the file that a session was loaded from."""
+    """Return the size of a session's file in bytes."""
     assert session.artifact is not None
     return len(session.artifact)
 
 
 def measure_resnet(name: str, data: dict[str, Any], folder: Path, repeats: int) -> Row:
-    """Make the three sessions of a ResNet, hold two against the third on the test images, and time them in turns."""
+    """Make the three sessions of a ResNet, check two against the eager one on test images, and time all in turns."""
     from safetensors.torch import load_model
 
     model: nn.Module = getattr(cifar, name)()
@@ -116,7 +116,7 @@ def show(console: Console, rows: list[Row]) -> None:
 
 
 def verdicts(row: Row, vnni: bool) -> dict[str, bool | None]:
-    """Return what of the bar is met; None where it does not apply."""
+    """Return which parts of the bar are met; None where one does not apply."""
     return {
         f"within {POINTS} points": row.lost <= POINTS,
         f"file at most {SIZE}": row.size <= SIZE,
@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("KMR_DATA"), help="folder of the data (KMR_DATA)")
     options = parser.parse_args()
     if options.data is None:
-        parser.error("name the data folder: --data or KMR_DATA")
+        parser.error("no data folder; set --data or KMR_DATA")
     try:
         OnnxRuntime().require()
     except KMRError as why:
@@ -146,11 +146,11 @@ def main() -> int:
     first = rows[0].timings[BATCH]["int8"]
     console.print(f"{first.hardware}; load {first.load}; one thread; in turns; medians of {first.repeats}")
     if not vnni:
-        console.print("no VNNI instructions here: the bar on time does not apply")
+        console.print("no VNNI instructions: the bar on time does not apply")
     show(console, rows)
     found = {row.model: verdicts(row, vnni) for row in rows}
     for row in rows:
-        console.print(f"{row.model}: int8 loses {row.lost:.2f} points, {row.size:.3f} of the file, "
+        console.print(f"{row.model}: int8 loses {row.lost:.2f} points, {row.size:.3f} of the bytes, "
                       f"{row.speedup:.2f} times as fast at batch {BATCH}")  # fmt: skip
     transformers = measure_transformers(console, folder, quick=options.quick)
     passed = all(met is not False for verdict in found.values() for met in verdict.values())

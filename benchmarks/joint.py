@@ -1,20 +1,20 @@
-"""Prune, quantize and distil in one training beside one after the other, at equal steps and equal stored bytes.
+"""Joint pruning, quantization and distillation beside sequential pipelines, at equal steps and equal stored bytes.
 
 The joint loop ramps sparsity and bits together (`JointTraining`). Its baselines take the same number of steps with the
-same teacher, optimizer and data, split between two trainings: `sequential` prunes by magnitude at once, trains,
-quantizes and trains on the grid; `ramped` is the same but for sparsity, which rises along the curve of the joint loop
-while the first part trains, so that what is left between it and the joint loop is the joining. Handwritten digits, the
-small CNN of the examples; each seed draws its own split of the images and trains its own dense network.
+same teacher, optimizer and data, in two trainings. `sequential` prunes by magnitude in one step, trains, quantizes and
+trains on the grid. `ramped` does the same, but its sparsity rises during the first training along the curve of the
+joint loop, so that only the joint training distinguishes it from the joint loop. The data are handwritten digits, the
+model is the small CNN of the examples; each seed draws its own split and trains its own dense network.
 
 The learning rate and the share of steps (of the ramp, or before quantization) are chosen for each method and target by
-the mean validation accuracy over seeds, ties by cross-entropy. Then the sparsities of `ramped` and `joint` are
-corrected until their files are as large as those of `sequential`, and test accuracies are read. Gains are means over
-seeds with the 95 % interval of Student's t; a gain beyond its interval is won or lost, the others are undecided.
+mean validation accuracy over seeds, ties by cross-entropy. Then the sparsities of `ramped` and `joint` are adjusted
+until their files are as large as those of `sequential`, and test accuracies are measured. Gains are means over seeds
+with a 95 % interval (Student's t). A gain beyond its interval is won or lost; any other is undecided.
 
-Where `KMR_DATA` names the data, channels and bits learned together under a budget of bit operations follow, beside the
-sequential pipeline and the ramp at equal steps and budget: see `benchmarks.joint_bops`, whose bar then counts too.
+If `KMR_DATA` names the data, `benchmarks.joint_bops` follows, and its bar then counts too: channels and bits learned
+together within a limit on bit operations.
 
-Bar: files are within 1 % in bytes, and the joint loop loses to `sequential` at no target.
+Bar: files differ by at most 1 % in bytes, and the joint loop does not lose to `sequential` at any target.
 
     python -m benchmarks.joint            # three targets, five seeds, about ten minutes of one core
     python -m benchmarks.joint --quick    # one target, three seeds, fewer steps
@@ -58,7 +58,7 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is to end with."""
+    """Target sparsity and bits of a model."""
 
     sparsity: float
     bits: int
@@ -69,7 +69,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen on validation data: the learning rate, and the share of steps of the ramp or the first part."""
+    """Hyperparameters chosen on validation data: learning rate, and share of steps of the ramp or first part."""
 
     lr: float
     share: float
@@ -77,7 +77,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is compared."""
+    """Extent of the comparison."""
 
     targets: tuple[Target, ...]
     choices: tuple[Choice, ...]
@@ -94,7 +94,7 @@ QUICK = Setting((Target(0.9, 3),), (Choice(0.05, 0.5), Choice(0.05, 0.75)), 3, 9
 
 @dataclass(frozen=True)
 class Case:
-    """A seed: its data and its dense network."""
+    """A seed with its data and its dense network."""
 
     seed: int
     train: Split
@@ -114,12 +114,12 @@ class Case:
 
 
 def sgd(lr: float) -> Callable[[Any], torch.optim.Optimizer]:
-    """Return what makes the optimizer of every training here."""
+    """Return the factory of all optimizers here."""
     return partial(torch.optim.SGD, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
 def train(case: Case, choice: Choice, steps: int) -> FineTune:
-    """Return a training with the dense network as its teacher."""
+    """Return a training recipe with the dense network as teacher."""
     answers = Response(temperature=TEMPERATURE, weight=WEIGHT)
     return FineTune(
         data=case.train, steps=steps, seed=case.seed, optimizer=sgd(choice.lr), original=case.base,
@@ -127,8 +127,8 @@ def train(case: Case, choice: Choice, steps: int) -> FineTune:
     )  # fmt: skip
 
 
-def ramped_training(case: Case, target: Target, choice: Choice, steps: int, share: float) -> nn.Module:
-    """Return the dense network after one training towards a target, its ramp that share of the steps."""
+def train_along_ramp(case: Case, target: Target, choice: Choice, steps: int, share: float) -> nn.Module:
+    """Train the dense network towards a target along a ramp over that share of the steps."""
     rule = JointTraining(
         data=case.train, original=case.base, ramp=share, sparsities=(target.sparsity,), bits=(target.bits,),
         seed=case.seed, temperature=TEMPERATURE, weight=WEIGHT,
@@ -138,53 +138,53 @@ def ramped_training(case: Case, target: Target, choice: Choice, steps: int, shar
     return rule(case.base, knob.name, knob.domain.values[0])  # type: ignore[union-attr]
 
 
-def sequential(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
+def train_sequential(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
     """Prune, train, quantize, train."""
     first = round(choice.share * steps)
     pruned = train(case, choice, first)(UnstructuredPruning()(case.base, "prune.sparsity", target.sparsity))
     return train(case, choice, steps - first)(WeightQuantization()(pruned, "quantize.bits", target.bits))
 
 
-def ramped(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
+def train_ramped(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
     """Prune along a ramp over the first part, quantize, train."""
     first = round(choice.share * steps)
-    pruned = ramped_training(case, Target(target.sparsity, 32), choice, first, 1.0)
+    pruned = train_along_ramp(case, Target(target.sparsity, 32), choice, first, 1.0)
     return train(case, choice, steps - first)(WeightQuantization()(pruned, "quantize.bits", target.bits))
 
 
-def joint(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
-    """Do it all along one ramp."""
-    return ramped_training(case, target, choice, steps, choice.share)
+def train_joint(case: Case, target: Target, choice: Choice, steps: int) -> nn.Module:
+    """Prune and quantize along one ramp."""
+    return train_along_ramp(case, target, choice, steps, choice.share)
 
 
-METHODS = {"sequential": sequential, "ramped": ramped, "joint": joint}
+METHODS = {"sequential": train_sequential, "ramped": train_ramped, "joint": train_joint}
 
 
-def stored(model: nn.Module) -> float:
+def stored_bytes(model: nn.Module) -> float:
     return WeightBytes()(model).value
 
 
 def as_large(make: Callable[[Target], nn.Module], target: Target, size: float) -> nn.Module:
-    """Return the model whose file is nearest to a size, of some that are trained to sparsities ever closer to it."""
+    """Train models at adjusted sparsities and return the one whose file is closest to a size."""
     model = best = make(target)
-    # Of a file, about what a weight's code and its place take.
+    # The bytes of a weight's code and its index, approximately.
     slope = -sum(p.numel() for p in model.parameters()) * (target.bits + 2) / 8
-    sparsity, last = target.sparsity, stored(model)
+    sparsity, last = target.sparsity, stored_bytes(model)
     for _ in range(TRIES - 1):
-        if abs(stored(best) / size - 1) <= WITHIN:
+        if abs(stored_bytes(best) / size - 1) <= WITHIN:
             break
         step = max(-0.02, min(0.02, (size - last) / slope))
         sparsity = min(0.995, sparsity + step)
         model = make(Target(round(sparsity, 6), target.bits))
-        now = stored(model)
+        now = stored_bytes(model)
         if step and (now - last) / step < 0:
             slope = (now - last) / step
         last = now
-        best = min(best, model, key=lambda one: abs(stored(one) - size))
+        best = min(best, model, key=lambda one: abs(stored_bytes(one) - size))
     return best
 
 
-def chosen(method: str, target: Target, cases: list[Case], setting: Setting) -> Choice:
+def choose(method: str, target: Target, cases: list[Case], setting: Setting) -> Choice:
     """Return the choice with the best validation accuracy over seeds."""
 
     def score(choice: Choice) -> tuple[float, float]:
@@ -203,8 +203,8 @@ def gain(ours: list[float], theirs: list[float]) -> tuple[float, float]:
 
 
 def compare(target: Target, cases: list[Case], setting: Setting) -> dict[str, Any]:
-    """Return the row of a target: what was chosen, bytes and test accuracies of each seed by method."""
-    choices = {name: chosen(name, target, cases, setting) for name in METHODS}
+    """Return the row of a target: choices, bytes and test accuracies of each seed, by method."""
+    choices = {name: choose(name, target, cases, setting) for name in METHODS}
     row: dict[str, Any] = {"sparsity": target.sparsity, "bits": target.bits, "bytes": {}, "accuracy": {}}
     row["chosen"] = {name: [choice.lr, choice.share] for name, choice in choices.items()}
     for name, make in METHODS.items():
@@ -216,7 +216,7 @@ def compare(target: Target, cases: list[Case], setting: Setting) -> dict[str, An
             else:
                 size = row["bytes"]["sequential"][index]
                 models.append(as_large(lambda asked, made=made: made(target=asked), target, size))  # type: ignore[misc]
-        row["bytes"][name] = [stored(model) for model in models]
+        row["bytes"][name] = [stored_bytes(model) for model in models]
         right = [Accuracy(data=case.test)(model).value for model, case in zip(models, cases, strict=True)]
         row["accuracy"][name] = [round(one, 5) for one in right]
     for name in ("sequential", "ramped"):
@@ -246,7 +246,7 @@ def main() -> int:
         gains = ", ".join(f"{row[f'over_{name}'][0]:+.2f} over {name}" for name in METHODS if name != "joint")
         print(f"{target}: joint {gains}; {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     shown = Table(
-        title=f"Digits, small CNN of {stored(cases[0].base):,.0f} bytes: {dense:.2%} dense\n"
+        title=f"Digits, small CNN of {stored_bytes(cases[0].base):,.0f} bytes: {dense:.2%} dense\n"
         f"{setting.steps} steps of 64 each; {setting.seeds} seeds; {THREADS} thread; test accuracy, gains in points"
     )
     for column in ("target", "bytes", *METHODS, "joint over sequential", "joint over ramped"):
@@ -278,7 +278,7 @@ def main() -> int:
         figures["under_bops"] = joint_bops.run(options.quick)
         figures["passed"] = figures["passed"] and figures["under_bops"]["passed"]
     else:
-        print("learned channels and bits are left out: KMR_DATA names no data", file=sys.stderr)
+        print("joint_bops is not run: KMR_DATA is not set; name the data folder", file=sys.stderr)
     print(json.dumps(figures))
     return 0 if figures["passed"] else 1
 

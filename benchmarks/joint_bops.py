@@ -1,19 +1,19 @@
-"""Channels and bits learned together under a budget of bit operations, beside pipelines of one width for all layers.
+"""Learned channels and bits within a limit on bit operations, beside pipelines with one bit width for all layers.
 
-ResNet-20 on CIFAR-10 (`KMR_DATA`), weights alone on grids. `learned` is `BudgetedTraining`, one training. Its baselines
-take as many steps with the same teacher, optimizer, learning rate and augmentation, and remove channels by magnitude,
-ranked over the whole network, until they are within the same budget: `sequential` removes them at once, trains half of
-the steps, quantizes to one width and trains on the grids; `ramped` removes them at once and lets the width fall along
-`JointTraining`'s ramp. How many bits they have (and so how many channels they lose) is chosen for each by validation
-accuracy with the first seed; `learned` is trained once. Seeds are of the order of samples and augmentation. Gains are
-means over seeds with the 95 % interval of Student's t: a gain beyond it is won or lost.
+ResNet-20 on CIFAR-10 (`KMR_DATA`), with only weights quantized. `learned` is `BudgetedTraining`, in one training. Its
+baselines take as many steps with the same teacher, optimizer, learning rate and augmentation. They remove channels by
+magnitude, ranked over the whole network, until they are within the same limit. `sequential` trains half of the steps,
+quantizes to one bit width and trains on the grids. `ramped` lowers the bit width along `JointTraining`'s ramp. The bit
+width of each baseline (and so its number of channels) is chosen by validation accuracy with the first seed. A seed sets
+the order of samples and the augmentation. Gains are means over seeds with a 95 % interval (Student's t); a gain beyond
+its interval is won or lost.
 
-Bar: every model is within its budget, those that are compared within 3 % of each other, and `learned` loses to neither
-baseline at any budget. The steps of `--quick` are too few for it to learn what to leave out: there it is behind,
-and the bar says only that it is not so beyond the interval of three seeds.
+Bar: every model is within its limit, compared models are within 3 % of each other, and `learned` loses to neither
+baseline at any limit. The steps of `--quick` are too few for `learned`: it is behind there, and the bar only requires
+that its loss is within the interval of three seeds.
 
-    KMR_DATA=/path/to/data python -m benchmarks.joint_bops            # two budgets, three seeds, about a quarter hour
-    KMR_DATA=/path/to/data python -m benchmarks.joint_bops --quick    # one budget, few steps
+    KMR_DATA=/path/to/data python -m benchmarks.joint_bops            # two limits, three seeds, about a quarter hour
+    KMR_DATA=/path/to/data python -m benchmarks.joint_bops --quick    # one limit, few steps
 """
 
 import argparse
@@ -52,17 +52,17 @@ APART = 0.03
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is compared.
+    """Extent of the comparison.
 
     Args:
-        budgets: shares of the base's bit operations, each with the widths the baselines choose from.
-        seeds: how many.
-        steps: of each model, in all.
-        batch: samples in a step.
-        images: for training, validation and test.
+        limits: shares of the base's bit operations, each with the bit widths that the baselines choose from.
+        seeds: the number of seeds.
+        steps: the training steps of each model.
+        batch: the samples in a step.
+        images: the numbers of training, validation and test images.
     """
 
-    budgets: tuple[tuple[float, tuple[int, ...]], ...]
+    limits: tuple[tuple[float, tuple[int, ...]], ...]
     seeds: int
     steps: int
     batch: int
@@ -74,7 +74,7 @@ QUICK = Setting(((0.09375, (4,)),), 3, 20, 48, (2_000, 250, 500))
 
 
 class Bench:
-    """The base model, its data, and what each method makes of them."""
+    """The base model, its data, and the methods to compress it."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -92,51 +92,51 @@ class Bench:
         return self.bops(model).value / self.whole
 
     def recipe(self, steps: int) -> Callable[..., FineTune]:
-        """Return what makes all trainings here."""
+        """Return the factory of all training recipes here."""
         optimizer = partial(torch.optim.SGD, lr=RATE, momentum=0.9, nesterov=True, weight_decay=1e-4)
         return partial(FineTune, steps=steps, optimizer=optimizer, augment=crop_and_flip)
 
-    def trained(self, model: nn.Module, steps: int, seed: int) -> nn.Module:
-        """Train in place with the base's answers."""
+    def train_model(self, model: nn.Module, steps: int, seed: int) -> nn.Module:
+        """Train a model in place with the base as teacher."""
         answers = Response(temperature=TEMPERATURE, weight=WEIGHT)
         make = self.recipe(steps)
         return make(data=self.train, seed=seed, original=self.base, guides={"answers": answers})(model)
 
-    def quantized(self, model: nn.Module, bits: int) -> nn.Module:
-        """Put weights on grids of one width, whose steps are learned."""
+    def quantize(self, model: nn.Module, bits: int) -> nn.Module:
+        """Quantize weights to one bit width, with learned step sizes."""
         return WeightQuantization(learned=True, clip="mse")(model, "quantize.bits", bits)
 
-    def narrowed(self, share: float, bits: int) -> nn.Module:
-        """Remove as few channels as bring the base within the budget at these bits."""
+    def prune_to(self, share: float, bits: int) -> nn.Module:
+        """Remove the fewest channels that bring the base within the limit at these bits."""
         rule = StructuredPruning(example_inputs=self.inputs, scope="global")
         low, high, best = 0.0, 0.9, self.base
-        if self.share(self.quantized(self.base, bits)) <= share:
+        if self.share(self.quantize(self.base, bits)) <= share:
             return self.base
         for _ in range(TRIES):
             middle = (low + high) / 2
             tried = rule(self.base, "structured.ratio", middle)
-            if self.share(self.quantized(tried, bits)) <= share:
+            if self.share(self.quantize(tried, bits)) <= share:
                 high, best = middle, tried
             else:
                 low = middle
         return best
 
-    def sequential(self, share: float, bits: int, seed: int) -> nn.Module:
+    def train_sequential(self, share: float, bits: int, seed: int) -> nn.Module:
         """Prune, train, quantize, train."""
         first = self.setting.steps // 2
-        pruned = self.trained(self.start(share, bits), first, seed)
-        return self.trained(self.quantized(pruned, bits), self.setting.steps - first, seed)
+        pruned = self.train_model(self.start(share, bits), first, seed)
+        return self.train_model(self.quantize(pruned, bits), self.setting.steps - first, seed)
 
-    def ramped(self, share: float, bits: int, seed: int) -> nn.Module:
-        """Prune, and train while the width falls."""
+    def train_ramped(self, share: float, bits: int, seed: int) -> nn.Module:
+        """Prune, and train while the bit width falls."""
         rule = JointTraining(
             data=self.train, original=self.base, sparsities=(0.0,), bits=(bits,), seed=seed, learned=True,
             temperature=TEMPERATURE, weight=WEIGHT, recipe=self.recipe(self.setting.steps),
         )  # fmt: skip
         return rule(self.start(share, bits), "joint.target", f"0/{bits}")
 
-    def learned(self, share: float, seed: int) -> nn.Module:
-        """Learn channels and widths in one training."""
+    def train_learned(self, share: float, seed: int) -> nn.Module:
+        """Learn channels and bit widths in one training."""
         rule = BudgetedTraining(
             data=self.train, original=self.base, example_inputs=self.inputs, seed=seed, temperature=TEMPERATURE,
             weight=WEIGHT, recipe=self.recipe(self.setting.steps),
@@ -144,24 +144,24 @@ class Bench:
         return rule(self.base, "geta.bops", share)
 
     def start(self, share: float, bits: int) -> nn.Module:
-        """Return a copy of the narrowed model, which is made once."""
+        """Return a copy of the pruned model, which is made once."""
         if (share, bits) not in self.starts:
-            self.starts[share, bits] = self.narrowed(share, bits)
+            self.starts[share, bits] = self.prune_to(share, bits)
         return copy.deepcopy(self.starts[share, bits])
 
 
 def compare(bench: Bench, share: float, widths: tuple[int, ...]) -> dict[str, Any]:
-    """Return the row of a budget: by method the bits, shares and test accuracies of each seed."""
+    """Return the row of a limit: bits, shares and test accuracies of each seed, by method."""
     row: dict[str, Any] = {"budget": share, "bits": {}, "share": {}, "accuracy": {}}
     validation = Accuracy(data=bench.of.validation)
-    for name, make in {"sequential": bench.sequential, "ramped": bench.ramped}.items():
+    for name, make in {"sequential": bench.train_sequential, "ramped": bench.train_ramped}.items():
         first = {bits: make(share, bits, 0) for bits in widths}
         bits = max(widths, key=lambda b: validation(first[b]).value) if len(widths) > 1 else widths[0]
         models = [first[bits], *(make(share, bits, seed) for seed in range(1, bench.setting.seeds))]
         row["bits"][name] = bits
         row["share"][name], row["accuracy"][name] = read(bench, models)
         say(name, row)
-    models = [bench.learned(share, seed) for seed in range(bench.setting.seeds)]
+    models = [bench.train_learned(share, seed) for seed in range(bench.setting.seeds)]
     row["bits"]["learned"] = "2 to 8"
     row["share"]["learned"], row["accuracy"]["learned"] = read(bench, models)
     say("learned", row)
@@ -176,8 +176,8 @@ def read(bench: Bench, models: list[nn.Module]) -> tuple[list[float], list[float
 
 
 def say(name: str, row: dict[str, Any]) -> None:
-    """Tell on standard error how far it is."""
-    print(f"budget {row['budget']:.4g}: {name}, {row['bits'][name]} bits: {fmean(row['accuracy'][name]):.2%}",
+    """Print the progress to standard error."""
+    print(f"limit {row['budget']:.4g}: {name}, {row['bits'][name]} bits: {fmean(row['accuracy'][name]):.2%}",
           file=sys.stderr, flush=True)  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def gain(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 def verdict(mean: float, half: float) -> str:
-    """Say whether a gain is beyond its interval."""
+    """Judge whether a gain is beyond its interval."""
     return "learned wins" if mean > half else "learned loses" if mean < -half else "undecided"
 
 
@@ -198,10 +198,10 @@ def run(quick: bool) -> dict[str, Any]:
     setting = QUICK if quick else FULL
     started = time.perf_counter()
     with warnings.catch_warnings():
-        # Shortcuts that pad keep the channels of the stages; what stays whole is the same in all methods.
+        # Padded shortcuts fix the channels of the stages, in all methods alike.
         warnings.simplefilter("ignore", RuleWarning)
         bench = Bench(setting)
-        rows = [compare(bench, share, widths) for share, widths in setting.budgets]
+        rows = [compare(bench, share, widths) for share, widths in setting.limits]
         dense = bench.test(bench.base).value
     shown = Table(
         title=f"CIFAR-10, ResNet-20: {dense:.2%} dense; {setting.steps} steps of {setting.batch}, {setting.seeds} "
@@ -219,7 +219,7 @@ def run(quick: bool) -> dict[str, Any]:
     Console(width=150).print(shown)
     shares = [[share / row["budget"] for each in row["share"].values() for share in each] for row in rows]
     held = {
-        "within the budget": all(max(each) <= 1 for each in shares),
+        "within the limit": all(max(each) <= 1 for each in shares),
         "equal bit operations": all(min(each) >= 1 - APART for each in shares),
         "never loses": all(
             verdict(*row[over]) != "learned loses" for row in rows for over in ("over_sequential", "over_ramped")
@@ -235,7 +235,7 @@ def run(quick: bool) -> dict[str, Any]:
 def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one budget, few steps")
+    parser.add_argument("--quick", action="store_true", help="one limit, few steps")
     options = parser.parse_args()
     figures = run(options.quick)
     print(json.dumps(figures))

@@ -1,19 +1,18 @@
-"""LeNet-300-100 and LeNet-5 on MNIST: how small on disk, at an error no worse than the dense network's.
+"""Compression of LeNet-300-100 and LeNet-5 on MNIST: size on disk at the dense network's error or less.
 
-One pipeline of the engine's own rules for both: prune by magnitude in a few steps, then put what is left on a grid of
-few bits, with fine-tuning after each move (labels and a teacher's answers). LeNet-5 learns from its own dense network,
-LeNet-300-100 from a dense LeNet-5 of the same seed. The baseline is the dense network of the same run, trained with
-labels alone as the published ones were, and its file; what a dense LeNet-300-100 gains from that teacher, in as many
-passes, is in a column of its own. Published for comparison: Deep Compression (Han et al. 2016) reaches 40× at 1.58 %
-error from 1.64 % (LeNet-300-100) and 39× at 0.74 % from 0.80 % (LeNet-5), with Huffman coding, which these files have
-not.
+Both use one pipeline of rules: prune by magnitude in a few steps, then quantize the weights to few bits, with
+fine-tuning after each move (labels and a teacher's answers). The teacher of LeNet-5 is its own dense network; that of
+LeNet-300-100 is a dense LeNet-5 of the same seed. The baseline is the dense network of the same run, trained with
+labels alone like the published ones, and its file. A column shows the error of a dense LeNet-300-100 trained with that
+teacher in as many epochs. For comparison, Deep Compression (Han et al. 2016) reaches 40× at 1.58 % error from 1.64 %
+(LeNet-300-100) and 39× at 0.74 % from 0.80 % (LeNet-5), with Huffman coding, which these files do not use.
 
-Every ratio is of two files: `model.safetensors` as `kmr.save` writes it, header and all, and the same of the dense
-network; the artifact's JSON is in a column of its own, and each chosen artifact is loaded again and has to predict the
-same. Of the models at least 40× smaller the one of least validation error is chosen; test images are read for it alone
-and for the dense network. Each seed trains anew; the settings were tried on other seeds, by validation images alone.
+A ratio compares two files: the compressed and the dense `model.safetensors` that `kmr.save` writes, headers included.
+The artifact's JSON has its own column. Each chosen artifact is loaded again and must make the same predictions. Of the
+models at least 40× smaller, the one with the lowest validation error is chosen; only it and the dense networks are
+measured on test images. Settings were chosen with other seeds, on validation images.
 
-Bar: for both networks, over the mean of the seeds, 40× or more with a test error no higher than the dense network's.
+Bar: for both networks, the mean over seeds is at least 40× at a test error no higher than the dense network's.
 
     KMR_DATA=/path/to/data python -m benchmarks.lenet_mnist            # three seeds; about 20 minutes of one core
     KMR_DATA=/path/to/data python -m benchmarks.lenet_mnist --quick    # LeNet-300-100, one seed, 20,000 images
@@ -54,18 +53,18 @@ TIMES = 40
 
 @dataclass(frozen=True)
 class Setting:
-    """What is done to one network.
+    """Settings of one network.
 
     Args:
-        build: makes it.
-        dense: passes over the data that train it.
-        ramp: the sparsities it is pruned to, one after the other, each with the passes over the data after it.
-        rounded: passes after rounding, which is done from `rounds_from` on.
-        rounds_from: the least sparsity that is rounded; what is less sparse is on the way only.
-        bits: of the grids.
-        rates: of learning, after pruning and after rounding.
-        teacher: the network whose dense form teaches; its own if None.
-        taught: temperature and weight of the teacher's answers.
+        build: the factory of the network.
+        dense: the epochs of dense training.
+        ramp: the sparsities in order, each with the epochs of fine-tuning after it.
+        rounded: the epochs after quantization.
+        rounds_from: the lowest sparsity that is quantized; lower ones are intermediate.
+        bits: the bit widths.
+        rates: the learning rates after pruning and after quantization.
+        teacher: the network whose dense form is the teacher; None for the network itself.
+        taught: the temperature and weight of the teacher's answers.
     """
 
     build: Callable[[], nn.Module]
@@ -90,7 +89,7 @@ NETWORKS: Mapping[str, Setting] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One compressed model: where it lies, what its files take, and its error on validation images."""
+    """A compressed model: its folder, the bytes of its files, and its validation error."""
 
     folder: Path
     sparsity: float
@@ -112,7 +111,7 @@ def tune(data: Data, epochs: float, rate: float, seed: int, **more: Any) -> Fine
 
 
 def size(folder: Path) -> tuple[int, int]:
-    """Return the bytes of an artifact's weights and of all of its files."""
+    """Return the bytes of an artifact's weights and of all its files."""
     return read(folder).weights_bytes, sum(file.stat().st_size for file in folder.iterdir())
 
 
@@ -124,7 +123,7 @@ def train(setting: Setting, data: Data, seed: int, **more: Any) -> nn.Module:
 
 
 def compress(setting: Setting, data: Data, dense: nn.Module, answers: Response, folder: Path, seed: int) -> list[Point]:
-    """Return the compressed models of a dense one; each sparsity goes on from the one before."""
+    """Return the compressed models of a dense one; each sparsity starts from the previous model."""
     technique = Instantiation(
         "deep compression", (UnstructuredPruning(), WeightQuantization(granularity="tensor")), (), ()
     )
@@ -159,7 +158,7 @@ def run(setting: Setting, data: Data, folder: Path, seed: int) -> dict[str, Any]
     chosen = min(small, key=lambda point: (point.validation, point.weights))
     loaded = kmr.load(chosen.folder)
     if errors(loaded, data.validation) != chosen.validation:
-        raise RuntimeError(f"{chosen.folder} does not predict what the model that was saved did")
+        raise RuntimeError(f"the loaded model has another validation error than the saved one: {chosen.folder}")
     return {
         "dense_bytes": whole, "bytes": chosen.weights, "artifact_bytes": chosen.files,
         "sparsity": chosen.sparsity, "bits": chosen.bits, "times": whole / chosen.weights,
@@ -189,13 +188,13 @@ def picture(found: Mapping[str, list[dict[str, Any]]], page: Path) -> None:
 def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 20,000 images; LeNet-300-100 if none is named")
+    parser.add_argument("--quick", action="store_true", help="one seed, 20,000 images, LeNet-300-100 by default")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="by default all")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="default: all")
     parser.add_argument("--page", type=Path, default=Path("runs/lenet_mnist/front.html"))
     options = parser.parse_args()
     if "KMR_DATA" not in os.environ:
-        print("KMR_DATA must name the folder with mnist/", file=sys.stderr)
+        print("KMR_DATA is not set; name the folder with mnist/", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     images = 20_000 if options.quick else 55_000
@@ -211,7 +210,7 @@ def main() -> int:
     picture(found, options.page)
     shown = Table(title=f"MNIST, {images} training images, {seeds} seeds, 1 thread: mean ± standard deviation")
     columns = {
-        "teacher_error": "teacher's error", "taught_error": "dense, taught", "dense_error": "dense error",
+        "teacher_error": "teacher error", "taught_error": "dense error, with teacher", "dense_error": "dense error",
         "error": "error", "dense_bytes": "dense B", "bytes": "B", "artifact_bytes": "with JSON, B",
         "times": "times smaller",
     }  # fmt: skip

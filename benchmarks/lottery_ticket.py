@@ -1,10 +1,10 @@
-"""Lottery tickets on the digits: rewound weights beside new random ones under the same mask, five seeds.
+"""Lottery tickets on the digits: rewound weights beside new random weights under the same mask, five seeds.
 
-A 64-300-100-10 network (LeNet-300-100's shape) is trained k steps; from there tickets are found by iterative magnitude
-pruning, the rule `ticket`, at 80, 90 and 95 % sparsity. Each ticket is then trained once from its rewound weights and
-once, the control of Frankle & Carbin (2019), from weights drawn anew under the same mask; the recipe and the order of
-samples are the same. A random mask of the same sparsity on the rewound weights stands beside them. Reported is the test
-accuracy of each, and the paired difference ticket − control over the seeds with its 95 % interval (Student's t).
+A 64-300-100-10 network (the shape of LeNet-300-100) is trained for k steps. From there the rule `ticket` finds tickets
+by iterative magnitude pruning at 80, 90 and 95 % sparsity. Each ticket is trained from its rewound weights and, as the
+control of Frankle & Carbin (2019), from new random weights under the same mask, with the same recipe and order of
+samples. A second control has a random mask of the same sparsity on the rewound weights. The table has test accuracies
+and the paired difference ticket − control over seeds with a 95 % interval (Student's t).
 
 Bar: at each sparsity the ticket is better than the control on average over the seeds.
 
@@ -40,7 +40,7 @@ STARTS = ("ticket", "new weights", "random mask")
 
 
 class Glorot(nn.Linear):
-    """A linear layer with the initial weights of Frankle & Carbin: Gaussian Glorot, no bias at first."""
+    """A linear layer with the initial weights of Frankle & Carbin: Gaussian Glorot, zero bias."""
 
     def reset_parameters(self) -> None:
         """Draw the weights."""
@@ -49,7 +49,7 @@ class Glorot(nn.Linear):
 
 
 def network(seed: int) -> nn.Module:
-    """Build the network with a seed."""
+    """Build the network of a seed."""
     with isolated_rng(seed):
         return nn.Sequential(nn.Flatten(), Glorot(64, 300), nn.ReLU(), Glorot(300, 100), nn.ReLU(), Glorot(100, 10))
 
@@ -60,24 +60,24 @@ def momentum(parameters: Any) -> torch.optim.Optimizer:
 
 
 def one_seed(seed: int, sparsities: list[float], rounds: int, rewind: int, recipe: FineTune, test: Split) -> Any:
-    """Return the test accuracy (%) of the dense network and, by sparsity, of each start."""
+    """Return the test accuracy (%) of the dense network, and of each start by sparsity."""
     accuracy = Accuracy(data=test)
     recipe = replace(recipe, seed=seed)
     early = replace(recipe, steps=rewind, schedule="constant")(network(seed))
 
-    def trained(model: nn.Module) -> float:
+    def accuracy_after(model: nn.Module) -> float:
         return 100 * accuracy(recipe(model).eval()).value
 
     found = {}
     for sparsity in sparsities:
         ticket = LotteryTicket(finetune=recipe, rounds=rounds)(early, "ticket.sparsity", sparsity)
-        # What the rule does at `start="random"`, without finding the same mask once more.
+        # The same as the rule with `start="random"`, without finding the mask again.
         control = copy.deepcopy(ticket)
         with isolated_rng(1000 + seed):
             draw_again(dict(weight_layers(control)))
         by_chance = UnstructuredPruning(criterion=Random(), seed=2000 + seed)(early, "prune.sparsity", sparsity)
-        found[sparsity] = [trained(model) for model in (ticket, control, by_chance)]
-    return trained(copy.deepcopy(early)), found
+        found[sparsity] = [accuracy_after(model) for model in (ticket, control, by_chance)]
+    return accuracy_after(copy.deepcopy(early)), found
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
@@ -90,7 +90,7 @@ def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="80 and 95 %, two rounds")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of a round, and of a ticket")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of a round and of a ticket")
     parser.add_argument("--rewind", type=int, default=20, help="k, the step to rewind to")
     options = parser.parse_args()
     torch.set_num_threads(1)

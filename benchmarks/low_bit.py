@@ -1,11 +1,11 @@
-"""Few bits for each weight of ResNet-20 on CIFAR-10: rounding to nearest beside rounding that minds the outputs.
+"""Low-bit weights of ResNet-20 on CIFAR-10: rounding to nearest beside GPTQ and quantization-aware training.
 
-The baseline rounds each weight to the nearest of the levels spread over its channel's range (what "n bits, per channel"
-means by default). Ours clips ranges by least squares, rounds layer by layer on training images (GPTQ), and below 4 bits
-trains for a fraction of an epoch with learned steps (QAT). Nothing is chosen on the test images; sizes are those of the
-packed file. Differences are to the float model on the same test images, with their standard errors.
+The baseline rounds each weight to the nearest level in its channel's range, which is the usual meaning of "n bits, per
+channel". Ours clips ranges by least squares, rounds layer by layer on training images (GPTQ), and below 4 bits trains
+for a fraction of an epoch with learned step sizes (QAT). Nothing is chosen on test images. Sizes are those of the
+packed file. Differences are to the float model on the same test images, with standard errors.
 
-Bar: 4 bits without any training within 1 point; 3 bits after the short training within 1 point; 2 bits above 80 %.
+Bar: 4 bits without training and 3 bits after short training lose at most 1 point; 2 bits exceed 80 %.
 
     KMR_DATA=… python -m benchmarks.low_bit            # 10,000 test images
     KMR_DATA=… python -m benchmarks.low_bit --quick    # 1,000 test images, shorter training
@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.resnet20 import THREADS, Point, Setting, setting, told
+from benchmarks.resnet20 import THREADS, Point, Setting, report_time, setting
 from kmr.instantiations.quantization import WeightQuantization
 
 
-def rounded(here: Setting, bits: int, samples: int, *, learned: bool = False) -> nn.Module:
-    """Return the base with weights of this many bits, without training."""
+def quantize(here: Setting, bits: int, samples: int, *, learned: bool = False) -> nn.Module:
+    """Quantize the base to this many bits, without training."""
     rule = WeightQuantization(
         scheme="midrise", clip="mse", rounding="gptq", data=here.train, samples=samples, learned=learned
     )
@@ -40,15 +40,15 @@ def main() -> int:
     here = setting(8_000 if options.quick else 45_000, 250, test)
     points: dict[str, Point] = {"32 bits": here.measure(here.base)}
     for bits in (4, 3, 2) if options.quick else (8, 6, 5, 4, 3, 2):
-        with told(f"nearest, {bits} bits"):
+        with report_time(f"nearest, {bits} bits"):
             moved = WeightQuantization()(here.base, "quantize.bits", bits)
             points[f"nearest, {bits} bits"] = here.measure(moved)
     for bits in (4, 3, 2):
-        with told(f"ours, {bits} bits"):
-            points[f"ours, {bits} bits"] = here.measure(rounded(here, bits, samples))
+        with report_time(f"ours, {bits} bits"):
+            points[f"ours, {bits} bits"] = here.measure(quantize(here, bits, samples))
     for bits in (3, 2):
-        with told(f"ours trained, {bits} bits"):
-            moved = here.finetune(steps[bits])(rounded(here, bits, samples, learned=True))
+        with report_time(f"ours trained, {bits} bits"):
+            moved = here.finetune(steps[bits])(quantize(here, bits, samples, learned=True))
             points[f"ours, {bits} bits, {steps[bits]} steps"] = here.measure(moved)
     shown = Table(title=f"ResNet-20, CIFAR-10: weights only, {test} test images, {THREADS} thread")
     for column in ("weights", "bytes", "accuracy %", "± (s.e.)", "difference", "± (s.e.)"):

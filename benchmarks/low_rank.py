@@ -1,15 +1,14 @@
-"""Low-rank factors that know the inputs of layers, and Tucker, beside plain singular values: no training.
+"""Activation-aware low-rank factors and Tucker decompositions beside plain SVD, without training.
 
-ResNet-20 on CIFAR-10. Both methods cut every convolution and linear layer to the same ranks (those whose factors hold a
-share `keep` of its weights), so their parameters and multiply-accumulates are equal; the table gives those and the
-measured latency beside them. The activation-aware factors read calibration images that are drawn from the training
-images, anew for each seed; plain ones read none. Nothing is chosen, so accuracy is read on held-out test images alone.
-The interval of a difference is 95 % over seeds and test images: paired on the images, pooled with the spread of seeds.
+ResNet-20 on CIFAR-10. Both SVD methods reduce every convolution and linear layer to the same ranks (whose factors have
+a share `keep` of its weights), so their parameters and multiply-accumulates are equal. Activation-aware factors use
+calibration images, drawn from the training images for each seed; plain factors use none. Nothing is chosen, so accuracy
+is measured on held-out test images. The 95 % interval of a difference is paired on the images and includes the spread
+over seeds.
 
-Tucker decompositions of the convolutions, by orthogonal iteration or as they begin, are cut to at most the baseline's
-multiply-accumulates at each `keep` instead (`AT_EQUAL_MACS`): their own share is searched for by bisection. Further
-methods are lines of `METHODS`: a name and what makes the rule from calibration data; each is reported beside the
-baseline at every `keep`.
+Tucker decompositions of the convolutions, by orthogonal iteration or by their initial value, are instead reduced to at
+most the baseline's multiply-accumulates at each `keep` (`AT_EQUAL_MACS`); bisection finds their own share. To add a
+method, add a line to `METHODS`: a name and a function that makes the rule from calibration data.
 
 Bar: activation-aware factors are at least as accurate as plain ones at every `keep`, mean over seeds.
 
@@ -50,18 +49,18 @@ METHODS: Mapping[str, Callable[[Split, int], Rule]] = {
     "Tucker (HOOI)": lambda data, images: TensorDecomposition(),
     "Tucker (HOSVD)": lambda data, images: TensorDecomposition(iterations=0),
 }
-"""Of calibration data and how many of its images to use, the rule; its first knob is the share of weights to keep."""
+"""Functions of calibration data and a number of images that make a rule; its first knob is the share to keep."""
 
 SEEDED = frozenset({"activation-aware SVD"})
-"""The methods that read calibration images."""
+"""The methods that use calibration images."""
 
 AT_EQUAL_MACS = frozenset({"Tucker (HOOI)", "Tucker (HOSVD)"})
-"""The methods that are cut to the baseline's multiply-accumulates in place of its share of weights."""
+"""The methods that are compared at the baseline's multiply-accumulates, not at its share of weights."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut model's readings: which test images it gets right, what it costs."""
+    """Readings of a factored model: correct test images and costs."""
 
     right: Tensor
     macs: float
@@ -70,12 +69,12 @@ class Cut:
 
     @property
     def accuracy(self) -> float:
-        """The share of test images it gets right."""
+        """The share of correct test images."""
         return float(self.right.double().mean())
 
 
 def evaluate(model: nn.Module, test: Predictions) -> Cut:
-    """Read a model."""
+    """Measure a model."""
     model.eval()
     with torch.no_grad():
         seen = test(model)
@@ -86,19 +85,19 @@ def evaluate(model: nn.Module, test: Predictions) -> Cut:
     return Cut(right, read["macs"], read["parameters"], read["latency_ms"])
 
 
-def turned(rule: Rule, model: nn.Module, value: float) -> nn.Module:
-    """Turn a rule's first knob; what it leaves as it is goes unsaid."""
+def turn(rule: Rule, model: nn.Module, value: float) -> nn.Module:
+    """Turn a rule's first knob, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuleWarning)
         return rule(model, rule.knobs[0].name, value)
 
 
 def share_within(rule: Rule, model: nn.Module, macs: float, example: Any) -> float:
-    """Return the largest share, to 1/512, at which a rule leaves no more multiply-accumulates than these."""
+    """Return the largest share, to 1/512, at which a rule leaves at most these multiply-accumulates."""
     low, high = 0.05, 1.0
     while high - low > 1 / 512:
         middle = (low + high) / 2
-        found = MACs(example_inputs=example)(turned(rule, model, middle)).value
+        found = MACs(example_inputs=example)(turn(rule, model, middle)).value
         low, high = (middle, high) if found <= macs else (low, middle)
     return low
 
@@ -113,7 +112,7 @@ def difference(ours: list[Cut], base: Cut) -> tuple[float, float]:
 
 
 def run(folder: Path, keeps: list[float], seeds: int, images: int, tested: int) -> tuple[Cut, dict[str, Any]]:
-    """Return the dense model's readings, and by method and share the cuts of each seed."""
+    """Return the dense model's readings, and those of each seed by method and share."""
     data = cifar10(str(folder / "cifar10"), train=45_000 if images > 2_000 else 5_000, test=tested)
     test = Predictions.of(Split(data["test"], 250))
     train = Split(data["train"], 128)
@@ -128,7 +127,7 @@ def run(folder: Path, keeps: list[float], seeds: int, images: int, tested: int) 
                 rule, share = make(calibration, images), keep
                 if name in AT_EQUAL_MACS:
                     share = share_within(rule, dense, cuts[BASELINE][keep][0].macs, test.split.first_inputs())
-                cut = evaluate(turned(rule, dense, share), test)
+                cut = evaluate(turn(rule, dense, share), test)
                 cuts.setdefault(name, {}).setdefault(keep, []).append(cut)
                 print(f"{name}, keep {keep}, seed {seed}: {cut.accuracy:.4f}", file=sys.stderr, flush=True)
     return whole, cuts
@@ -142,7 +141,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=512, help="calibration images")
     options = parser.parse_args()
     if "KMR_DATA" not in os.environ:
-        print("KMR_DATA must name the folder with cifar10/ and models/", file=sys.stderr)
+        print("KMR_DATA is not set; name the folder with cifar10/ and models/", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     keeps = [0.7, 0.5] if options.quick else [0.8, 0.6, 0.5, 0.4]

@@ -1,13 +1,13 @@
-"""Bits for each layer of ResNet-20 on CIFAR-10, shared out by sensitivity, at the stored bytes of uniform widths.
+"""Mixed precision of ResNet-20 on CIFAR-10, allocated by sensitivity, at the stored bytes of uniform bit widths.
 
-Two baselines: the same bits everywhere, and random bits for each layer that fill the same bytes. All three round the
-same way (least-squares clipping, to nearest) and train nothing. The sensitivity of a layer is the divergence of the
-predictions when it alone is rounded, on training images; bytes are those of the packed file. Differences are between
-predictions on the same test images, with their standard errors; between two uniform widths the uniform model is the
-smaller one, and the bytes of the allocated one lie half-way.
+The baselines are equal bits for all layers, and random bits for each layer within the same bytes. All three round to
+nearest after least-squares clipping, without training. The sensitivity of a layer is the divergence of the predictions,
+on training images, when only this layer is quantized. Bytes are those of the packed file. Differences are between
+predictions on the same test images, with standard errors. Between two uniform widths the limit is half-way, and the
+uniform model is the smaller one.
 
-Bar: nowhere more than two standard errors below uniform, and below the mean of the random ones; above each by more than
-two standard errors at some size between those of 2 and 5 bits.
+Bar: ours is nowhere more than two standard errors below uniform or below the mean of the random models, and above each
+by more than two standard errors at some size of at most 5 bits.
 
     KMR_DATA=… python -m benchmarks.mixed_precision            # 4,000 test images
     KMR_DATA=… python -m benchmarks.mixed_precision --quick    # 500 test images, fewer sizes
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.resnet20 import THREADS, correct, setting, told
+from benchmarks.resnet20 import THREADS, correct, report_time, setting
 from kmr.instantiations.quantization import Sensitivity, WeightQuantization, as_vector, measure_sensitivity, per_layer
 from kmr.meters import WeightBytes
 
@@ -32,7 +32,7 @@ RULE = WeightQuantization(clip="mse")
 
 
 def with_bits(base: nn.Module, bits: dict[str, int]) -> nn.Module:
-    """Return the base with these bits for each layer."""
+    """Quantize each layer of the base to its bits."""
     rule = per_layer(RULE, tuple(bits))
     model = base
     for knob, value in as_vector(RULE, bits).items():
@@ -40,24 +40,24 @@ def with_bits(base: nn.Module, bits: dict[str, int]) -> nn.Module:
     return model
 
 
-def stored(model: nn.Module) -> int:
+def stored_bytes(model: nn.Module) -> int:
     return int(WeightBytes()(model).value)
 
 
-def allocated(base: nn.Module, table: Sensitivity, limit: int) -> tuple[nn.Module, dict[str, int]]:
-    """Return the best allocation whose file is within the limit, to the byte."""
-    budget = float(limit)
+def allocate(base: nn.Module, table: Sensitivity, limit: int) -> tuple[nn.Module, dict[str, int]]:
+    """Return the best allocation with a file within the limit."""
+    allowed = float(limit)
     while True:
-        bits, _ = table.for_bytes(budget)
+        bits, _ = table.for_bytes(allowed)
         model = with_bits(base, bits)
-        excess = stored(model) - limit
+        excess = stored_bytes(model) - limit
         if excess <= 0:
             return model, bits
-        budget -= excess
+        allowed -= excess
 
 
 def at_random(base: nn.Module, table: Sensitivity, limit: int, seed: int) -> nn.Module:
-    """Return a model of random bits for each layer, filled up in random order while the file stays within."""
+    """Return a model with random bits for each layer, raised in random order while the file stays within the limit."""
     draw = random.Random(seed)
     widths = sorted(table.widths)
     rows = zip(table.layers, table.bytes, strict=True)
@@ -79,7 +79,7 @@ def at_random(base: nn.Module, table: Sensitivity, limit: int, seed: int) -> nn.
             if grown <= limit - 64:
                 bits[path], total = higher, grown
         model = with_bits(base, bits)
-        if stored(model) <= limit:
+        if stored_bytes(model) <= limit:
             return model
 
 
@@ -98,35 +98,35 @@ def main() -> int:
     test, samples, draws = (500, 32, 1) if options.quick else (4000, 128, 3)
     here = setting(1_000, 250, test)
     widths = (8, 6, 5, 4, 3, 2) if options.quick else (8, 7, 6, 5, 4, 3, 2)
-    with told("sensitivity"):
+    with report_time("sensitivity"):
         table = measure_sensitivity(here.base, here.train, rule=RULE, widths=widths, samples=samples)
     uniform: dict[int, tuple[int, Tensor]] = {}
     for width in sorted({math.floor(size) for size in sizes} | {math.ceil(size) for size in sizes}):
         model = RULE(here.base, "quantize.bits", width)
-        uniform[width] = stored(model), correct(model, here.test)
+        uniform[width] = stored_bytes(model), correct(model, here.test)
     base = 100 * float(here.base_right.mean())
     shown = Table(title=f"ResNet-20, CIFAR-10: no training, {test} test images, {THREADS} thread; base {base:.2f} %")
-    for column in ("bytes of", "limit", "allocated B", "%", "uniform %", "random %", "− uniform", "− random"):
+    for column in ("bytes of", "limit B", "allocated B", "%", "uniform %", "random %", "− uniform", "− random"):
         shown.add_column(column, justify="right")
     rows = []
     for size in sizes:
         low, high = uniform[math.floor(size)], uniform[math.ceil(size)]
         limit = (low[0] + high[0]) // 2
-        with told(f"{size} bits"):
-            model, bits = allocated(here.base, table, limit)
+        with report_time(f"{size} bits"):
+            model, bits = allocate(here.base, table, limit)
             right = correct(model, here.test)
             others = [correct(at_random(here.base, table, limit, seed), here.test) for seed in range(draws)]
         mean_other = torch.stack(others).mean(0)
         over_uniform, over_random = difference(right, low[1]), difference(right, mean_other)
         rows.append(
             {
-                "size": size, "limit": limit, "bytes": stored(model), "accuracy": 100 * float(right.mean()),
+                "size": size, "limit": limit, "bytes": stored_bytes(model), "accuracy": 100 * float(right.mean()),
                 "uniform": 100 * float(low[1].mean()), "random": 100 * float(mean_other.mean()),
                 "over_uniform": over_uniform, "over_random": over_random, "bits": list(bits.values()),
             }
         )  # fmt: skip
         shown.add_row(
-            f"{size} bits", f"{limit:,}", f"{stored(model):,}", f"{100 * float(right.mean()):.2f}",
+            f"{size} bits", f"{limit:,}", f"{stored_bytes(model):,}", f"{100 * float(right.mean()):.2f}",
             f"{100 * float(low[1].mean()):.2f}", f"{100 * float(mean_other.mean()):.2f}",
             "{:+.2f} ± {:.2f}".format(*over_uniform), "{:+.2f} ± {:.2f}".format(*over_random),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MNIST in the Hugging Face parquet layout, and the two networks that compression is measured with on it."""
+"""MNIST in the Hugging Face parquet layout, and the two networks of the compression benchmark."""
 
 import io
 from collections import OrderedDict
@@ -29,7 +29,7 @@ def lenet_300_100(classes: int = 10) -> nn.Module:
 
 
 def lenet5(classes: int = 10) -> nn.Module:
-    """Build the Caffe variant of LeNet-5, which published figures are of: 431,080 parameters."""
+    """Build the Caffe variant of LeNet-5, which published figures use: 431,080 parameters."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 20, 5),
@@ -53,9 +53,9 @@ def mnist(
         path: folder with `train.parquet` and `test.parquet`, or the shards `train-*.parquet` and `test-*.parquet` of
             the hub's copy (ylecun/mnist); each row has an `image` struct with encoded `bytes`, and a `label`.
         train: training images to use, at most 55,000 with the default validation size.
-        validation: images kept aside for choosing.
-        test: held-out images for reporting, at most 10,000.
-        seed: of the split.
+        validation: images to choose by.
+        test: held-out images to report, at most 10,000.
+        seed: the seed of the split.
 
     Raises:
         KMRError: no such folder or files, or fewer images than asked for.

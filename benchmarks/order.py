@@ -1,14 +1,14 @@
 """Prune then quantize beside quantize then prune, on ResNet-20 and CIFAR-10, at equal stored bytes.
 
-Surveys recommend pruning first: magnitudes of rounded weights tell less about which weights matter. Here both orders
-use the same rules (global magnitude pruning; affine grids per channel, ranges clipped by least squares) and, where
-there is training, the same number of steps after each of the two moves. The first order is given a sparsity and bits;
-the other gets the same bits and the sparsity at which its packed file is as large. Differences are between predictions
-on the same test images, with their standard errors.
+Surveys recommend pruning first, because magnitudes of quantized weights say less about their importance. Both orders
+use the same rules (global magnitude pruning; affine grids per channel with least-squares clipping) and, with training,
+the same number of steps after each of the two moves. The first order has a given sparsity and bits. The other has the
+same bits, and the sparsity at which its packed file is as large. Differences are between predictions on the same test
+images, with standard errors.
 
-The verdict says whether the recommended order is better by more than two standard errors somewhere and nowhere worse by
-as much. Bar: all pairs are within half a percent in bytes, and every difference is known to a standard error of 0.8
-points (2.3 on the eighth of the images of --quick): whatever the verdict, it is measured.
+The recommended order holds if it is better by more than two standard errors somewhere and nowhere worse by as much. Bar
+for either verdict: all pairs are within half a percent in bytes, and the standard error of every difference is at most
+0.8 points (2.3 with --quick, which has an eighth of the images).
 
     KMR_DATA=… python -m benchmarks.order            # 4,000 test images
     KMR_DATA=… python -m benchmarks.order --quick    # 500 test images, fewer pairs
@@ -22,40 +22,40 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.mixed_precision import difference, stored
-from benchmarks.resnet20 import THREADS, Setting, correct, setting, told
+from benchmarks.mixed_precision import difference, stored_bytes
+from benchmarks.resnet20 import THREADS, Setting, correct, report_time, setting
 from kmr.instantiations.pruning import UnstructuredPruning
 from kmr.instantiations.quantization import WeightQuantization
 
 PRUNE, QUANTIZE = UnstructuredPruning(), WeightQuantization(clip="mse")
 
 
-def pruned(model: nn.Module, sparsity: float) -> nn.Module:
+def prune(model: nn.Module, sparsity: float) -> nn.Module:
     return PRUNE(model, "prune.sparsity", sparsity)
 
 
-def quantized(model: nn.Module, bits: int) -> nn.Module:
+def quantize(model: nn.Module, bits: int) -> nn.Module:
     return QUANTIZE(model, "quantize.bits", bits)
 
 
 def as_large(model: nn.Module, size: int) -> nn.Module:
-    """Prune a quantized model to the sparsity at which its file comes nearest to a size, by bisection."""
+    """Prune a quantized model by bisection until its file is as close as possible to a size."""
     low, high = 0.0, 0.98
-    best = pruned(model, high)
+    best = prune(model, high)
     for _ in range(12):
         middle = (low + high) / 2
-        candidate = pruned(model, middle)
-        if abs(stored(candidate) - size) < abs(stored(best) - size):
+        candidate = prune(model, middle)
+        if abs(stored_bytes(candidate) - size) < abs(stored_bytes(best) - size):
             best = candidate
-        low, high = (middle, high) if stored(candidate) > size else (low, middle)
+        low, high = (middle, high) if stored_bytes(candidate) > size else (low, middle)
     return best
 
 
 def both_orders(here: Setting, sparsity: float, bits: int, steps: int) -> tuple[nn.Module, nn.Module]:
-    """Return the models of prune → quantize and of quantize → prune, trained for so many steps after each move."""
+    """Return the models of prune → quantize and of quantize → prune, with training steps after each move."""
     train = here.finetune(steps)
-    first = train(quantized(train(pruned(here.base, sparsity)), bits))
-    second = train(as_large(train(quantized(here.base, bits)), stored(first)))
+    first = train(quantize(train(prune(here.base, sparsity)), bits))
+    second = train(as_large(train(quantize(here.base, bits)), stored_bytes(first)))
     return first, second
 
 
@@ -76,11 +76,11 @@ def main() -> int:
         shown.add_column(column, justify="right")
     rows = []
     for sparsity, bits, steps in cases:
-        with told(f"sparsity {sparsity}, {bits} bits, {steps} steps"):
+        with report_time(f"sparsity {sparsity}, {bits} bits, {steps} steps"):
             first, second = both_orders(here, sparsity, bits, steps)
             right = correct(first, here.test), correct(second, here.test)
         gap, error = difference(*right)
-        sizes = stored(first), stored(second)
+        sizes = stored_bytes(first), stored_bytes(second)
         rows.append(
             {
                 "sparsity": sparsity, "bits": bits, "steps": steps, "bytes": sizes,
@@ -99,7 +99,7 @@ def main() -> int:
     verdict = "pruning first is better here" if better and not worse else "the recommended order does not hold here"
     print(f"{verdict}: better in {better}, worse in {worse} of {len(rows)} pairs by more than two standard errors")
     equal = all(abs(row["bytes"][0] / row["bytes"][1] - 1) < 0.005 for row in rows)  # type: ignore[index]
-    held = {"equal bytes": equal, "known well enough": all(error <= coarse for _, error in gaps)}
+    held = {"equal bytes": equal, "precise enough": all(error <= coarse for _, error in gaps)}
     figures = {
         "benchmark": "order", "quick": options.quick, "threads": THREADS, "test_images": test, "rows": rows,
         "better": better, "worse": worse, "verdict": verdict, "bars": held, "passed": all(held.values()),

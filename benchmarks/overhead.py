@@ -1,19 +1,19 @@
-"""What the harness costs per trial and how that grows, beside a bare Optuna + MLflow loop that logs the same.
+"""Overhead of the harness per trial and its growth, beside a bare Optuna + MLflow loop with the same logging.
 
-Both sides run the same trials over the same three knobs with the same sampler and storages in new folders. A trial's
-model is a fixed tiny linear layer; after each of its three moves a fine-tuning of a tenth of a second waits without
-holding the interpreter, as training does (that of `+exp=quickstart` takes twice as long). Both sides measure
-every model on the way by eleven meters, as many as the quickstart has, tell all three to the study, and log the trial's
-parameters and all readings with their standard errors to MLflow in one batch. Ours does more beside: a claim on each
-trial, its points in the study, the moves made once more to find duplicates before training, and every front member
-saved as an artifact.
+Both sides run the same trials over the same three knobs, with the same sampler and storages, in new folders. The model
+is a fixed tiny linear layer. After each of a trial's three moves, a fine-tuning waits for a tenth of a second without
+the interpreter lock, as training does (in `+exp=quickstart` it takes twice as long). Both sides measure every
+intermediate model by eleven meters, like the quickstart, report all three models to the study, and log the trial's
+parameters and all readings with standard errors to MLflow in one batch. Ours also leases each trial, stores its points
+in the study, applies the moves once more to find duplicates before training, and saves every front member as an
+artifact.
 
-Overhead is the wall time of the whole search, logging included, less the work of the trials (for ours: what the engine
-charged to rules, fine-tuning and meters). The sampler is TPE up to 1,000 trials and NSGA-II above, on both sides; above
-1,000 trials both sides run at once, so leave them two cores.
+Overhead is the wall time of the whole search, logging included, minus the work of the trials (for ours the recorded
+seconds of rules, fine-tuning and meters). The sampler is TPE up to 1,000 trials and NSGA-II above. Above 1,000 trials
+both sides run at the same time and need two cores.
 
-Bar: at most 50 ms a trial at 100 trials, at 1,000 at most half of the bare loop's overhead, and per trial at 10,000 no
-more than at 1,000, so that the total grows no faster than linearly.
+Bar: at most 50 ms per trial at 100 trials; at 1,000 at most half of the bare loop's overhead; at 10,000 no more per
+trial than at 1,000, so that the total grows at most linearly.
 
     python -m benchmarks.overhead                       # 100, 1,000 and 10,000 trials: two hours
     python -m benchmarks.overhead --trials 100 1000     # a quarter of an hour
@@ -64,16 +64,16 @@ from sweeps.views.mlflow.trial_tracking import TrialTracking
 
 BAR_MS = 50.0
 WORK = 0.1
-"""Seconds that the fine-tuning after a move takes."""
+"""Seconds of fine-tuning after each move."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shrink(Rule):
-    """Scales the weights: the cheapest rule there can be."""
+    """A minimal rule, which scales the weights."""
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """One knob in [0, 1]."""
+        """The one knob, in [0, 1]."""
         return (Knob(f"{self.name}.by", FloatRange(0.0, 1.0, neutral=0.0)),)
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
@@ -86,7 +86,7 @@ class Shrink(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class Wait(FineTune):
-    """A fine-tuning that takes its time and changes nothing."""
+    """A fine-tuning that waits and changes nothing."""
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Wait, and return the model."""
@@ -96,7 +96,7 @@ class Wait(FineTune):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Cost):
-    """Σ|w|."""
+    """The sum of absolute weights, Σ|w|."""
 
     unit: str = field(init=False, default="1")
 
@@ -107,12 +107,12 @@ class Norm(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class Rippled(Quality):
-    """Rises with the cost, with a ripple from one model to the next, so that few in a hundred are on the front."""
+    """A quality that rises with the cost plus a ripple, so that only a few percent of the models are on the front."""
 
     unit: str = field(init=False, default="1")
 
     def read(self, seen: nn.Module) -> Reading:
-        """Take the norm's logarithm and a ripple."""
+        """Compute the logarithm of the norm plus a ripple."""
         return Reading(_quality(float(sum(p.abs().sum() for p in seen.parameters()))))
 
 
@@ -121,7 +121,7 @@ class Another(Rippled):
     """One more meter, with a standard error."""
 
     def read(self, seen: nn.Module) -> Reading:
-        """Read the same."""
+        """Read the same value, with a standard error."""
         return replace(super().read(seen), stderr=0.01)
 
 
@@ -133,7 +133,7 @@ def _quality(norm: float) -> float:
 
 
 def tiny_experiment(folder: Path, trials: int) -> Experiment:
-    """Make an experiment whose trials do almost nothing."""
+    """Make an experiment with almost no work per trial."""
     x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.long)
     data = as_data({"train": (x, y), "validation": (x, y), "test": (x, y)}, 8)
     torch.manual_seed(0)
@@ -164,7 +164,7 @@ def _sampler(trials: int) -> dict[str, Any]:
 
 
 def ours(folder: Path, trials: int) -> float:
-    """Return milliseconds of overhead per trial of the harness."""
+    """Return the harness's overhead per trial in milliseconds."""
     experiment = tiny_experiment(folder, trials)
     home = run_folder(str(folder), "overhead")
     study = open_study(experiment, home)
@@ -179,7 +179,7 @@ def ours(folder: Path, trials: int) -> float:
         for some in (*range(1000, trials, 1000), trials):
             listeners = (TrialProgress(progress, sweep), TrialTracking(tracker, saved))
             sweep.run(some, InProcess(ModelWork(experiment, home)), Interrupts(), listeners)
-            _tell_growth("ours", some, time.perf_counter() - start - _work(sweep))
+            _print_growth("ours", some, time.perf_counter() - start - _work(sweep))
     tracker.flush()
     wall = time.perf_counter() - start
     tracker.close("FINISHED")
@@ -187,18 +187,18 @@ def ours(folder: Path, trials: int) -> float:
 
 
 def _work(sweep: Sweep) -> float:
-    """Return the seconds that the engine charged to its trials' rules, fine-tuning and meters."""
+    """Return the recorded seconds of the trials' rules, fine-tuning and meters."""
     points = [point.seconds for record in sweep.records for point in record.points]
     return sum(spent["rule"] + spent["finetune"] + spent["meter"] for spent in points)
 
 
-def _tell_growth(side: str, trials: int, seconds: float) -> None:
+def _print_growth(side: str, trials: int, seconds: float) -> None:
     if trials > 100:
-        print(f"{side}: {1000 * seconds / trials:.1f} ms a trial over {trials:,}", file=sys.stderr, flush=True)
+        print(f"{side}: {1000 * seconds / trials:.1f} ms per trial over {trials:,} trials", file=sys.stderr, flush=True)
 
 
 def bare(folder: Path, trials: int) -> float:
-    """Return milliseconds of overhead per trial of a plain Optuna and MLflow loop that logs the same."""
+    """Return the overhead per trial, in milliseconds, of a bare Optuna and MLflow loop with the same logging."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
     from optuna.storages import JournalStorage
@@ -217,7 +217,7 @@ def bare(folder: Path, trials: int) -> float:
     start, worked = time.perf_counter(), 0.0
     for number in range(trials):
         if number and number % 1000 == 0:
-            _tell_growth("bare", number, time.perf_counter() - start - worked)
+            _print_growth("bare", number, time.perf_counter() - start - worked)
         trial = study.ask(space)
         began = time.perf_counter()
         models = _evaluate(experiment.model.weight, list(trial.params.values()))  # type: ignore[arg-type]
@@ -257,7 +257,7 @@ def _evaluate(weight: Tensor, knobs: list[float]) -> list[list[float]]:
 
 
 def _both(trials: int) -> tuple[float, float]:
-    """Run both sides, one after the other; where that takes an hour each, at once, in a process of its own each."""
+    """Run both sides in turn; above 1,000 trials at the same time, each in its own process."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         if trials <= 1000:
             return bare(Path(other), trials), ours(Path(one), trials)
@@ -275,7 +275,7 @@ def _quiet() -> None:
 def main() -> int:
     """Print the table and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="100 trials alone")
+    parser.add_argument("--quick", action="store_true", help="100 trials only")
     parser.add_argument("--trials", type=int, nargs="*", default=[100, 1000, 10_000])
     arguments = parser.parse_args()
     _quiet()

@@ -1,15 +1,14 @@
-"""How the report grows with the study: seconds to build, megabytes, and seconds until a browser shows it.
+"""Growth of the report with the study: seconds to build, megabytes, and seconds until a browser shows it.
 
-Studies of 100, 1,000 and 10,000 trials of up to three moves are made by formula, with four meters, four knobs and
-errors and notes as a real one has. The baseline is the plain way to a plotly page of the same points: one figure with
-the same hover texts, written by `plotly.io.write_html` with plotly.js inlined.
+Synthetic studies have 100, 1,000 and 10,000 trials of up to three moves, with four meters, four knobs, errors and
+notes. The baseline is a plain plotly page of the same points: one figure with the same hover texts, written by
+`plotly.io.write_html` with plotly.js inlined.
 
-Bar: 10,000 trials build in less than 5 seconds (imports not counted, pictures neither). The build runs on one thread;
-its processor seconds, which are its wall seconds on a machine with nothing else to do, are held against the bar, so
-that a busy machine does not fail it. Both are shown.
+Bar: 10,000 trials build in less than 5 seconds, without imports and images. The build runs on one thread. The bar is on
+processor seconds, which other load on the machine does not change; the table also has wall seconds.
 
     python -m benchmarks.report_scale
-    python -m benchmarks.report_scale --quick    # 100 and 1,000 trials, which have to hold the same bar
+    python -m benchmarks.report_scale --quick    # 100 and 1,000 trials, with the same bar
 """
 
 import argparse
@@ -40,7 +39,7 @@ METERS = {"weight_bytes": ("B", "minimize"), "accuracy": ("fraction", "maximize"
 
 
 def make_study(folder: Path, trials: int) -> int:
-    """Save a run folder of this many trials, of whose models one in fifty fails; return the number of points."""
+    """Save a run folder with these trials, of whose models 2 % fail; return the number of points."""
     random = np.random.default_rng(trials)
     rows: list[dict[str, Any]] = []
     for trial in range(trials):
@@ -86,7 +85,7 @@ def make_study(folder: Path, trials: int) -> int:
 
 
 def plain_page(table: StudyTable, path: Path) -> None:
-    """Write the baseline: every point with its hover text in one plotly figure."""
+    """Write the baseline page: one plotly figure with every point and its hover text."""
     frame = table.frame[table.complete]
     texts = [
         f"<b>{row.point}</b> {row.technique}<br>{sequence(row.sequence)}<br>"
@@ -106,7 +105,7 @@ def plain_page(table: StudyTable, path: Path) -> None:
 
 
 def seconds_to_show(path: Path) -> float | None:
-    """Return how long headless Chromium takes to open a page and draw its first plot; None without a browser."""
+    """Return the seconds until headless Chromium has drawn a page's first plot; None without a browser."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -138,7 +137,7 @@ def main() -> int:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         make_study(Path(folder) / "warm", 20)
-        report.write(Path(folder) / "warm", images=False)  # imports and templates are not what is measured
+        report.write(Path(folder) / "warm", images=False)  # loads imports and templates, which are not measured
         for trials in (100, 1000) if options.quick else (100, 1000, 10_000):
             place = Path(folder) / str(trials)
             points = make_study(place, trials)

@@ -1,4 +1,4 @@
-"""What benchmarks on ResNet-20 and CIFAR-10 share: the base model, its data, and accuracy beside the base's."""
+"""Shared setting of the benchmarks with ResNet-20 on CIFAR-10: base model, data, and accuracy against the base."""
 
 import math
 import os
@@ -24,9 +24,9 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Point:
-    """A model's stored bytes, its accuracy on held-out images, and how far that is from the base's on the same images.
+    """A model's stored bytes, its accuracy on held-out images, and the difference to the base on the same images.
 
-    Accuracies are in percent; standard errors are binomial, that of the difference from the pairs of predictions.
+    Accuracies are in percent. Standard errors are binomial; that of the difference uses paired predictions.
     """
 
     bytes: int
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """The base model and the splits; `measure` reads a model against the base."""
+    """The base model and the splits; `measure` compares a model with the base."""
 
     base: nn.Module
     train: Split
@@ -47,7 +47,7 @@ class Setting:
     base_right: Tensor
 
     def measure(self, model: nn.Module) -> Point:
-        """Read bytes and test accuracy."""
+        """Measure bytes and test accuracy."""
         right = correct(model, self.test)
         lost = right - self.base_right
         return Point(
@@ -59,7 +59,7 @@ class Setting:
         )
 
     def finetune(self, steps: int, lr: float = 0.01) -> FineTune:
-        """Return a short recovery with the augmentation of the base's training."""
+        """Return a short fine-tuning with the augmentation of the base's training."""
         return FineTune(
             data=self.train,
             steps=steps,
@@ -69,17 +69,17 @@ class Setting:
 
 
 def correct(model: nn.Module, split: Split) -> Tensor:
-    """Tell, 1.0 or 0.0 for each sample, whether the largest logit is the target's."""
+    """Return 1.0 for each correctly classified sample and 0.0 for the others."""
     seen = predict(model, Predictions(split))
     return (seen.outputs.argmax(1) == seen.targets).double()
 
 
 def setting(train: int, validation: int, test: int) -> Setting:
-    """Load the adapted base and the data below KMR_DATA, on one thread."""
+    """Load the base and the data from KMR_DATA, for one thread."""
     torch.set_num_threads(THREADS)
     folder = os.environ.get("KMR_DATA")
     if folder is None:
-        sys.exit("KMR_DATA must name the folder with cifar10/ and models/resnet20-cifar10-jpeg.safetensors")
+        sys.exit("KMR_DATA is not set; name the folder with cifar10/ and models/resnet20-cifar10-jpeg.safetensors")
     model = resnet20()
     model.load_state_dict(load_file(Path(folder) / "models" / "resnet20-cifar10-jpeg.safetensors"))
     splits = cifar10(str(Path(folder) / "cifar10"), train=train, validation=5000, test=test)
@@ -94,8 +94,8 @@ def setting(train: int, validation: int, test: int) -> Setting:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Say on standard error how long a piece of work took."""
+def report_time(what: str) -> Iterator[None]:
+    """Print the duration of the block to standard error."""
     start = time.perf_counter()
     yield
     print(f"{what}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

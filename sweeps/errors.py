@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 
-from analysis.wording import renamed
+from analysis import renamed_meters
 
 
 class SweepError(ValueError):
@@ -24,7 +24,7 @@ def unknown(
     """
     if name in names_now:
         return f": it is now {names_now[name]}"
-    if now := renamed(name):
+    if now := renamed_meters.hint(name):
         return f": {now}"
     close = get_close_matches(name, known, 1)
     nearest = f": did you mean {close[0]}?" if close else ""

@@ -35,5 +35,5 @@ def _path(name: str) -> Path | None:
         return None
     if spec is None:
         return None
-    places = list(spec.submodule_search_locations or ()) or [spec.origin]
-    return None if places[0] is None else Path(places[0]).resolve()
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    return None if place is None else Path(place).resolve()

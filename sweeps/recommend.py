@@ -14,7 +14,6 @@ from rich.console import Console
 
 from analysis.selection.choose import Choice, Pick, choose
 from analysis.table import StudyTable, TableError
-from analysis.wording import meter_name
 from sweeps.errors import SweepError
 from sweeps.views.run_folder import Opened, open_run
 
@@ -66,7 +65,7 @@ def _print(choice: Choice, opened: Opened, folder: str, limited: bool, console: 
         line("note", choice.remark, "yellow")
     if choice.runner_up is not None:
         _print_pick("runner-up", choice.runner_up, line)
-        line("", f"the first is better in {meter_name(choice.best)} with probability {choice.p_better:.2f}")
+        line("", f"the first is better in {choice.best} with probability {choice.p_better:.2f}")
     else:
         line("runner-up", "none: no other model meets the limits" if limited else "none: there is no other model")
     if choice.pick.artifact:
@@ -94,7 +93,7 @@ def _example(table: StudyTable) -> str:
 def _print_pick(label: str, pick: Pick, line: Any, style: str = "") -> None:
     line(label, f"{pick.point}  {pick.sequence}", style)
     for measured in pick.measured:
-        line("", f"{meter_name(measured.meter)} {measured.words}")
+        line("", f"{measured.meter} {measured.words}")
 
 
 def _plain(choice: Choice, folder: str) -> Any:

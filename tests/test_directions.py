@@ -21,7 +21,7 @@ from analysis.contribution import contributions
 from analysis.front import front_frame
 from analysis.importance import importance_for_front
 from analysis.pareto.dominance import non_dominated, ranks
-from analysis.pareto.hypervolume import history, hypervolume, normalised
+from analysis.pareto.hypervolume import history, hypervolume, hypervolume_share
 from analysis.pareto.indicators import coverage, epsilon, igd_plus, r2
 from analysis.pareto.probability import probability_non_dominated
 from analysis.plots.progress import progress
@@ -73,7 +73,7 @@ def test_arithmetic_on_fronts_is_the_same(values: np.ndarray, seed: int) -> None
     assert hypervolume(values, reference, UP) == hypervolume(other, turned(reference), DOWN)
     assert (history(values, reference, UP) == history(other, turned(reference), DOWN)).all()
     corner = turned(reference), turned(ideal)
-    assert normalised(values, reference, ideal, UP) == normalised(other, *corner, DOWN)
+    assert hypervolume_share(values, reference, ideal, UP) == hypervolume_share(other, *corner, DOWN)
     assert r2(values, UP, ideal, reference) == r2(other, DOWN, corner[1], corner[0])
     half = len(values) // 2 + 1
     for compare in (coverage, epsilon, igd_plus):
@@ -135,7 +135,7 @@ def test_the_same_models_are_recommended() -> None:
     best, other = choose(up), choose(down)
     assert best.best == other.best == "q"
     assert best.pick.point == other.pick.point
-    assert other.question == "least q, no limit set"
+    assert other.question == "lowest q, no limit set"
     for limits, mirrored in ([["q>=0.7"], ["q<=-0.7"]], [["size<=400"], ["size<=400"]]):
         one, two = choose(up, limits), choose(down, mirrored)
         assert (one.pick.point, one.pick.p_limits) == (two.pick.point, pytest.approx(two.pick.p_limits))

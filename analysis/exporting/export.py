@@ -1,4 +1,4 @@
-"""The front as files for other tools: CSV, Parquet, JSON and LaTeX always, pictures where a browser is found."""
+"""Export of a front for other tools: CSV, Parquet, JSON and LaTeX, and images where a browser is found."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from analysis.plots import hypervolume_history, pareto
 from analysis.table import StudyTable
 
 INSTALL_BROWSER = (
-    "no browser found to draw PNG, SVG and PDF; install one with `plotly_get_chrome` or `apt-get install chromium`"
+    "PNG, SVG and PDF were not drawn: no browser found; run `plotly_get_chrome` or `apt-get install chromium`"
 )
 FORMATS = ("png", "svg", "pdf")
 
 
 class Exported(NamedTuple):
-    """The files written and what there is to say about those that were not."""
+    """Written files, and a message for each kind of file that could not be written."""
 
     files: tuple[Path, ...]
     messages: tuple[str, ...] = ()
@@ -40,10 +40,10 @@ class Exported(NamedTuple):
 def export(
     table: StudyTable, folder: str | Path | None = None, images: bool = True, time_limit: float = 120.0
 ) -> Exported:
-    """Write the front and, with `images`, its pictures into `folder` (the run folder by default).
+    """Write the front and, with `images`, its figures into `folder` (the run folder by default).
 
-    Pictures take at most `time_limit` seconds; what keeps them from being drawn becomes a message, never an exception.
-    Raises OSError when the tables themselves cannot be written.
+    Drawing takes at most `time_limit` seconds; if it fails, the result has a message. Raises OSError where the tables
+    cannot be written.
     """
     folder = table.folder if folder is None else Path(folder)
     tables = export_front(table, folder)
@@ -55,7 +55,7 @@ def export(
 
 
 def _planes(table: StudyTable) -> dict[str, go.Figure]:
-    """Draw each of several objectives against the first of the other kind: what a picture of space hides."""
+    """Draw each further objective of three or more in a plane, because a figure in space hides some points."""
     if len(table.objectives) < 3:
         return {}
     x, y = table.plane
@@ -64,10 +64,10 @@ def _planes(table: StudyTable) -> dict[str, go.Figure]:
 
 
 def export_front(table: StudyTable, folder: str | Path) -> tuple[Path, ...]:
-    """Write the front into `folder`, each file aside and renamed.
+    """Write the front into `folder`, each file atomically.
 
-    `front.csv` has the columns that hold something, `front.parquet` all, `front.json` the study's objectives and a
-    record for each member, `front.tex` a table of objectives and held-out values.
+    `front.csv` has the columns that are not empty, `front.parquet` all columns, `front.json` the objectives and a
+    record for each member, and `front.tex` a table of objectives and held-out values.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def export_front(table: StudyTable, folder: str | Path) -> tuple[Path, ...]:
 
 
 def front_record(table: StudyTable) -> dict[str, Any]:
-    """Return the front as plain values: JSON has no NaN, so what is not known is left out."""
+    """Return the front as plain values without the unknown ones, because JSON has no NaN."""
     members = []
     for row in front_frame(table).to_dict(orient="records"):
         member = {str(name): _plain(value) for name, value in row.items()}
@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 def export_images(figures: Mapping[str, go.Figure], folder: str | Path, time_limit: float = 120.0) -> Exported:
     """Draw every figure as `<name>.png`, `.svg` and `.pdf` with one browser, within `time_limit` seconds in all.
 
-    Returns what was drawn; no browser, a browser that fails and one that hangs each give a message.
+    Returns the drawn files, and a message if the browser is missing, fails or hangs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _draw(figures: Mapping[str, go.Figure], folder: Path, aside: Path, time_limi
             return Exported(files, (INSTALL_BROWSER,))
         case None:
             return Exported(
-                files, (f"drawing PNG, SVG and PDF took over {time_limit:g} s and was stopped; --no-images skips it",)
+                files, (f"PNG, SVG and PDF were not all drawn: over {time_limit:g} s; --no-images skips them",)
             )
         case _:
             return Exported(files, (f"PNG, SVG and PDF were not drawn: {log}; --no-images skips them",))
@@ -151,7 +151,7 @@ def _draw(figures: Mapping[str, go.Figure], folder: Path, aside: Path, time_limi
 
 def _run(figures: Path, log: Path, time_limit: float) -> tuple[int | None, str]:
     """Run the drawing process; return its exit code (None when stopped) and the last line it wrote."""
-    # The log is a file because a pipe would stay open, and waited for, as long as any browser process holds it.
+    # The log is a file because a browser process that keeps running would keep a pipe open.
     with log.open("wb") as stream:
         script = str(Path(__file__).with_name("render_images.py"))
         process = subprocess.Popen(
@@ -174,7 +174,7 @@ def _run(figures: Path, log: Path, time_limit: float) -> tuple[int | None, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all it started; a browser runs in a session of its own, so no signal to a group reaches it."""
+    """End a process and all its descendants; a browser has its own session, so a signal to the group misses it."""
     for pid in (*_descendants(process.pid), process.pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
@@ -182,11 +182,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """List the processes below one, where the system has /proc; elsewhere a browser ends when its pipe closes."""
+    """List the descendants of a process where the system has /proc; elsewhere a browser ends when its pipe closes."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name in brackets may hold anything, blanks too: the fields start after the last bracket.
+            # The name in brackets may hold blanks and brackets, so the fields start after the last bracket.
             parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
             parents.setdefault(parent, []).append(int(stat.parent.name))
     found, waiting = [], [pid]

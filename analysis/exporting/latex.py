@@ -1,4 +1,4 @@
-"""The front as a LaTeX table, for a paper: booktabs, one row for each member, the baseline first."""
+"""LaTeX table of a front for a paper: booktabs, one row for each member, the baseline first."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import math
 
 from analysis.front import front_frame
 from analysis.table import StudyTable
-from analysis.wording import NOTHING, head, meter_name, quantity, sequence
+from analysis.wording import NOTHING, head, quantity, sequence
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-_SIGNS = {"±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\dots{}", "µ": r"\textmu{}", "↓": r"$\downarrow$"}
+_SIGNS = {"±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\dots{}", "µ": r"\textmu{}", "↓": r"$\downarrow$",
+          "→": r"$\rightarrow$"}  # fmt: skip
 
 
 def escape_latex(text: str) -> str:
-    """Write text so that LaTeX sets every character of it."""
+    """Escape text so that LaTeX typesets every character."""
     return "".join(_ESCAPES.get(character) or _SIGNS.get(character) or character for character in text)
 
 
 def latex_table(table: StudyTable) -> str:
     """Return a `tabular` of the front: moves, objectives with standard errors, and held-out test values.
 
-    It needs the package booktabs and no other.
+    The table needs the package booktabs and no other.
     """
     front = StudyTable(front_frame(table), table.meta, table.folder)
     tested = [name for name in table.meters if any(map(math.isfinite, front.column(f"test/{name}")))]
@@ -43,7 +44,7 @@ def latex_table(table: StudyTable) -> str:
 
 
 def _head(table: StudyTable, name: str) -> str:
-    return head(meter_name(name), table.kind(name), table.direction(name))
+    return head(name, table.kind(name), table.direction(name))
 
 
 def _of_baseline(table: StudyTable, name: str, test: bool) -> tuple[float, str, float]:

@@ -1,7 +1,7 @@
-"""Draw figures with one browser: a process of its own, so that a browser that hangs can be ended from outside.
+"""Drawing of figures with a browser, in a process of its own, so that a browser that hangs can be ended from outside.
 
 Run as a script with the path of a JSON file `{"images": [{"figure": {...}, "path": str, "width": int, "height": int,
-"scale": float}]}`. Exit code 3 says that no browser was found. Imports nothing of this package.
+"scale": float}]}`. Exit code 3 means that no browser was found. The script imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NO_BROWSER = 3
 
 
 def find_browser() -> str | None:
-    """Return the browser kaleido would take: `BROWSER_PATH`, the one it installed, or one of the system."""
+    """Return the browser that kaleido uses: `BROWSER_PATH`, the one it installed, or one of the system."""
     from choreographer.browsers.chromium import Chromium
 
     named = os.environ.get("BROWSER_PATH")
@@ -25,15 +25,15 @@ def find_browser() -> str | None:
 
 
 def main(path: str) -> int:
-    """Draw all images of the file with one kept server; return the exit code."""
+    """Draw all images of the file with one browser; return the exit code."""
     import kaleido
 
     browser = find_browser()
     if browser is None:
         return NO_BROWSER
     images = json.loads(Path(path).read_text(encoding="utf-8"))["images"]
-    # Chromium refuses its sandbox to root and inside most containers; the page drawn here is our own and needs no
-    # network, so the sandbox stays off and MathJax, which would be fetched, is left out.
+    # Chromium does not start its sandbox as root or in most containers. The page is our own and needs no network, so
+    # the sandbox is off. MathJax is off because it would be fetched.
     kaleido.start_sync_server(n=1, path=browser, mathjax=False, enable_sandbox=False, timeout=60)
     try:
         for image in images:

@@ -1,4 +1,4 @@
-"""Attainment surfaces: what a share of the runs reached (Fonseca and Fleming 1996), for two objectives."""
+"""Attainment surfaces (Fonseca and Fleming 1996) for two objectives: what a given share of the runs reaches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from analysis.pareto.dominance import Floats, as_costs, finite_rows, non_dominat
 def attainment(runs: Sequence[Floats], share: float, directions: Sequence[str]) -> Floats:
     """Return the corners of the surface that at least `share` of the runs attain, (m, 2), best first objective first.
 
-    `runs` holds the (n, 2) values of every run and `share` lies in (0, 1]: 0.5 gives the median surface, 1 what every
-    run reached. Empty where too few runs have a point. Raises ValueError for another number of objectives, no run or a
-    share out of range.
+    `runs` holds the (n, 2) values of every run. `share` is in (0, 1]: 0.5 gives the median surface, 1 the surface that
+    every run attains. The result is empty where too few runs have a point. Raises ValueError for another number of
+    objectives, no run, or a share out of range.
     """
     if len(directions) != 2:
-        raise ValueError(f"attainment surfaces are drawn for two objectives, not {len(directions)}")
+        raise ValueError(f"attainment surfaces need two objectives, not {len(directions)}")
     if not runs or not 0 < share <= 1:
         raise ValueError(f"attainment needs at least one run and a share in (0, 1], not {len(runs)} and {share}")
     needed = math.ceil(share * len(runs) - 1e-9)

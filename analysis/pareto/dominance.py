@@ -1,4 +1,4 @@
-"""Pareto dominance on arrays: non-dominated rows, their ranks, and orders inside the noise."""
+"""Pareto dominance on arrays: non-dominated rows, ranks, and orders within the noise."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def as_costs(values: Floats, directions: Sequence[str]) -> Floats:
 def non_dominated(values: Floats, directions: Sequence[str]) -> Mask:
     """Mark the rows of (n, d) `values` that no other row dominates, as (n,) bools.
 
-    Row a dominates row b when it is at least as good in every objective and better in one. Rows with a value that is
-    not finite are never marked; of equal rows only the first is. Raises ValueError when shapes or directions do not
+    Row a dominates row b if it is at least as good in every objective and better in one. Rows with a value that is not
+    finite are never marked. Of equal rows only the first is marked. Raises ValueError if shapes or directions do not
     fit.
     """
     costs = as_costs(values, directions)
@@ -44,10 +44,10 @@ def non_dominated(values: Floats, directions: Sequence[str]) -> Mask:
 
 
 def ranks(values: Floats, directions: Sequence[str]) -> Ranks:
-    """Return the rank of every row of (n, d) `values` as (n,) whole numbers: 0 on the front, 1 on the front without it.
+    """Return the non-domination rank of every row of (n, d) `values` as (n,) integers, 0 on the front.
 
-    Equal rows share a rank (Goldberg 1989); a row with a value that is not finite has rank -1. Raises ValueError when
-    shapes or directions do not fit.
+    Rank 1 is the front without the rows of rank 0, and so on (Goldberg 1989). Equal rows share a rank; a row with a
+    value that is not finite has rank -1. Raises ValueError if shapes or directions do not fit.
     """
     costs = as_costs(values, directions)
     finite = finite_rows(costs)
@@ -64,9 +64,8 @@ def finite_rows(costs: Floats) -> Mask:
 def within_noise(values: Floats, stderrs: Floats) -> Mask:
     """Mark neighbours whose values differ by less than the standard error of their difference.
 
-    `values` and `stderrs` are (m,), in the order of the front; entry i of the (m - 1,) result is about rows i and i +
-    1: |Δ| < sqrt(se_i² + se_{i+1}²), the two measurements taken as independent. An unknown standard error counts as
-    zero.
+    `values` and `stderrs` are (m,), in the order of the front. Entry i of the (m - 1,) result compares rows i and
+    i + 1: |Δ| < sqrt(se_i² + se_{i+1}²), with independent measurements. An unknown standard error counts as zero.
     """
     values = np.asarray(values, dtype=np.float64)
     variances = np.nan_to_num(np.asarray(stderrs, dtype=np.float64)) ** 2

@@ -14,27 +14,27 @@ from analysis.pareto.dominance import Floats, as_costs, finite_rows
 def hypervolume(values: Floats, reference: Sequence[float] | Floats, directions: Sequence[str]) -> float:
     """Measure the volume dominated by `values` (n, d) and bounded by `reference` (d,), exactly.
 
-    In the product of the objectives' units, ≥ 0. Points that are not strictly better than the reference in every
-    objective, or not finite, add nothing. Raises ValueError when shapes or directions do not fit or the reference is
-    not finite.
+    The volume is in the product of the objectives' units, ≥ 0. Points that are not finite, or not strictly better than
+    the reference in every objective, add nothing. Raises ValueError if shapes or directions do not fit or the reference
+    is not finite.
     """
     corner = _corner(reference, directions)
     costs = as_costs(values, directions)
     return float(moocore.hypervolume(costs[finite_rows(costs)], ref=corner))
 
 
-def normalised(
+def hypervolume_share(
     values: Floats, reference: Sequence[float] | Floats, ideal: Sequence[float] | Floats, directions: Sequence[str]
 ) -> float:
     """Measure the hypervolume as a share of the box between `reference` and `ideal`, both (d,).
 
-    In [0, 1] when no point is better than the ideal. Raises ValueError when the ideal is not better than the reference.
+    In [0, 1] if no point is better than the ideal. Raises ValueError if the ideal is not better than the reference.
     """
     return hypervolume(values, reference, directions) / box(reference, ideal, directions)
 
 
 def box(reference: Sequence[float] | Floats, ideal: Sequence[float] | Floats, directions: Sequence[str]) -> float:
-    """Return the volume between `reference` and `ideal`, both (d,): what a hypervolume is normalised with."""
+    """Return the volume of the box between `reference` and `ideal`, both (d,)."""
     sides = _corner(reference, directions) - _corner(ideal, directions)
     if not (sides > 0).all():
         raise ValueError(f"ideal {list(ideal)} is not better than reference {list(reference)} in every objective")
@@ -44,7 +44,7 @@ def box(reference: Sequence[float] | Floats, ideal: Sequence[float] | Floats, di
 def history(values: Floats, reference: Sequence[float] | Floats, directions: Sequence[str]) -> Floats:
     """Return the hypervolume after each row of (n, d) `values`, in their order, as (n,) floats.
 
-    Two objectives cost O(log n) a row, more are computed again only where the front changes.
+    Two objectives cost O(log n) per row; with more, the volume is computed again only where the front changes.
     """
     corner = _corner(reference, directions)
     costs = as_costs(values, directions)
@@ -67,7 +67,7 @@ def history(values: Floats, reference: Sequence[float] | Floats, directions: Seq
 
 
 class _Staircase:
-    """A two-dimensional front, both minimised: x rises and y falls along it."""
+    """A front of two minimised objectives, along which x rises and y falls."""
 
     def __init__(self, right: float, top: float) -> None:
         self.right, self.top = right, top
@@ -75,7 +75,7 @@ class _Staircase:
         self.y: list[float] = []
 
     def add(self, x: float, y: float) -> float:
-        """Take a point in and return the area only it dominates; 0 when it is dominated."""
+        """Add a point and return the area that only it dominates; 0 if it is dominated."""
         start = bisect_left(self.x, x)
         top = self.y[start - 1] if start else self.top
         if top <= y or (start < len(self.x) and self.x[start] == x and self.y[start] <= y):

@@ -1,7 +1,7 @@
-"""How two fronts, or a front and a reference, compare in one number beside the hypervolume.
+"""Quality indicators of fronts beside the hypervolume: coverage, ε, IGD+ and R2.
 
-All take values in the objectives' own units and directions; where distances of several objectives are added, give
-`ideal` and `reference` so that every objective is divided by the span between them.
+All take values in the objectives' own units and directions. With `ideal` and `reference` every objective is divided by
+the span between them, so that distances in different objectives can be added.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from analysis.pareto.dominance import Floats, as_costs, finite_rows
 
 
 def coverage(first: Floats, second: Floats, directions: Sequence[str]) -> float:
-    """Return the share of the rows of `second` that some row of `first` is at least as good as, in [0, 1].
+    """Return the share of the rows of `second` that a row of `first` weakly dominates, in [0, 1].
 
-    C(A, B) of Zitzler and Thiele 1999; not symmetric. Raises ValueError when `second` has no finite row.
+    This is C(A, B) of Zitzler and Thiele 1999, which is not symmetric. Raises ValueError if `second` has no finite row.
     """
     ours, theirs = _finite(first, directions), _finite(second, directions)
-    _some(theirs, "second")
+    _check_rows(theirs, "second")
     if not len(ours):
         return 0.0
     return float(np.mean([bool((ours <= row).all(axis=1).any()) for row in theirs]))
@@ -35,12 +35,12 @@ def epsilon(
 ) -> float:
     """Return by how much `first` must be improved in every objective at once to cover `second`.
 
-    The additive ε-indicator of Zitzler et al. 2003; ≤ 0 when `first` covers `second` already. In spans between `ideal`
-    and `reference` where these are given. Raises ValueError when either has no finite row.
+    This is the additive ε-indicator of Zitzler et al. 2003; ≤ 0 if `first` covers `second`. In spans between `ideal`
+    and `reference` where these are given. Raises ValueError if either has no finite row.
     """
-    ours, theirs = (_scaled(_finite(v, directions), directions, ideal, reference) for v in (first, second))
-    _some(ours, "first")
-    _some(theirs, "second")
+    ours, theirs = (_scale(_finite(v, directions), directions, ideal, reference) for v in (first, second))
+    _check_rows(ours, "first")
+    _check_rows(theirs, "second")
     return float(max((ours - row).max(axis=1).min() for row in theirs))
 
 
@@ -51,14 +51,14 @@ def igd_plus(
     ideal: Sequence[float] | Floats | None = None,
     reference: Sequence[float] | Floats | None = None,
 ) -> float:
-    """Return the mean distance from the rows of `target` to what `values` fall short of them by.
+    """Return the mean distance by which `values` fall short of the rows of `target`.
 
-    IGD+ of Ishibuchi et al. 2015, ≥ 0, Euclidean; weakly Pareto compliant. In spans between `ideal` and `reference`
-    where these are given. Raises ValueError when either has no finite row.
+    This is IGD+ of Ishibuchi et al. 2015, Euclidean, ≥ 0, weakly Pareto compliant. In spans between `ideal` and
+    `reference` where these are given. Raises ValueError if either has no finite row.
     """
-    ours, wanted = (_scaled(_finite(v, directions), directions, ideal, reference) for v in (values, target))
-    _some(ours, "values")
-    _some(wanted, "target")
+    ours, wanted = (_scale(_finite(v, directions), directions, ideal, reference) for v in (values, target))
+    _check_rows(ours, "values")
+    _check_rows(wanted, "target")
     return float(np.mean([np.sqrt((np.maximum(ours - row, 0.0) ** 2).sum(axis=1)).min() for row in wanted]))
 
 
@@ -71,12 +71,12 @@ def r2(
 ) -> float:
     """Return the mean over preferences of the weighted Chebyshev distance from `ideal` to the best row, ≥ 0.
 
-    The unary R2 indicator of Brockhoff, Wagner and Trautmann 2012 with evenly spread weights (`divisions` steps along
-    every edge for two objectives, fewer for more); smaller is better. Raises ValueError without a finite row.
+    This is the unary R2 indicator of Brockhoff, Wagner and Trautmann 2012; smaller is better. Weights are evenly spread
+    (`divisions` steps along every edge for two objectives, fewer for more). Raises ValueError without a finite row.
     """
-    ours = _scaled(_finite(values, directions), directions, ideal, reference)
-    _some(ours, "values")
-    best = _scaled(
+    ours = _scale(_finite(values, directions), directions, ideal, reference)
+    _check_rows(ours, "values")
+    best = _scale(
         as_costs(np.atleast_2d(np.asarray(ideal, dtype=np.float64)), directions), directions, ideal, reference
     )
     distances = np.maximum(ours - best, 0.0)
@@ -107,7 +107,7 @@ def _finite(values: Floats, directions: Sequence[str]) -> Floats:
     return costs[finite_rows(costs)]
 
 
-def _scaled(
+def _scale(
     costs: Floats,
     directions: Sequence[str],
     ideal: Sequence[float] | Floats | None,
@@ -122,6 +122,6 @@ def _scaled(
     return np.asarray(costs / span, dtype=np.float64)
 
 
-def _some(costs: Floats, name: str) -> None:
+def _check_rows(costs: Floats, name: str) -> None:
     if not len(costs):
-        raise ValueError(f"{name} has no row of finite values: there is nothing to compare")
+        raise ValueError(f"no row of finite values in {name}; there is nothing to compare")

@@ -13,7 +13,7 @@ Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 
 _FAR = 5.0
-"""Standard errors beyond which an order is taken as certain; it is wrong with a probability below 1e-6."""
+"""Standard errors beyond which an order counts as certain; the error probability is below 1e-6."""
 
 
 def probability_non_dominated(
@@ -27,28 +27,28 @@ def probability_non_dominated(
 ) -> Floats:
     """Estimate for each row of (n, d) `values` the probability that no other row dominates it, as (n,) floats.
 
-    Monte Carlo with a fixed seed. Where `replicates` (b, n, d) holds numbers they are used in turn, row by row
-    together, so that what models have in common (the samples of one bootstrap) stays common; a row without numbers in a
-    column that has some moves by what those rows moved on average. In other columns a value is drawn from a normal
-    distribution about its reading, independently of all others. Independence overstates the noise of a
-    difference between models read on the same samples, so that these probabilities are drawn towards the middle.
+    Monte Carlo with a fixed seed. A draw takes one of the `replicates` (b, n, d) for all rows together, so that models
+    keep the noise they share (the samples of one bootstrap). A row without replicates, in a column where others have
+    them, moves by the mean change of those rows. In a column without replicates, a value is drawn from a normal
+    distribution around its reading, independently of all others. Independence overstates the noise of a difference
+    between models that were read on the same samples, which pulls these probabilities towards the middle.
 
     Args:
-        values: readings; a row with one that is not finite gets NaN.
-        stderrs: their standard errors, (n, d); one that is not known counts as zero.
+        values: readings; a row with a value that is not finite gets NaN.
+        stderrs: their standard errors, (n, d); an unknown one counts as zero.
         directions: d entries `minimize` or `maximize`.
-        draws: how often; the estimate's own standard error is at most 1 / (2 √draws).
-        seed: of the draws.
+        draws: the number of draws; the standard error of the estimate is at most 1 / (2 √draws).
+        seed: the seed of the draws.
         replicates: repeated readings of all rows at once, NaN where there are none.
 
-    Raises ValueError when shapes or directions do not fit, a standard error is negative, or `draws` is below 1.
+    Raises ValueError if shapes or directions do not fit, a standard error is negative, or `draws` is below 1.
     """
     costs = as_costs(values, directions)
     errors = np.nan_to_num(np.asarray(stderrs, dtype=np.float64), posinf=0.0)
     if errors.shape != costs.shape:
         raise ValueError(f"standard errors of shape {errors.shape} do not fit values of shape {costs.shape}")
     if (errors < 0).any() or draws < 1:
-        raise ValueError("standard errors must be at least 0 and draws at least 1")
+        raise ValueError(f"standard errors must be at least 0, and draws ({draws}) at least 1")
     repeated = _as_costs(replicates, costs.shape, directions)
     found = np.where(finite_rows(costs), 0.0, np.nan)
     rows = np.flatnonzero(_has_a_chance(costs, errors, repeated))
@@ -80,7 +80,7 @@ def _as_costs(replicates: Floats | None, shape: tuple[int, ...], directions: Seq
 
 
 def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> Mask:
-    """Mark the rows whose best imaginable values no other row's worst imaginable values dominate."""
+    """Mark the rows that are not certainly dominated: no other row's worst values dominate their best values."""
     finite = finite_rows(costs)
     best, worst = costs - _FAR * errors, costs + _FAR * errors
     if replicates is not None:
@@ -96,7 +96,7 @@ def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> M
 
 
 def _winners(costs: Floats, errors: Floats, replicates: Floats | None) -> Callable[[Floats], Indices]:
-    """Return what finds the non-dominated rows of a draw; where one of two columns is exact it is sorted only once."""
+    """Return a function that finds the non-dominated rows of a draw; an exact column of two is sorted only once."""
     noisy = errors.any(axis=0)
     if replicates is not None:
         noisy |= ~np.isnan(replicates).all(axis=(0, 1))
@@ -112,7 +112,7 @@ def _winners(costs: Floats, errors: Floats, replicates: Floats | None) -> Callab
         best = np.minimum.reduceat(other, starts)
         before = np.concatenate(([np.inf], np.minimum.accumulate(best)[: len(values) - 1]))
         ahead = np.flatnonzero((other == best[group]) & (best < before)[group])
-        # Of rows that are alike only the first counts.
+        # Of equal rows only the first counts.
         return np.asarray(order[ahead[np.unique(group[ahead], return_index=True)[1]]])
 
     return winners

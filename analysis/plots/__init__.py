@@ -1,6 +1,6 @@
 """Figures of a study: each function takes tables and returns a plotly figure.
 
-`analysis.from_frame` makes a table of any DataFrame, so that they serve in a notebook too.
+In a notebook, `analysis.from_frame` makes a table from any DataFrame.
 """
 
 from analysis.plots.contribution import technique_contribution

@@ -1,4 +1,4 @@
-"""Three objectives: the points and their front in space."""
+"""Scatter plot of three objectives in space, with their front."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from analysis.front import front_of
 from analysis.plots.hover import hover, text_or
 from analysis.plots.style import INK, PAPER, axis, escape, figure, marks, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import head, listing, meter_name, plural
+from analysis.wording import head, listing, plural
 
-# Space knows few symbols; these are told apart at any angle, and are drawn without a font that has crosses.
+# Plotly has few symbols in space; these differ at any angle.
 _SYMBOLS = ("circle", "square", "diamond", "cross", "circle-open")
 
 
 def cloud(table: StudyTable) -> go.Figure:
-    """Draw the first three objectives in space; the front is the one of all objectives."""
+    """Draw the first three objectives in space, and the front of all objectives."""
     names = table.objectives[:3]
     values = table.values(names)
     known = np.isfinite(values).all(axis=1)
     complete = table.complete.to_numpy(dtype=np.bool_) & known
     on_front = front_of(table)
-    title = f"Pareto front of {listing([escape(meter_name(name)) for name in table.objectives])}"
-    fig = figure(
-        title, f"{int(on_front.sum()):,} of {plural(int(complete.sum()), 'model')} not beaten in all objectives"
-    )
+    title = f"Pareto front of {listing([escape(name) for name in table.objectives])}"
+    fig = figure(title, f"{int(on_front.sum()):,} of {plural(int(complete.sum()), 'model')} on the front")
     if not complete.any():
         return say(fig, "No complete model has all objectives yet")
     baseline = np.array([table.baseline(name)[0] for name in names])
@@ -33,7 +31,7 @@ def cloud(table: StudyTable) -> go.Figure:
     for index, (key, name) in enumerate(zip(("xaxis", "yaxis", "zaxis"), names, strict=True)):
         shown = axis(table, name, log=spans_decades(np.append(values[complete, index], baseline[index])))
         axes[key] = {entry: shown[entry] for entry in shown if entry not in ("automargin",)}
-        said = head(escape(meter_name(name)), table.kind(name), table.direction(name), ", lower is better")
+        said = head(escape(name), table.kind(name), table.direction(name), ", lower is better")
         axes[key]["title"] = {"text": said, "font": {"size": 12}}
         axes[key]["backgroundcolor"] = PAPER
     fig.update_layout(
@@ -41,7 +39,7 @@ def cloud(table: StudyTable) -> go.Figure:
             **axes,
             "aspectmode": "cube",
             "domain": {"y": [0.1, 1]},
-            "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}},
+            "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
         },
         margin={"l": 0, "r": 0, "t": 90, "b": 0},
         legend={"y": 0},

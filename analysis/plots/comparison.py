@@ -1,4 +1,4 @@
-"""Groups of runs in one picture: what a share of the runs attains, and the hypervolume they reach."""
+"""Figures that compare groups of runs: attainment surfaces and hypervolumes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from analysis.comparison import FEWEST_RUNS, Groups, check, complete_values, cor
 from analysis.pareto.attainment import attainment
 from analysis.pareto.hypervolume import box, history
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades
-from analysis.wording import meter_name, plural
+from analysis.wording import plural
 
 
 def attainment_surfaces(groups: Groups) -> go.Figure:
-    """Draw what half of a group's runs attain as a line, and what one and all of them attain as thin dashed ones.
+    """Draw the median attainment surface of each group, and dotted those of one run and of all runs.
 
-    For two objectives; with a single run the surface is its front.
+    For two objectives; the surface of a single run is its front.
     """
     first = check(groups)
     if len(first.objectives) != 2:
-        return say(figure("Attainment surfaces"), "Attainment surfaces are drawn for two objectives")
+        return say(figure("Attainment surfaces"), "Attainment surfaces need two objectives")
     x, y = first.objectives
     values = {label: [complete_values(table) for table in runs] for label, runs in groups.items()}
     every = np.concatenate([run for runs in values.values() for run in runs])
     fig = figure(
-        f"What the runs attain in {escape(meter_name(x))} and {escape(meter_name(y))}",
-        "solid: half of the runs; dashed: the best of them together, and all",
+        f"Attainment surfaces of {escape(x)} and {escape(y)}",
+        "solid: attained by half of the runs; dotted: by one run, and by all runs",
         xaxis=axis(first, x, log=spans_decades(every[:, 0])),
         yaxis=axis(first, y),
     )
@@ -57,12 +57,12 @@ def attainment_surfaces(groups: Groups) -> go.Figure:
 
 
 def hypervolume_intervals(groups: Groups) -> go.Figure:
-    """Draw the mean hypervolume of every group with its 95 % interval, and the runs it is the mean of."""
+    """Draw the mean hypervolume of every group with its 95 % interval, and the hypervolume of each run."""
     found = standings(groups)
-    told = f"thin marks: runs; bars: 95 % interval of their mean, from {FEWEST_RUNS} runs on"
-    fig = figure("Hypervolume of every group", told, xaxis=plain_axis("hypervolume"))
+    subtitle = f"thin marks: runs; bars: 95 % interval of the mean, with at least {FEWEST_RUNS} runs"
+    fig = figure("Hypervolume of every group", subtitle, xaxis=plain_axis("hypervolume"))
     if not any(math.isfinite(entry.hypervolume.mean) for entry in found):
-        return say(fig, "The studies state no common reference point, so there is no hypervolume")
+        return say(fig, "No hypervolume: the studies have no common reference point")
     order = [entry.label for entry in found][::-1]
     for label, mark in marks(groups).items():
         entry = next(entry for entry in found if entry.label == label)
@@ -91,24 +91,24 @@ def hypervolume_intervals(groups: Groups) -> go.Figure:
 
 
 def growth(groups: Groups) -> go.Figure:
-    """Draw the mean hypervolume over the runs of every group against the models measured."""
+    """Draw the mean hypervolume of every group against the number of measured models."""
     first = check(groups)
     reference, ideal = corners(groups)
     fig = figure(
         "Growth of the fronts",
-        "mean over the runs of a group",
+        "mean over the runs of each group",
         xaxis=plain_axis("measured models"),
         yaxis=plain_axis("hypervolume"),
     )
     if not np.isfinite(reference).all():
-        return say(fig, "The studies state no common reference point, so there is no hypervolume")
+        return say(fig, "No hypervolume: the studies have no common reference point")
     share = box(reference, ideal, first.directions) if np.isfinite(ideal).all() else 1.0
     for label, mark in marks(groups).items():
         runs = [history(complete_values(table), reference, first.directions) / share for table in groups[label]]
         length = max(map(len, runs))
         if not length:
             continue
-        # A run that ended keeps the hypervolume it had.
+        # A run that has ended keeps its last hypervolume.
         filled = [np.concatenate([run, np.full(length - len(run), run[-1] if len(run) else 0.0)]) for run in runs]
         mean = np.mean(filled, axis=0)
         kept = np.unique(np.concatenate([[0], np.flatnonzero(np.diff(mean) > 0) + 1, [length - 1]]).astype(int))

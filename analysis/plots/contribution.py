@@ -1,4 +1,4 @@
-"""What each technique adds to the front."""
+"""Figure of the techniques' contributions to the front."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from analysis.table import StudyTable
 
 
 def technique_contribution(table: StudyTable) -> go.Figure:
-    """Draw the hypervolume that goes with each technique and the one that it reaches alone."""
+    """Draw the hypervolume lost without each technique and the hypervolume of each technique alone."""
     found = contributions(table)
-    fig = figure("What each technique adds", xaxis=plain_axis("hypervolume"), yaxis={"automargin": True})
+    fig = figure("Contribution of each technique", xaxis=plain_axis("hypervolume"), yaxis={"automargin": True})
     if not found:
-        return say(fig, "No reference point or no technique, so nothing to share out")
+        return say(fig, "No contributions: the study has no reference point or no technique")
     names = [escape(entry.technique) for entry in found][::-1]
     bars = (
-        ("reached by it alone", [entry.alone for entry in found], OKABE_ITO[5], "/"),
-        ("lost without it", [entry.lost for entry in found], OKABE_ITO[0], ""),
+        ("of this technique alone", [entry.alone for entry in found], OKABE_ITO[5], "/"),
+        ("lost without this technique", [entry.lost for entry in found], OKABE_ITO[0], ""),
     )
     for name, values, colour, shape in bars:
         fig.add_bar(

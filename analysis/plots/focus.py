@@ -1,4 +1,4 @@
-"""What part of an axis shows the front: a few models that lost everything must not squash all others."""
+"""Focus of an axis on the front, so that a few very poor models do not compress all others."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 from analysis.pareto.dominance import Floats
 
 _BESIDE = 0.25
-"""How much is shown beside what matters, as a share of its span."""
+"""The margin beside the values that must be seen, as a share of their span."""
 _WORTH = 1.5
-"""An axis is cut only where all models together span this much more."""
+"""An axis is cut only if all values span this many times as much."""
 _MARGIN = 0.05
 
 
 def focus(matter: Floats, everything: Floats, log: bool = False) -> tuple[float, float] | None:
-    """Return the ends of an axis that shows what matters and a quarter of its span beside it.
+    """Return the ends of an axis that shows the values that matter and a quarter of their span beside them.
 
     Args:
         matter: values that must be seen, such as those of the front and the baseline.
         everything: values of all models.
-        log: the axis is logarithmic; the ends are exponents of ten then, as plotly takes them.
+        log: the axis is logarithmic; its ends are then exponents of ten, as in plotly.
 
     Returns:
-        None where nothing far away has to be cut off, or what matters is one value.
+        None if there is nothing to cut, or only one value matters.
     """
-    known, every = _scaled(matter, log), _scaled(everything, log)
+    known, every = _scale(matter, log), _scale(everything, log)
     if not len(known) or known.min() == known.max():
         return None
     every = np.concatenate([every, known])
@@ -40,13 +40,13 @@ def focus(matter: Floats, everything: Floats, log: bool = False) -> tuple[float,
 def outside(
     values: Floats, ends: tuple[float, float] | None, log: bool = False
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Mark the values that an axis with these ends does not show; without ends it shows all."""
+    """Mark the values outside an axis with these ends; without ends there are none."""
     if ends is None:
         return np.zeros(len(values), dtype=np.bool_)
     low, high = (10**end if log else end for end in ends)
     return np.asarray((values < low) | (values > high), dtype=np.bool_)
 
 
-def _scaled(values: Floats, log: bool) -> Floats:
+def _scale(values: Floats, log: bool) -> Floats:
     known = values[np.isfinite(values) & ((values > 0) if log else np.isfinite(values))]
     return np.log10(known) if log else known

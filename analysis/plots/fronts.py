@@ -1,4 +1,4 @@
-"""Several studies in one picture, compared by hypervolume."""
+"""Figure of several studies' fronts, with their hypervolumes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from analysis.pareto.hypervolume import box, hypervolume
 from analysis.plots.hover import hover
 from analysis.plots.style import axis, escape, figure, marks, plain_axis, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import listing, meter_name
+from analysis.wording import listing
 
 
 def fronts(tables_by_label: Mapping[str, StudyTable]) -> go.Figure:
     """Draw the fronts of several studies of the same objectives, with their hypervolumes in the legend.
 
-    All hypervolumes are taken to one reference point, the worst of the studies' own, and, where every study states
-    its ideal, as a share of the box to the best of these. Raises ValueError without a table or when the objectives
-    differ.
+    All hypervolumes use one reference point, the worst of the studies' own. Where every study states its ideal, they
+    are shares of the box up to the best ideal. Raises ValueError without a table or if the objectives differ.
     """
     if not tables_by_label:
-        raise ValueError("no study to compare; give at least one label and table")
+        raise ValueError("no study to compare; pass at least one label and table")
     first = next(iter(tables_by_label.values()))
     for label, table in tables_by_label.items():
         if (table.objectives, table.directions) != (first.objectives, first.directions):
-            raise ValueError(f"{label!r} optimises {', '.join(table.objectives)}, not {', '.join(first.objectives)}")
+            raise ValueError(
+                f"studies of different objectives: {label!r} optimises {', '.join(table.objectives)}, not "
+                f"{', '.join(first.objectives)}; compare studies of the same objectives"
+            )
     names = first.objectives
     x, y = first.plane if len(names) > 1 else ("", names[0])
     members = {label: front_frame(table) for label, table in tables_by_label.items()}
@@ -37,14 +39,14 @@ def fronts(tables_by_label: Mapping[str, StudyTable]) -> go.Figure:
     )
     volumes, how = _volumes(tables_by_label)
     fig = figure(
-        f"Fronts of {listing([escape(meter_name(name)) for name in names])}",
+        f"Fronts of {listing([escape(name) for name in names])}",
         how,
         xaxis=axis(first, x, log=spans_decades(shown_values[:, 0])) if x else plain_axis("trial"),
         yaxis=axis(first, y),
     )
     if not len(shown_values):
         return say(fig, "No study has a complete model yet")
-    # Beyond two objectives the projected front is no staircase, so its members are not joined.
+    # With more than two objectives the projected front is not a staircase, so its members are not joined.
     mode = "lines+markers" if len(names) == 2 else "markers"
     for label, mark in marks(tables_by_label).items():
         rows = members[label]
@@ -66,13 +68,13 @@ def _volumes(tables: Mapping[str, StudyTable]) -> tuple[dict[str, str], str]:
     first = next(iter(tables.values()))
     reference = _shared([table.corner("reference") for table in tables.values()], first, worst=True)
     if not np.isfinite(reference).all():
-        return dict.fromkeys(tables, ""), "no common reference point, so no hypervolume"
+        return dict.fromkeys(tables, ""), "no hypervolume: the studies have no common reference point"
     ideal = _shared([table.corner("ideal") for table in tables.values()], first, worst=False)
     share = 1.0
-    how = "hypervolume to the worst reference point of the studies"
+    how = "hypervolume up to the studies' worst reference point"
     if np.isfinite(ideal).all():
         share = box(reference, ideal, first.directions)
-        how += ", as a share of the box to the best ideal"
+        how += ", as a share of the box from the best ideal"
     volumes = {
         label: hypervolume(table.values(table.objectives)[table.complete.to_numpy()], reference, first.directions)
         / share

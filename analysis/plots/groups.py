@@ -1,4 +1,4 @@
-"""Which techniques share a colour: the same in every figure of a study."""
+"""Groups of techniques, each with one colour in all figures of a study."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ OTHER = "other combinations"
 _MOST = 12
 
 
-def grouped(table: StudyTable) -> tuple[list[int], dict[str, Mark]]:
-    """Give every row the number of its group of techniques, and every group a mark.
+def group_techniques(table: StudyTable) -> tuple[list[int], dict[str, Mark]]:
+    """Return the number of each row's group of techniques, and a mark for each group.
 
-    A group is a composition in its order; where there are more than twelve, one in any order; and where these are still
-    too many, those of the front and the most frequent have a group of their own, and the rest share one. The base
-    model, and rows without a technique, are in none (-1).
+    A group is a composition in its order. If there are more than twelve, order is ignored. If there are still too many,
+    the compositions on the front and the most frequent ones have groups of their own and the rest share one. The base
+    model and rows without a technique have no group (-1).
     """
     technique = [" + ".join(parts(name)) for name in table.frame["technique"]]
     if len(set(technique) - {""}) > _MOST:

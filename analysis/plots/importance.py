@@ -1,4 +1,4 @@
-"""How much each knob matters, for every objective and for reaching the front."""
+"""Figure of knob importance, for every objective and for reaching the front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from analysis.importance import FEWEST, Importance, importance, importance_for_front
 from analysis.plots.style import OKABE_ITO, escape, figure, plain_axis, say
 from analysis.table import StudyTable
-from analysis.wording import meter_name
 
 _MOST = 20
 
@@ -17,16 +16,14 @@ _MOST = 20
 def knob_importance(table: StudyTable) -> go.Figure:
     """Draw the importance of every knob as bars: by objective, and for being on or near the front.
 
-    `analysis.importance` says what the numbers are. At most the twenty knobs that matter most are shown.
+    `analysis.importance` defines the numbers. At most the twenty most important knobs are shown.
     """
-    found: dict[str, Importance | None] = {
-        f"for {meter_name(name)}": importance(table, name) for name in table.objectives
-    }
+    found: dict[str, Importance | None] = {f"for {name}": importance(table, name) for name in table.objectives}
     found["for reaching the front"] = importance_for_front(table)
     known = {name: entry for name, entry in found.items() if entry is not None}
-    fig = figure("Which knobs matter", _explained(known), xaxis=plain_axis("importance"), yaxis={"automargin": True})
+    fig = figure("Knob importance", _explained(known), xaxis=plain_axis("importance"), yaxis={"automargin": True})
     if not known:
-        return say(fig, f"Too few different models to tell: at least {FEWEST} are needed")
+        return say(fig, f"Too few different models: importance needs at least {FEWEST}")
     totals: dict[str, float] = {}
     for entry in known.values():
         for knob, share in entry.shares.items():
@@ -48,7 +45,7 @@ def knob_importance(table: StudyTable) -> go.Figure:
 
 def _explained(known: dict[str, Importance]) -> str:
     parts = [
-        f"{escape(name)} the forest explains {100 * max(entry.explained, 0):.0f} % of what it has not seen"
+        f"{escape(name)}, the forest explains {100 * max(entry.explained, 0):.0f} % of out-of-bag variance"
         for name, entry in known.items()
         if not math.isnan(entry.explained)
     ]

@@ -1,4 +1,4 @@
-"""Parallel coordinates: every model a line through its knobs and its objectives."""
+"""Parallel coordinates: a line for each model through its knobs and objectives."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.accounting import measured
+from analysis.accounting import mark_models
 from analysis.front import front_of
 from analysis.importance import knob_frame
 from analysis.pareto.dominance import Floats
-from analysis.plots.groups import grouped
+from analysis.plots.groups import group_techniques
 from analysis.plots.style import INK, MUTED, PAPER, escape, figure, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import meter_name, plural, quantity
+from analysis.wording import plural, quantity
 
 _LEFT_ALONE = -0.2
-"""The height at which a line passes the axis of a knob that was not turned; the axis itself is [0, 1]."""
+"""The height of a line at the axis of a knob that was not turned; the axis itself is [0, 1]."""
 _MOST_KNOBS = 14
 _MOST_OTHERS = 300
 
 
 def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
-    """Draw the front's models as lines coloured by technique, and at most `others` more behind them, dimmed.
+    """Draw the front members as lines coloured by technique, and at most `others` dimmed lines behind them.
 
-    An axis for each knob that was turned (the fourteen turned most often) and each objective; the better end of an
-    objective is up. Where a knob was not turned the line passes below its axis, at a place that says so; the base
-    model turns none.
+    There is an axis for each objective, its better end up, and for each of the fourteen knobs turned most often. The
+    line of a model passes below the axis of a knob that was not turned.
     """
-    complete = measured(table)
+    complete = mark_models(table)
     front = front_of(table) & complete
     fig = figure("Knobs and objectives of every model")
     if not complete.any():
@@ -41,7 +40,7 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
     if len(rest) > others:
         rest = rest[np.linspace(0, len(rest) - 1, others).astype(np.intp)]
     heights, labels, ends = _axes(table, complete)
-    groups, order = grouped(table)
+    groups, order = group_techniques(table)
     _lines(fig, heights, rest, "others", {"color": MUTED, "width": 0.7}, 0.25)
     for index, (name, mark) in enumerate(order.items()):
         rows = np.flatnonzero(front & (np.array(groups) == index))
@@ -64,14 +63,14 @@ def parallel(table: StudyTable, others: int = _MOST_OTHERS) -> go.Figure:
             x=-0.06, y=_LEFT_ALONE, text="not turned", showarrow=False, xanchor="right", font={"size": 11, "color": INK}
         )
     behind = int((complete & ~front).sum())
-    told = f"lines: {plural(int(front.sum()), 'model')} of the front; dimmed: {plural(behind, 'other')}"
-    told += f", of which {len(rest):,} are drawn" if len(rest) < behind else ""
+    subtitle = f"lines: {plural(int(front.sum()), 'model')} on the front; dimmed: {plural(behind, 'other')}"
+    subtitle += f", {len(rest):,} of them drawn" if len(rest) < behind else ""
     fig.update_layout(
         xaxis={"tickvals": places, "ticktext": labels, "showgrid": False, "zeroline": False,
                "side": "bottom", "range": [-0.55, len(labels) - 0.6], "tickangle": -25 if len(labels) > 5 else 0,
                "automargin": True},
         yaxis={"visible": False, "range": [-0.3, 1.15]},
-        title={"subtitle": {"text": told}},
+        title={"subtitle": {"text": subtitle}},
     )  # fmt: skip
     return fig
 
@@ -87,7 +86,7 @@ def _axes(
     for name in knobs.columns:
         if name not in kept:
             continue
-        scaled, low, high = _scaled(knobs[name], complete)
+        scaled, low, high = _scale(knobs[name], complete)
         heights.append(scaled)
         labels.append(escape(name))
         ends.append((low, high))
@@ -100,13 +99,13 @@ def _axes(
         share = (values - bottom) / (top - bottom) if top > bottom else values * 0 + 0.5
         best_up = table.direction(name) == "maximize"
         heights.append(np.asarray(share if best_up else 1 - share, dtype=np.float64))
-        labels.append(f"<b>{escape(meter_name(name))}</b>")
+        labels.append(f"<b>{escape(name)}</b>")
         shown = tuple(escape(quantity(value, table.unit(name))) for value in (least, most))
         ends.append((shown[0], shown[1]) if best_up else (shown[1], shown[0]))
     return np.column_stack(heights), labels, ends
 
 
-def _scaled(column: pd.Series[Any], complete: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Floats, str, str]:
+def _scale(column: pd.Series[Any], complete: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Floats, str, str]:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if not np.isfinite(numbers[column.notna().to_numpy()]).all():
         levels = sorted({str(value) for value in column[complete].dropna()})
@@ -130,7 +129,7 @@ def _lines(
     if not len(rows):
         return
     axes = heights.shape[1]
-    # One trace for all: a gap after every line.
+    # One trace holds all lines, with a gap after each.
     x = np.tile(np.append(np.arange(axes, dtype=np.float64), np.nan), len(rows))
     y = np.column_stack([heights[rows], np.full(len(rows), np.nan)]).ravel()
     shown = [None if math.isnan(value) else round(value, 4) for value in y.tolist()]

@@ -1,4 +1,4 @@
-"""The picture of a study: every point, and the front joined by a step line."""
+"""Figure of a study: every point, and the front joined by a step line."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from analysis.plots.hover import hover, text_or
 from analysis.plots.strip import strip
 from analysis.plots.style import INK, MUTED, PAPER, Mark, axis, escape, figure, marks, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import meter_name, plural, quantity
+from analysis.wording import plural, quantity
 
 
 def pareto(table: StudyTable, x: str | None = None, y: str | None = None) -> go.Figure:
     """Draw every complete point of a study and its Pareto front.
 
-    `x` and `y` name the meters to show; the front is then taken of these two. By default the study's objectives: one
-    gives a strip against the trials, two a plane, three or more a space of the first three. Raises ValueError for an
+    `x` and `y` name the meters to show; the front is then that of these two. By default the figure shows the study's
+    objectives: one against the trials, two in a plane, the first three of more in space. Raises ValueError for an
     unknown meter.
     """
     for meter in (x, y):
         if meter is not None and meter not in table.meters:
-            raise ValueError(f"meter {meter!r} is not in the table; it has {', '.join(table.meters)}")
+            raise ValueError(f"no meter is named {meter!r}; the table has {', '.join(table.meters)}")
     if x is None and y is None and len(table.objectives) == 1:
         return strip(table)
     if x is None and y is None and len(table.objectives) > 2:
@@ -36,7 +36,7 @@ def pareto(table: StudyTable, x: str | None = None, y: str | None = None) -> go.
     others = [name for name in (*table.objectives, *table.meters) if name not in (x, y)]
     x = x or others.pop(0)
     if y is None and not others:
-        raise ValueError(f"the table has one meter, {x!r}; name another for y")
+        raise ValueError(f"the table has only the meter {x!r}; add another for y")
     return _plane(table, x, y or others[0])
 
 
@@ -51,11 +51,11 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
 
     is_loss = table.kind(y) == "quality" and table.direction(y) == "minimize"
     total = plural(int(complete.sum()), "model")
-    names = f"{escape(meter_name(x))} and {escape(meter_name(y))}"
+    names = f"{escape(x)} and {escape(y)}"
     title = f"Pareto front of {names}"
     fig = figure(
         title,
-        f"{int(on_front.sum()):,} of {total} not beaten in both; bars: one standard error",
+        f"{int(on_front.sum()):,} of {total} on the front; bars: one standard error",
         xaxis=axis(table, x, log=spans_decades(np.append(points[complete | infeasible, 0], stands_for_all[0]))),
         yaxis=axis(table, y, log=is_loss and spans_decades(np.append(points[complete, 1], stands_for_all[1]))),
     )
@@ -82,10 +82,10 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
 
 
 def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: Mask) -> None:
-    """Let the axes follow the front and the baseline, and say how many models lie outside of the picture.
+    """Fit the axes to the front and the baseline, and count the models outside the axes.
 
-    Members worse than the study's reference point add nothing to its hypervolume, and do not stretch the axes either,
-    unless they are most of the front.
+    Members worse than the study's reference point add no hypervolume and do not widen the axes, unless they are most of
+    the front.
     """
     part = StudyTable(front, table.meta, table.folder)
     costs = as_costs(part.values(table.objectives), table.directions)
@@ -105,11 +105,11 @@ def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[
         hidden |= outside(everything, ends, log)
     if hidden.any():
         subtitle = fig.layout.title.subtitle
-        subtitle.text += f"; {plural(int(hidden.sum()), 'model')} outside of the picture"
+        subtitle.text += f"; {plural(int(hidden.sum()), 'model')} outside the axes"
 
 
 def _room(fig: go.Figure, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-    """Widen an axis that shows a single value, which would read as a change of a part in a thousand."""
+    """Widen an axis with a single value, whose automatic range would suggest tiny differences."""
     known = values[np.isfinite(values)]
     if len(known) and known.min() == known.max() != 0:
         fig.update_xaxes(range=sorted([0.5 * known[0], 1.5 * known[0]]))
@@ -165,7 +165,7 @@ def _bars(stderrs: np.ndarray[tuple[int], np.dtype[np.float64]], colour: str) ->
 
 def _step(fig: go.Figure, table: StudyTable, front: pd.DataFrame, x: str, y: str) -> None:
     part = StudyTable(front, table.meta, table.folder)
-    # From best to worst x, the corner of two neighbours has the worse x of the second and the worse y of the first.
+    # In order of x from best to worst, the corner between neighbours has the x of the second and the y of the first.
     fig.add_scatter(
         x=part.column(f"meter/{x}"),
         y=part.column(f"meter/{y}"),
@@ -180,7 +180,7 @@ def _step(fig: go.Figure, table: StudyTable, front: pd.DataFrame, x: str, y: str
 def _held_out(fig: go.Figure, table: StudyTable, front: pd.DataFrame, x: str, y: str, marked: dict[str, Mark]) -> None:
     part = StudyTable(front, table.meta, table.folder)
     measured = {meter: part.column(f"meter/{meter}") for meter in (x, y)}
-    # A cost is the same on any data, so it is seldom read again: the validation value stands in for it.
+    # A cost is the same on any data and seldom has a test value; then its only value is used.
     test = {meter: part.column(f"test/{meter}") for meter in (x, y)}
     shown = np.isfinite(test[x]) | np.isfinite(test[y])
     if not shown.any():
@@ -224,7 +224,7 @@ def _star(fig: go.Figure, table: StudyTable, x: str, y: str) -> None:
             return
         at_x, at_y = float(rows[f"meter/{x}"].iloc[0]), float(rows[f"meter/{y}"].iloc[0])
     shown = [
-        f"{escape(meter_name(meter))}: {escape(quantity(value, table.unit(meter), stderr))}"
+        f"{escape(meter)}: {escape(quantity(value, table.unit(meter), stderr))}"
         for meter, value, stderr in ((x, at_x, x_stderr), (y, at_y, y_stderr))
     ]
     fig.add_scatter(

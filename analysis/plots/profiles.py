@@ -1,4 +1,4 @@
-"""Accuracy-degradation profiles: whether a model of the front is as good on every part of the data as on all of it."""
+"""Accuracy-degradation profiles: the accuracy of front members on the worst parts of the data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from analysis.table import StudyTable
 from analysis.wording import sequence
 
 _MOST = 12
-"""Members that are drawn; of more, those evenly along the front."""
+"""The most members to draw; of more, an even selection along the front."""
 
 
 def has_profiles(table: StudyTable) -> bool:
-    """Tell whether the study keeps profiles."""
+    """Tell whether the study has profiles."""
     return "test_profile" in table.frame.columns and bool(table.frame["test_profile"].notna().any())
 
 
@@ -26,18 +26,18 @@ def degradation_profiles(table: StudyTable) -> go.Figure:
     """Draw the held-out accuracy on the worst of 1, 2, 4, … contiguous blocks, for the front and the baseline."""
     fig = figure(
         "Accuracy-degradation profiles on held-out test data",
-        "accuracy on the worst of 1, 2, 4, … contiguous blocks; what falls faster than the baseline fails on a part",
-        xaxis=plain_axis("blocks the data is cut into"),
+        "accuracy on the worst of 1, 2, 4, … contiguous blocks; a faster fall than the baseline's means a failing part",
+        xaxis=plain_axis("number of blocks"),
         yaxis=plain_axis("accuracy on the worst block"),
     )
     if not has_profiles(table):
-        return say(fig, "No profile was read")
+        return say(fig, "The study has no profile")
     front = front_frame(table)
     front = front[front["test_profile"].map(lambda text: bool(_profile(text))) & (front["technique"] != "baseline")]
     if len(front) > _MOST:
         front = front.iloc[[round(i * (len(front) - 1) / (_MOST - 1)) for i in range(_MOST)]]
     base = table.frame[table.uncompressed & table.frame["test_profile"].notna()]
-    drawn = [("baseline", _profile(text), INK, "star", "unchanged") for text in base["test_profile"].head(1)]
+    drawn = [("baseline", _profile(text), INK, "star", "base model") for text in base["test_profile"].head(1)]
     drawn = [entry for entry in drawn if entry[1]]
     for index, (_, row) in enumerate(front.iterrows()):
         mark = OKABE_ITO[index % len(OKABE_ITO)], SYMBOLS[index % len(SYMBOLS)]
@@ -55,7 +55,7 @@ def degradation_profiles(table: StudyTable) -> go.Figure:
             hoverinfo="text",
         )  # fmt: skip
     if not drawn:
-        return say(fig, "No profile was read")
+        return say(fig, "The study has no profile")
     ticks = [2**index for index in range(blocks)]
     fig.update_xaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
     return fig

@@ -1,4 +1,4 @@
-"""How the front grew: hypervolume against the trials, or against the seconds spent on them."""
+"""Growth of the front: hypervolume against the trials or their seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from analysis.table import StudyTable
 
 
 class Progress(NamedTuple):
-    """Hypervolume after each finished trial, (t,) as all; a share of the box to the ideal when `normalised`.
+    """Hypervolume after each finished trial; all arrays are (t,). If `normalised`, a share of the box to the ideal.
 
-    `training` counts the seconds of fine-tuning so far and `seconds` those of everything, added over all trials.
+    `training` counts the seconds of fine-tuning so far, `seconds` all seconds, summed over trials.
     """
 
     trials: Floats
@@ -28,14 +28,14 @@ class Progress(NamedTuple):
 
 
 def progress(table: StudyTable) -> Progress | None:
-    """Compute the hypervolume after each trial, in the order the trials finished; None without a reference point."""
+    """Compute the hypervolume after each trial, in the order of finishing; None without a reference point."""
     reference, ideal = table.corner("reference"), table.corner("ideal")
     if not np.isfinite(reference).all():
         return None
     finished = pd.to_datetime(table.frame["finished"], errors="coerce", utc=True, format="ISO8601")
     ended = finished.groupby(table.frame["trial"]).transform("max")
     ordered = pd.DataFrame({"ended": ended, "trial": table.frame["trial"], "step": table.frame["step"]})
-    # The base model is there before the first trial and is none itself.
+    # The base model comes before the first trial and is not a trial.
     ordered = ordered.assign(asked=ordered["trial"] >= 0)
     ordered = ordered.sort_values(["asked", "ended", "trial", "step"], kind="stable", na_position="last")
     values = table.values(table.objectives)
@@ -59,27 +59,27 @@ def progress(table: StudyTable) -> Progress | None:
 
 
 def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure:
-    """Draw the hypervolume of the front after each finished trial, failed ones counted.
+    """Draw the hypervolume of the front after each finished trial, failed ones included.
 
-    `against` is `trials`, `training` (seconds of fine-tuning) or `seconds` (of everything). Raises ValueError for
-    anything else.
+    `against` is `trials`, `training` (seconds of fine-tuning) or `seconds` (all seconds). Raises ValueError for any
+    other value.
     """
     axes = {"trials": "finished trials", "training": "seconds of fine-tuning", "seconds": "seconds of all trials"}
     if against not in axes:
-        raise ValueError(f"against must be {', '.join(axes)}, not {against!r}")
+        raise ValueError(f"not an axis: against={against!r}; write one of {', '.join(axes)}")
     fig = figure("Growth of the Pareto front", xaxis=plain_axis(axes[against]), yaxis=plain_axis("hypervolume"))
     computed = progress(table)
     if computed is None:
-        return say(fig, "The study states no reference point, so there is no hypervolume")
+        return say(fig, "No hypervolume: the study states no reference point")
     if not len(computed.trials):
         return say(fig, "No trial has finished yet")
     spent = getattr(computed, against)
     if not spent[-1]:
         return say(fig, f"The table records no {axes[against]}")
     if computed.normalised:
-        fig.update_layout(yaxis={"title": {"text": "hypervolume, share of the ideal"}})
+        fig.update_layout(yaxis={"title": {"text": "hypervolume, share of the box"}})
     reached = int(np.argmax(computed.volumes >= 0.99 * computed.volumes[-1]))
-    unit = "" if against == "trials" else " s"
+    unit = " trials" if against == "trials" else " s"
     if computed.volumes[-1] > 0:
         text = f"{computed.volumes[-1]:.4g} after {spent[-1]:,.0f}{unit}; 99 % of it after {spent[reached]:,.0f}{unit}"
         fig.update_layout(title={"subtitle": {"text": text}})
@@ -99,7 +99,7 @@ def hypervolume_history(table: StudyTable, against: str = "trials") -> go.Figure
 
 
 def _steps(volumes: Floats, most: int = 2000) -> list[int]:
-    """Choose the trials to draw: all of a short history, of a long one those after which the volume is another."""
+    """Choose the trials to draw: all of a short history, those that change the volume of a long one."""
     if len(volumes) <= most:
         return list(range(len(volumes)))
     return [0, *(np.flatnonzero(np.diff(volumes) > 0) + 1).tolist(), len(volumes) - 1]

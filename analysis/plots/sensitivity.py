@@ -1,4 +1,4 @@
-"""A sensitivity scan as a map: what each layer loses at each value of its knob."""
+"""Heat map of a sensitivity scan: the loss of each layer at each value of its knob."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.plots.style import GRID, escape, figure, plain_axis
-from analysis.wording import meter_name
 
 _FEW_CELLS = 400
-"""Cells up to which every one holds its number."""
+"""The most cells with a number in each."""
 
 
 def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
-    """Draw by how much a quality got worse as a heat map, layers in the order of the scan down, values across.
+    """Draw the loss of quality as a heat map, with layers in the order of the scan as rows and values as columns.
 
-    Cells without a number are layers that could not be changed so; the text under the pointer says why.
+    Where the rule could not be applied, the cell is empty and its hover text gives the reason.
     """
     table = scan.pivot_table(index="layer", columns="value", values="lost", aggfunc="mean", sort=False, dropna=False)
     table = table.reindex(index=list(dict.fromkeys(scan["layer"])), columns=sorted(scan["value"].unique()))
@@ -27,10 +26,10 @@ def sensitivity(scan: pd.DataFrame, quality: str) -> go.Figure:
         [escape(why.get((layer, value), f"{loss:.4g} lost")) for value, loss in zip(table.columns, row, strict=True)]
         for layer, row in zip(table.index, losses, strict=True)
     ]
-    name = escape(meter_name(quality))
+    name = escape(quality)
     fig = figure(
-        f"How much each layer worsens the {name}",
-        "each layer changed alone, nothing trained; empty: it could not be changed so",
+        f"Worsening of {name} by layer",
+        "each layer compressed alone, without training; empty: the rule could not be applied",
         xaxis={**plain_axis("value of the knob"), "tickangle": 0, "showgrid": False},
         yaxis={**plain_axis(""), "autorange": "reversed", "type": "category", "showgrid": False},
     )

@@ -1,4 +1,4 @@
-"""One objective: its value against the trials, and the best so far."""
+"""Figure of a single objective: its values against the trials, and the best so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.pareto.dominance import as_costs
 from analysis.plots.hover import hover, text_or
 from analysis.plots.style import INK, MUTED, PAPER, axis, escape, figure, marks, plain_axis, say
 from analysis.table import StudyTable
-from analysis.wording import meter_name, plural, quantity
+from analysis.wording import plural, quantity
 
 
 def strip(table: StudyTable) -> go.Figure:
@@ -20,13 +20,13 @@ def strip(table: StudyTable) -> go.Figure:
     values = table.values((meter,))
     complete = (table.complete & ~table.uncompressed).to_numpy(dtype=np.bool_) & np.isfinite(values[:, 0])
     fig = figure(
-        f"{escape(meter_name(meter)).capitalize()} of every model",
+        f"{escape(meter)} of every model",
         f"{plural(int(complete.sum()), 'complete model')}; solid: best so far, dashed: baseline",
         xaxis=plain_axis("trial"),
         yaxis=axis(table, meter),
     )
     if not complete.any():
-        return say(fig, f"No complete model has {escape(meter_name(meter))} yet")
+        return say(fig, f"No complete model has a reading of {escape(meter)} yet")
     technique = table.frame["technique"].map(text_or).replace("", "unknown")
     for name, mark in marks(technique[complete]).items():
         rows = table.frame[complete & (technique == name).to_numpy()]

@@ -1,4 +1,4 @@
-"""How every figure looks: colours, symbols, axes and the neutral tokens a page may exchange for a dark theme."""
+"""Style of all figures: colours, symbols, axes, and the neutral tokens that a page replaces for a dark theme."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from analysis.wording import axis_label, is_bytes, is_plain, quantity
 
 INK, MUTED, GRID, PAPER = "#24292f", "#6e7781", "#e2e5e9", "#ffffff"
 
-# Okabe and Ito, "Color Universal Design", 2008, without black, which a dark page swallows; yellow, weak on white,
-# comes last.
+# Okabe and Ito, "Color Universal Design", 2008, without black, which is invisible on a dark page. Yellow, which is weak
+# on white, comes last.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "pentagon", "star-diamond")
 LOG_SPAN = 20.0
@@ -30,25 +30,25 @@ class Mark(NamedTuple):
 
 
 def marks(names: Iterable[str]) -> dict[str, Mark]:
-    """Give every name a colour and a symbol, shorter combinations first; the first 56 names get different pairs."""
+    """Assign a colour and a symbol to each name, shorter compositions first; the first 56 pairs differ."""
     ordered = sorted(dict.fromkeys(names), key=lambda name: (name.count("+"), name))
     colours, symbols = len(OKABE_ITO), len(SYMBOLS)
     return {name: Mark(OKABE_ITO[i % colours], SYMBOLS[i % symbols]) for i, name in enumerate(ordered)}
 
 
 def escape(text: object) -> str:
-    """Make a name from outside plain text for plotly, which reads tags and entities in labels."""
+    """Escape text for plotly, which reads tags and entities in labels."""
     return html.escape(str(text), quote=False)
 
 
 def spans_decades(values: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
-    """Tell whether values are all positive and span more than a factor of 20, so that a log axis reads better."""
+    """Tell whether all values are positive and span more than a factor of 20, which suits a log axis."""
     known = values[np.isfinite(values)]
     return bool(len(known) and known.min() > 0 and known.max() / known.min() > LOG_SPAN)
 
 
 def axis(table: StudyTable, meter: str, log: bool = False) -> dict[str, Any]:
-    """Describe an axis that shows a meter: title with unit, readable byte and count ticks."""
+    """Describe the axis of a meter: a title with the unit, and readable ticks for bytes and counts."""
     unit = table.unit(meter)
     shown: dict[str, Any] = plain_axis(axis_label(meter, unit, table.direction(meter)))
     if log:
@@ -65,7 +65,7 @@ def axis(table: StudyTable, meter: str, log: bool = False) -> dict[str, Any]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Choose round values for a log axis, closer where it spans less; plotly's own crowd, and drop the unit on most."""
+    """Choose round ticks for a log axis, because plotly's own are crowded and mostly without a unit."""
     decades = math.log10(high / low)
     steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1.5 else (1.0, 2.0, 5.0) if decades < 3.5 else (1.0,)
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
@@ -73,7 +73,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def plain_axis(title: str) -> dict[str, Any]:
-    """Describe an axis with a title and the common look."""
+    """Describe an axis with a title in the common style."""
     return {
         "title": {"text": escape(title), "standoff": 12},
         "gridcolor": GRID,
@@ -115,7 +115,7 @@ def figure(title: str, subtitle: str = "", **layout: Any) -> go.Figure:
 
 
 def say(fig: go.Figure, text: str) -> go.Figure:
-    """Write one sentence where the points would be."""
+    """Write one sentence in place of the points."""
     fig.update_layout(xaxis={"visible": False}, yaxis={"visible": False}, title={"subtitle": {"text": ""}})
     fig.add_annotation(
         text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 16, "color": MUTED}

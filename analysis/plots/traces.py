@@ -1,4 +1,4 @@
-"""The ways that policies took: every trial a line from the base model, a point for each accepted move."""
+"""Figure of policies' traces: a line for each trial from the base model, a point for each accepted move."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from analysis.comparison import Groups, check
 from analysis.plots.style import axis, escape, figure, marks, say, spans_decades
 from analysis.table import StudyTable
-from analysis.wording import meter_name, plural, sequence
+from analysis.wording import plural, sequence
 
 
 def is_policy(table: StudyTable) -> bool:
@@ -21,16 +21,16 @@ def is_policy(table: StudyTable) -> bool:
 
 
 def traces(groups: Groups) -> go.Figure:
-    """Draw the traces of every group's trials in the plane of its two objectives, validation values."""
+    """Draw the traces of every group's trials in the plane of two objectives, by validation values."""
     first = check(groups)
     if len(first.objectives) != 2:
-        return say(figure("Traces"), "Traces are drawn for two objectives")
+        return say(figure("Traces"), "Traces need two objectives")
     x, y = first.objectives
     ways = {label: [way for table in runs for way in _ways(table)] for label, runs in groups.items()}
     every = np.array([values for found in ways.values() for way in found for values, _ in way]).reshape(-1, 2)
     fig = figure(
-        "The traces",
-        "a line for each trial, from the base model, a point for each move",
+        "Traces of the policies",
+        "a line for each trial from the base model, a point for each move",
         xaxis=axis(first, x, log=spans_decades(every[:, 0])),
         yaxis=axis(first, y),
     )
@@ -48,7 +48,7 @@ def traces(groups: Groups) -> go.Figure:
             opacity=0.7,
             connectgaps=False,
             name=f"{escape(label)} ({plural(len(found), 'trial')})",
-            hovertemplate=f"%{{text}}<br>{escape(meter_name(x))} %{{x}}<br>{escape(meter_name(y))} %{{y}}",
+            hovertemplate=f"%{{text}}<br>{escape(x)}: %{{x}}<br>{escape(y)}: %{{y}}",
         )
     return fig
 
@@ -60,7 +60,7 @@ def _ways(table: StudyTable) -> Iterator[list[tuple[tuple[float, float], str]]]:
     usable = rows[table.complete.to_numpy() & np.isfinite(values).all(1)]
     base = table.baseline(table.objectives[0])[0], table.baseline(table.objectives[1])[0]
     for _, trial in usable[usable["step"] > 0].groupby("trial"):
-        way = [(base, "the base model")] if all(map(math.isfinite, base)) else []
+        way = [(base, "base model")] if all(map(math.isfinite, base)) else []
         for index, moves in trial.sort_values("step")["sequence"].items():
             place = values[int(str(index))]
             way.append(((float(place[0]), float(place[1])), escape(sequence(moves))))

@@ -1,4 +1,4 @@
-"""Write the report of a run folder again, or, of several, the page that compares them.
+"""Command that writes the report of a run folder, or a page that compares several.
 
 python -m analysis.report runs/<study>
 python -m analysis.report runs/a runs/b with=runs/c with=runs/d
@@ -18,20 +18,20 @@ from analysis.table import TableError, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report; return 0, or 2 with one line on stderr when a folder cannot be read or written."""
+    """Write the report; return 0, or 2 with one line on stderr if a folder cannot be read or written."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "folder",
         nargs="+",
-        help="run folder, such as runs/<study>; several are compared, those of one label=folder as runs of a group",
+        help="run folder, such as runs/<study>; several are compared; label=folder puts a run into a group",
     )
-    parser.add_argument("--no-images", action="store_true", help="draw no PNG, SVG and PDF (they need a browser)")
+    parser.add_argument("--no-images", action="store_true", help="do not draw PNG, SVG and PDF (they need a browser)")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder for what is written (default: the run folder; of several, the one they are in)",
+        help="folder for the files (default: the run folder; for several, the folder that contains the first)",
     )
     asked = parser.parse_args(arguments)
     no_answers: tuple[Answer, ...] = ()
@@ -47,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for answer in answers:
         print(answer.sentence)
-    _tell(report)
+    _print_files(report)
     return 0
 
 
-def _tell(report: Report) -> None:
+def _print_files(report: Report) -> None:
     print(f"report: {report.html}")
     for file in report.files:
         print(f"file: {file}")

@@ -1,4 +1,4 @@
-"""The page that sets several run folders side by side."""
+"""Comparison page of several run folders."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.atomic import write_bytes
-from analysis.comparison import FEWEST_RUNS, Groups, Interval, check, grouped_by_config, pairwise, standings
+from analysis.comparison import FEWEST_RUNS, Groups, Interval, check, group_by_config, pairwise, standings
 from analysis.plots.comparison import attainment_surfaces, growth, hypervolume_intervals
 from analysis.plots.traces import is_policy, traces
-from analysis.report.document import Report, embedded_figure, render
+from analysis.report.document import Report, embed_figure, render
 from analysis.table import StudyTable, TableError, load
-from analysis.wording import NOTHING, listing, meter_name
+from analysis.wording import NOTHING, listing
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of the page's first table, in words; `too_few` runs give no interval."""
+    """A row of the page's first table, as text; with `too_few` runs there is no interval."""
 
     label: str
     runs: int
@@ -29,11 +29,11 @@ class Shown:
     cells: tuple[tuple[str, float | str], ...]
 
 
-def named_groups(folders: Sequence[str | Path]) -> dict[str, list[StudyTable]]:
-    """Read run folders, each given as a path or as `label=path`.
+def read_groups(folders: Sequence[str | Path]) -> dict[str, list[StudyTable]]:
+    """Read run folders, each a path or `label=path`, into groups.
 
-    Folders of one label are a group; those without a label are put together where their configs differ by seed alone.
-    Raises TableError where a folder cannot be read, or a label is empty.
+    Folders with the same label are a group. Those without a label are grouped if their configs differ only by seed.
+    Raises TableError if a folder cannot be read or a label is empty.
     """
     labelled: dict[str, list[StudyTable]] = {}
     plain = []
@@ -42,10 +42,10 @@ def named_groups(folders: Sequence[str | Path]) -> dict[str, list[StudyTable]]:
         if not sign or Path(folder).exists():
             plain.append(load(folder))
         elif not label or not path:
-            raise TableError(f"{folder}: give a run folder, or a label and a run folder as label=runs/<study>")
+            raise TableError(f"not a run folder or label=folder: {folder}; write runs/<study> or label=runs/<study>")
         else:
             labelled.setdefault(label, []).append(load(path))
-    for label, tables in grouped_by_config(plain).items():
+    for label, tables in group_by_config(plain).items():
         labelled.setdefault(label, []).extend(tables)
     return labelled
 
@@ -53,10 +53,9 @@ def named_groups(folders: Sequence[str | Path]) -> dict[str, list[StudyTable]]:
 def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
     """Write `comparison.html` and `comparison.csv` into `out`.
 
-    Raises TableError where a folder cannot be read or the studies' objectives differ, and OSError where a file cannot
-    be written.
+    Raises TableError if a folder cannot be read or the objectives differ, and OSError if a file cannot be written.
     """
-    groups = named_groups(folders)
+    groups = read_groups(folders)
     first = check(groups)
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
@@ -69,12 +68,12 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
         drawn["traces"] = traces(groups)
     html = render(
         "comparison",
-        objectives=listing([meter_name(name) for name in first.objectives]),
+        objectives=listing(first.objectives),
         title=listing(list(groups)),
         rows=_rows(groups),
         coverage=_matrix(pairwise(groups, "coverage")),
         epsilon=_matrix(pairwise(groups, "epsilon")),
-        figures={name: embedded_figure(figure) for name, figure in drawn.items()},
+        figures={name: embed_figure(figure) for name, figure in drawn.items()},
     )
     page = write_bytes(target / "comparison.html", html.encode("utf-8"))
     numbers = write_bytes(target / "comparison.csv", _numbers(groups).to_csv(index=False).encode())
@@ -88,13 +87,13 @@ def _rows(groups: Groups) -> list[Shown]:
             len(groups[entry.label]),
             len(groups[entry.label]) < FEWEST_RUNS,
             ", ".join(str(table.folder) for table in groups[entry.label]),
-            tuple(_written(value) for value in (entry.hypervolume, entry.igd_plus, entry.r2, entry.front)),
+            tuple(_write_interval(value) for value in (entry.hypervolume, entry.igd_plus, entry.r2, entry.front)),
         )
         for entry in standings(groups)
     ]
 
 
-def _written(value: Interval) -> tuple[str, float | str]:
+def _write_interval(value: Interval) -> tuple[str, float | str]:
     if not math.isfinite(value.mean):
         return NOTHING, ""
     if not math.isfinite(value.low):

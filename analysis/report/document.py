@@ -1,4 +1,4 @@
-"""Fill the page in and write it, with the exported files beside it."""
+"""Report as a file: the filled-in page, and the exports beside it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from analysis.report.payload import payload
 from analysis.table import StudyTable, load
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("base", "front", "explorer", "card", "budget", "figures")
+_SCRIPTS = ("base", "front", "explorer", "card", "limit", "figures")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page, the files exported beside it, and what there is to say about those that could not be."""
+    """The page, the exported files, and a message for each kind of file that could not be written."""
 
     html: Path
     files: tuple[Path, ...]
@@ -33,23 +33,23 @@ class Report:
 
 
 def write(folder: str | Path, images: bool = True, out: str | Path | None = None, time_limit: float = 120.0) -> Report:
-    """Write `report.html`, the front as CSV and Parquet and, with `images`, PNG and SVG of the plots.
+    """Write `report.html`, the exports of the front and, with `images`, PNG, SVG and PDF of the figures.
 
-    `out` is where they go, by default the run folder. Pictures take at most `time_limit` seconds and never fail the
-    report. Raises TableError when the run folder cannot be read and OSError when a file cannot be written.
+    The files go to `out`, by default the run folder. Drawing takes at most `time_limit` seconds; if it fails, the
+    report is still written. Raises TableError if the run folder cannot be read and OSError if a file cannot be written.
     """
     table = load(folder)
     target = Path(out) if out is not None else table.folder
     target.mkdir(parents=True, exist_ok=True)
-    html = render("report", page=page(table), figures=_figures(table), data=embedded(payload(table)))
-    # The page comes first: it is there even when drawing the pictures is cut short.
+    html = render("report", page=page(table), figures=_figures(table), data=embed(payload(table)))
+    # The page comes first, so that it exists even if drawing is interrupted.
     path = write_bytes(target / "report.html", html.encode("utf-8"))
     exported = export(table, target, images=images, time_limit=time_limit)
     return Report(path, exported.files, exported.messages)
 
 
 def render(template: str, **values: object) -> str:
-    """Fill in one of the package's templates, with the style, the scripts and plotly beside the values given."""
+    """Fill in a template of this package with the values, the style, the scripts and plotly."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -74,16 +74,16 @@ def _figures(table: StudyTable) -> dict[str, Markup]:
         drawn["profiles"] = degradation_profiles(table)
     if table.frame["technique"].notna().any():
         drawn["contribution"] = technique_contribution(table)
-    return {name: embedded_figure(figure) for name, figure in drawn.items()}
+    return {name: embed_figure(figure) for name, figure in drawn.items()}
 
 
-def embedded_figure(figure: go.Figure) -> Markup:
-    """Write a figure as JSON that cannot end the script element around it."""
-    return embedded(json.loads(figure.to_json()))
+def embed_figure(figure: go.Figure) -> Markup:
+    """Write a figure as JSON that cannot end its script element."""
+    return embed(json.loads(figure.to_json()))
 
 
-def embedded(value: object) -> Markup:
-    """Write a value as JSON that cannot end the script element around it."""
+def embed(value: object) -> Markup:
+    """Write a value as JSON that cannot end its script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""Tables of the front's members, as plain values: what is asked for first, and the other meters at a click."""
+"""Tables of the front's members as plain values: the main columns, and further ones that a click shows."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis import renamed_meters
 from analysis.pareto.dominance import Floats
 from analysis.table import StudyTable
 from analysis.uncertainty import COLUMN
-from analysis.wording import head, meter_name, quantity, sequence
+from analysis.wording import NOTHING, head, quantity, sequence
 
 FAITHFULNESS = (
-    *("agreement", "kl", "chi_squared_p", "ece", "worst_class_accuracy", "accuracy_degradation_factor"),
-    *("neg_kl", "neg_ece"),
-)
-"""Meters that ask whether a model still behaves like the original, or fails where it did not; last, names of old."""
+    "agreement", "kl", "chi_squared_p", "ece", "worst_class_accuracy", "accuracy_degradation_factor",
+)  # fmt: skip
+"""Meters that compare a model's behaviour with the original's."""
 
 
 class Cell(NamedTuple):
-    """A value in words and, for sorting, as a number; empty when unknown."""
+    """A value as text and, for sorting, as a number; empty if unknown."""
 
     text: str
     number: float | str
 
 
 class Column(NamedTuple):
-    """A column: its name, what stands above it, whether it is of held-out data, and whether it is shown at a click."""
+    """A column: its name, the heading above it, whether it has test values, and whether only a click shows it."""
 
     name: str
     group: str
@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Neighbouring columns under one head."""
+    """Neighbouring columns under one heading."""
 
     title: str
     size: int
@@ -49,7 +49,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """A row; `cells` follow the table's columns."""
+    """A row, with `cells` in the order of the table's columns."""
 
     point: str
     technique: str
@@ -61,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Members:
-    """A table of the front's members, with the baseline first; `places` says where each model lies, at a click."""
+    """A table of the front's members, the baseline first; with `places`, a click shows where each model is stored."""
 
     columns: tuple[Column, ...]
     rows: tuple[Member, ...]
@@ -70,7 +70,7 @@ class Members:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The heads above the columns."""
+        """The headings above the columns."""
         found = []
         for (title, is_test, is_more), columns in groupby(self.columns, key=lambda c: (c.group, c.is_test, c.is_more)):
             found.append(Span(title, len(list(columns)), is_test, is_more))
@@ -78,12 +78,12 @@ class Members:
 
     @property
     def more(self) -> int:
-        """How many columns are shown at a click."""
+        """The number of columns that a click shows."""
         return sum(column.is_more for column in self.columns) + self.places
 
 
 class _Source(NamedTuple):
-    """A column and where its values come from: the meter, and the columns of values and standard errors."""
+    """A column and its source: the meter, and the columns of values and standard errors."""
 
     column: Column
     meter: str
@@ -92,31 +92,35 @@ class _Source(NamedTuple):
 
 
 def members(table: StudyTable, front: StudyTable) -> Members:
-    """Collect the objectives, the probability to be on the front, and test values; the rest at a click."""
-    names = [name for name in table.meters if name not in FAITHFULNESS or name in table.objectives]
-    tested = _tested(front, names)
+    """Collect objectives, P(front) and test values, and all other readings as further columns."""
+    names = [name for name in table.meters if not _is_faithfulness(name) or name in table.objectives]
+    tested = _tested_meters(front, names)
     first = [name for name in tested if name in table.objectives] or tested[:1]
-    title = "Objectives: cost, validation ± standard error"
+    title = "Objectives: cost or validation ± standard error"
     shown = [_validation(table, name, title, False) for name in table.objectives]
     if np.isfinite(front.column(COLUMN)).any():
         shown.append(_Source(Column("P(front)", "Given the noise", False, False), "", COLUMN, ""))
     shown += [_test(table, name, "Held-out test", False) for name in first]
     others = [name for name in names if name not in table.objectives and _is_known(front, f"meter/{name}")]
-    shown += [_validation(table, name, "Other costs, and validation", True) for name in others]
-    shown += [_test(table, name, "Held-out test of the others", True) for name in tested if name not in first]
+    shown += [_validation(table, name, "Other costs and validation", True) for name in others]
+    shown += [_test(table, name, "Other held-out test", True) for name in tested if name not in first]
     return _members(table, front, shown, places=True)
 
 
 def faithful_members(table: StudyTable, front: StudyTable) -> Members | None:
-    """Collect what says whether the members still do what the original did; None where nothing of it was measured."""
-    names = [name for name in table.meters if name in FAITHFULNESS and name not in table.objectives]
+    """Collect the readings of faithfulness to the original; None if there are none."""
+    names = [name for name in table.meters if _is_faithfulness(name) and name not in table.objectives]
     names = [name for name in names if _is_known(front, f"meter/{name}") or _is_known(front, f"test/{name}")]
     if not names:
         return None
-    tested = _tested(front, names)
+    tested = _tested_meters(front, names)
     shown = [_test(table, name, "Held-out test", False) for name in tested]
     shown += [_validation(table, name, "Validation", bool(tested)) for name in names]
     return _members(table, front, shown, places=False)
+
+
+def _is_faithfulness(meter: str) -> bool:
+    return renamed_meters.RENAMED.get(meter, meter) in FAITHFULNESS
 
 
 def _validation(table: StudyTable, meter: str, group: str, is_more: bool) -> _Source:
@@ -128,14 +132,14 @@ def _test(table: StudyTable, meter: str, group: str, is_more: bool) -> _Source:
 
 
 def _head(table: StudyTable, meter: str) -> str:
-    return head(meter_name(meter), table.kind(meter), table.direction(meter))
+    return head(meter, table.kind(meter), table.direction(meter))
 
 
 def _is_known(front: StudyTable, column: str) -> bool:
     return bool(np.isfinite(front.column(column)).any())
 
 
-def _tested(front: StudyTable, names: Sequence[str]) -> list[str]:
+def _tested_meters(front: StudyTable, names: Sequence[str]) -> list[str]:
     return [name for name in names if _is_known(front, f"test/{name}")]
 
 
@@ -158,16 +162,16 @@ def _members(table: StudyTable, front: StudyTable, shown: Sequence[_Source], *, 
 def _cells(front: StudyTable, source: _Source) -> Iterator[Cell]:
     values: Floats = front.column(source.value)
     if not source.meter:
-        return (_chance(float(value)) for value in values)
+        return (_chance_cell(float(value)) for value in values)
     unit = front.unit(source.meter)
-    return (_written(float(v), unit, float(e)) for v, e in zip(values, front.column(source.stderr), strict=True))
+    return (_cell(float(v), unit, float(e)) for v, e in zip(values, front.column(source.stderr), strict=True))
 
 
-def _chance(value: float) -> Cell:
-    return Cell(f"{value:.2f}", value) if math.isfinite(value) else Cell("–", "")
+def _chance_cell(value: float) -> Cell:
+    return Cell(f"{value:.2f}", value) if math.isfinite(value) else Cell(NOTHING, "")
 
 
-def _written(value: float, unit: str, stderr: float) -> Cell:
+def _cell(value: float, unit: str, stderr: float) -> Cell:
     return Cell(quantity(value, unit, stderr), value if math.isfinite(value) else "")
 
 
@@ -179,7 +183,7 @@ def _baseline(table: StudyTable, shown: Sequence[_Source]) -> Member | None:
     cells = []
     for source in shown:
         value, stderr = table.baseline(source.meter, test=source.column.is_test)
-        cells.append(_written(value, table.unit(source.meter), stderr) if source.meter else Cell("", ""))
+        cells.append(_cell(value, table.unit(source.meter), stderr) if source.meter else Cell("", ""))
     if all(cell.number == "" for cell in cells):
         return None
-    return Member("baseline", "uncompressed", "unchanged", tuple(cells), "", "")
+    return Member("baseline", "uncompressed", "base model", tuple(cells), "", "")

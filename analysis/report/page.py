@@ -1,4 +1,4 @@
-"""What the page says, as plain values: the template only lays them out."""
+"""Content of the report page as plain values, which the template lays out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,26 +16,19 @@ from analysis.front import close_neighbours, front_frame
 from analysis.report.members import Member, Members, faithful_members, members
 from analysis.selection.standing_answers import Answer, recommend
 from analysis.table import StudyTable, number
-from analysis.wording import NOTHING, duration, listing, meter_name, plural, quantity
-
-
-class Choice(NamedTuple):
-    """A meter that an axis may show."""
-
-    name: str
-    label: str
+from analysis.wording import NOTHING, duration, listing, plural, quantity
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the template shows."""
+    """All values that the template shows."""
 
     study: str
-    searched: str
+    summary: str
     facts: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
     answers: tuple[Answer, ...]
-    meters: tuple[Choice, ...]
+    meters: tuple[str, ...]
     plane: tuple[str, str]
     front: Members
     faithfulness: Members | None
@@ -58,7 +50,7 @@ class Page:
 
 
 def page(table: StudyTable) -> Page:
-    """Collect what the report of a study says."""
+    """Collect the content of a study's report."""
     meta = table.meta
     front = StudyTable(front_frame(table), meta, table.folder)
     main = members(table, front)
@@ -66,11 +58,11 @@ def page(table: StudyTable) -> Page:
     mlflow = meta.get("mlflow") or {}
     return Page(
         study=table.study,
-        searched=_searched(table),
+        summary=_describe_search(table),
         facts=_facts(table),
         problems=_problems(table),
         answers=answers,
-        meters=tuple(Choice(name, meter_name(name)) for name in _shown_meters(table)),
+        meters=tuple(_meters_with_values(table)),
         plane=table.plane,
         front=main,
         faithfulness=faithful_members(table, front),
@@ -83,35 +75,35 @@ def page(table: StudyTable) -> Page:
         warnings=warnings(table),
         spent=tuple((entry, duration(entry.seconds)) for entry in time_spent(table)),
         load=_load(table, table.folder, answers, main.rows),
-        resume=_masked(meta.get("resume")),
-        mlflow=_masked(mlflow.get("ui")),
-        mlflow_uri=_masked(mlflow.get("uri")),
-        command=_masked(meta.get("command")),
-        config=_masked(json.dumps(meta.get("config") or {}, indent=2, ensure_ascii=False, default=str)),
+        resume=_mask_password(meta.get("resume")),
+        mlflow=_mask_password(mlflow.get("ui")),
+        mlflow_uri=_mask_password(mlflow.get("uri")),
+        command=_mask_password(meta.get("command")),
+        config=_mask_password(json.dumps(meta.get("config") or {}, indent=2, ensure_ascii=False, default=str)),
         has_volume=bool(np.isfinite(table.corner("reference")).all()),
     )
 
 
-def _masked(text: object) -> str:
-    """Hide the password of an address such as postgresql://user:password@host; a report is made to be passed on."""
+def _mask_password(text: object) -> str:
+    """Mask the password in an address such as postgresql://user:password@host, because reports are shared."""
     return re.sub(r"(://[^/\s:@\"']*):[^/\s@\"']+@", r"\1:***@", str(text or ""))
 
 
-def _searched(table: StudyTable) -> str:
+def _describe_search(table: StudyTable) -> str:
     aims = [
-        f"{'least' if direction == 'minimize' else 'best'} {meter_name(name)}"
+        f"{'lowest' if direction == 'minimize' else 'highest'} {name}"
         for name, direction in zip(table.objectives, table.directions, strict=True)
     ]
     knobs = [str(name).removeprefix("knob/") for name in table.frame.columns if str(name).startswith("knob/")]
     combined = table.frame["technique"][~table.uncompressed].dropna().unique()
     techniques = sorted({part.strip() for name in combined for part in str(name).split("+")} - {""})
-    text = f"Searched for {listing(aims)}"
+    text = f"Search for {listing(aims)}"
     if techniques:
         text += f" over {listing(techniques)}"
     if len(techniques) > 1:
-        text += f", alone and combined ({plural(len(combined), 'combination')})"
+        text += f", alone and composed ({plural(len(combined), 'composition')})"
     if knobs:
-        text += f", turning {plural(len(knobs), 'knob')}: {', '.join(knobs)}"
+        text += f", with {plural(len(knobs), 'knob')}: {', '.join(knobs)}"
     return text + "."
 
 
@@ -123,9 +115,9 @@ def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
         ("Trials", headline(table)),
         ("Models", ", ".join(f"{count} {words}" for words, count in models(table)[:2])),
         ("Trial time", duration(number(meta.get("seconds")))),
-        ("Seed", _shown(meta.get("seed"))),
-        ("Created", _shown(meta.get("created"))),
-        ("Code", _shown(meta.get("git"))),
+        ("Seed", _text(meta.get("seed"))),
+        ("Created", _text(meta.get("created"))),
+        ("Code", _text(meta.get("git"))),
         (
             "Machine",
             ", ".join(f"{value}" if key == "cpu" else f"{key} {value}" for key, value in environment.items())
@@ -137,15 +129,15 @@ def _facts(table: StudyTable) -> tuple[tuple[str, str], ...]:
 
 
 def _saved(table: StudyTable) -> str:
-    """Say what time would have been spent as well, had nothing been recalled."""
+    """Describe the time that the cache saved."""
     cache = table.meta.get("cache") or {}
     hits, saved = cache.get("hits") or 0, number(cache.get("seconds_saved"))
     if not hits or not saved > 0:
         return ""
-    return f"The cache saved {duration(saved)} more: {plural(hits, 'move')} recalled, not taken again."
+    return f"The cache saved another {duration(saved)}: it recalled {plural(hits, 'move')}."
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return NOTHING if value is None or value == "" else str(value)
 
 
@@ -155,29 +147,27 @@ def _problems(table: StudyTable) -> tuple[str, ...]:
     if not len(table.frame):
         found.append("The study has no points yet.")
     elif not complete.any():
-        found.append("No point is complete, so there is no front; the causes are listed under Accounting.")
+        found.append("There is no front because no point is complete; Accounting lists the causes.")
     for name in table.objectives:
         if f"meter/{name}" not in table.frame.columns:
-            found.append(f"The table has no values of the objective {meter_name(name)}.")
+            found.append(f"The table has no values of the objective {name}.")
         elif complete.any() and not np.isfinite(table.column(f"meter/{name}")[complete]).all():
             count = int((~np.isfinite(table.column(f"meter/{name}")[complete])).sum())
             verb, pronoun = ("lacks", "is") if count == 1 else ("lack", "are")
-            found.append(
-                f"{plural(count, 'complete point')} {verb} a finite {meter_name(name)} and {pronoun} left out."
-            )
+            found.append(f"{plural(count, 'complete point')} {verb} a finite {name} and {pronoun} left out.")
     if not np.isfinite(table.corner("reference")).all():
-        found.append("The study states no reference point for every objective, so there is no hypervolume.")
+        found.append("There is no hypervolume because the study does not state a reference point for every objective.")
     return tuple(found)
 
 
-def _shown_meters(table: StudyTable) -> list[str]:
-    """List the meters of which some model has a value: what axes can show."""
+def _meters_with_values(table: StudyTable) -> list[str]:
+    """List the meters with a value for some model, which the axes can show."""
     return [name for name in table.meters if np.isfinite(table.column(f"meter/{name}")).any()]
 
 
 def _noise(table: StudyTable) -> tuple[str, ...]:
     return tuple(
-        f"{pair.left} and {pair.right} differ in {meter_name(pair.meter)} by "
+        f"{pair.left} and {pair.right} differ in {pair.meter} by "
         f"{quantity(pair.difference, table.unit(pair.meter))}, "
         f"less than the standard error of that difference, {quantity(pair.stderr, table.unit(pair.meter))}."
         for pair in close_neighbours(table)

@@ -1,4 +1,4 @@
-"""The study as the page's script reads it: columns of numbers, told once, from which it draws what is asked for."""
+"""Data of a study for the page's scripts: columns of numbers, from which they draw every view."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pandas as pd
 
 from analysis.contribution import parts
 from analysis.pareto.dominance import Floats
-from analysis.plots.groups import grouped
+from analysis.plots.groups import group_techniques
 from analysis.selection.standing_answers import tolerance
 from analysis.table import StudyTable
-from analysis.wording import axis_label, is_bytes, is_plain, meter_name
+from analysis.wording import axis_label, is_bytes, is_plain
 
 
 def payload(table: StudyTable) -> dict[str, Any]:
-    """Collect what the script needs as JSON values: numbers of six significant digits, null where unknown."""
+    """Collect the scripts' data as JSON values: numbers of six significant digits, null where unknown."""
     frame, meters = table.frame, table.meters
     technique = [" + ".join(parts(name)) or "baseline" for name in frame["technique"]]
-    groups, order = grouped(table)
+    groups, order = group_techniques(table)
     knobs, sequences = _sequences(frame)
     return {
         "study": table.study,
@@ -39,9 +39,9 @@ def payload(table: StudyTable) -> dict[str, Any]:
         "groups": [{"name": name, "colour": mark.colour, "symbol": mark.symbol} for name, mark in order.items()],
         "group": groups,
         "techniques": list(dict.fromkeys(technique)),
-        "technique": _coded(technique),
+        "technique": _encode(technique),
         "states": list(dict.fromkeys(map(str, frame["state"]))),
-        "state": _coded(list(map(str, frame["state"]))),
+        "state": _encode(list(map(str, frame["state"]))),
         "point": list(map(str, frame["point"])),
         "trial": _ints(table.column("trial")),
         "step": _ints(table.column("step")),
@@ -52,21 +52,21 @@ def payload(table: StudyTable) -> dict[str, Any]:
         "test": _sparse(table, "test", meters),
         "testStderr": _sparse(table, "test_stderr", meters),
         "seconds": numbers(_seconds(table)),
-        "chance": _known(table, "p_front"),
+        "chance": _sparse_column(table, "p_front"),
         "error": _texts(frame["error"], 300),
         "notes": _texts(frame["notes"], 600),
         "artifact": _texts(frame["artifact"], 300),
         "run": _texts(frame["mlflow_run_id"], 100),
         "layers": _layers(table),
         "link": _run_link(table.meta.get("mlflow") or {}),
-        "folder": _shown(table.folder),
+        "folder": _relative(table.folder),
         "trusted": list((table.meta.get("config") or {}).get("trusted_modules") or ()),
         "reproduce": reproduction(table.meta),
     }
 
 
 def numbers(column: Floats) -> list[float | int | None]:
-    """Write numbers short: six significant digits, whole ones without a point, unknown and infinite ones as null."""
+    """Shorten numbers: six significant digits, integers without a point, null for unknown and infinite ones."""
     return [_short(value) for value in column.tolist()]
 
 
@@ -83,7 +83,6 @@ def _meter(table: StudyTable, name: str) -> dict[str, Any]:
     base = table.baseline(name)[0]
     return {
         "name": name,
-        "label": meter_name(name),
         "axis": axis_label(name, unit, table.direction(name)),
         "unit": unit,
         "bytes": is_bytes(unit),
@@ -103,7 +102,7 @@ def _pair(value: float, stderr: float) -> list[float | int | None]:
     return [_short(value), _short(stderr)]
 
 
-def _coded(words: Sequence[str]) -> list[int]:
+def _encode(words: Sequence[str]) -> list[int]:
     places = {word: index for index, word in enumerate(dict.fromkeys(words))}
     return [places[word] for word in words]
 
@@ -113,7 +112,7 @@ def _ints(column: Floats) -> list[int]:
 
 
 def _sequences(frame: pd.DataFrame) -> tuple[list[str], list[list[list[Any]]]]:
-    """Return the knobs' names and every row's moves as [number of the knob, value]."""
+    """Return the knobs' names, and each row's moves as [index of the knob, value]."""
     names: dict[str, int] = {}
     found = []
     for text in frame["sequence"]:
@@ -132,7 +131,7 @@ def _plain(value: object) -> object:
 
 
 def _sparse(table: StudyTable, kind: str, meters: Sequence[str]) -> dict[str, Any]:
-    """Return the columns that hold anything; those that are mostly empty as row numbers and values."""
+    """Return the columns that are not empty; those that are mostly empty as row numbers and values."""
     found: dict[str, Any] = {}
     for name in meters:
         column = table.column(f"{kind}/{name}")
@@ -144,8 +143,8 @@ def _sparse(table: StudyTable, kind: str, meters: Sequence[str]) -> dict[str, An
     return found
 
 
-def _known(table: StudyTable, column: str) -> dict[str, Any] | None:
-    """Return a column that a table may lack, as row numbers and values."""
+def _sparse_column(table: StudyTable, column: str) -> dict[str, Any] | None:
+    """Return an optional column as row numbers and values."""
     values = table.column(column)
     known = np.flatnonzero(np.isfinite(values))
     return {"at": known.tolist(), "is": numbers(values[known])} if len(known) else None
@@ -163,7 +162,7 @@ def _texts(column: pd.Series[Any], most: int) -> dict[int, str]:
 
 
 def _layers(table: StudyTable) -> dict[int, Any]:
-    """Return what was recorded of the layers of a model: a list of objects for each row that has one."""
+    """Return the recorded layers by row: a list of objects for each row that has one."""
     if "layers" not in table.frame.columns:
         return {}
     found = {}
@@ -185,10 +184,10 @@ def _run_link(mlflow: Mapping[str, Any]) -> str:
 
 
 def reproduction(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a command needs that makes one model of the study again: its start, and the knobs it searched.
+    """Return the start of a command that makes one model of the study again, and the knobs it must set.
 
-    Empty where the study says no command, or searched a policy's parameters, from which a model's moves follow only as
-    the policy runs.
+    Empty if the study records no command, or if it searched a policy's parameters: then the moves of a model are known
+    only after the policy has run.
     """
     config = meta.get("config") or {}
     try:
@@ -212,7 +211,7 @@ def _leaves(space: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def _shown(folder: Path) -> str:
-    """Write a folder as one types it from here, or in full where it lies elsewhere."""
+def _relative(folder: Path) -> str:
+    """Write a folder relative to the working directory, or in full if it is outside."""
     relative = Path(os.path.relpath(folder))
     return str(folder if relative.parts[:1] == ("..",) else relative)

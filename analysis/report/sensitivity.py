@@ -1,4 +1,4 @@
-"""The page of a sensitivity scan: the map, the losses in numbers, and the layers that bear the same."""
+"""Page of a sensitivity scan: the heat map, the losses as numbers, and the groups of layers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 
 from analysis.atomic import write_bytes
 from analysis.plots.sensitivity import sensitivity
-from analysis.report.document import embedded_figure, render
+from analysis.report.document import embed_figure, render
 from analysis.sensitivity import LayerGroup
-from analysis.wording import NOTHING, meter_name, quantity
+from analysis.wording import NOTHING, quantity
 
 
 class Scan(NamedTuple):
-    """What was scanned: the study, the rule, the quality with its unit, and what the base model reads."""
+    """The subject of a scan: the study, the rule, the quality with its unit, and the base model's value."""
 
     study: str
     rule: str
@@ -27,7 +27,7 @@ class Scan(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A cell: what was lost in words and as a number, and why it could not be measured."""
+    """A cell: the loss as text and as a number, and the reason if it could not be measured."""
 
     text: str
     number: float | str
@@ -40,24 +40,23 @@ def write_sensitivity(
     """Write a scan as one page that needs no network.
 
     Args:
-        scan: `layer`, `value`, `lost`, and where there are such `stderr`, `together` and `why`.
-        about: the words around it.
-        path: of the page.
-        groups: of layers that bear the same.
-        command: that searches with them.
+        scan: `layer`, `value` and `lost`; `stderr`, `together` and `why` are optional.
+        about: the subject of the scan.
+        path: the file to write.
+        groups: layers of similar sensitivity.
+        command: a command that searches with these groups.
     """
     values = sorted(scan["value"].unique())
     ordered = scan.groupby("layer", sort=False)["lost"].mean().sort_values(kind="stable", na_position="last").index
     page = {
         **about._asdict(),
-        "quality": meter_name(about.quality),
         "baseline": quantity(about.baseline, about.unit),
-        "turned": [f"{value:g}" for value in values],
+        "knob_values": [f"{value:g}" for value in values],
         "rows": [_row(scan[scan["layer"] == layer], str(layer), values, about.unit) for layer in ordered],
         "groups": [_group(group, values, about.unit) for group in groups],
         "command": command,
     }
-    figures = {"map": embedded_figure(sensitivity(scan, about.quality))}
+    figures = {"map": embed_figure(sensitivity(scan, about.quality))}
     return write_bytes(Path(path), render("sensitivity", page=page, figures=figures).encode("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""One point under a user's own limits: which, how sure, and what comes next."""
+"""Choice of one point under a user's limits, with its probabilities and a runner-up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from analysis.pareto.dominance import as_costs
 from analysis.selection.limits import Limit, check_meter, read_limit
 from analysis.table import StudyTable, TableError
-from analysis.wording import NOTHING, listing, meter_name, quantity, ratio, sequence
+from analysis.wording import NOTHING, listing, quantity, ratio, sequence
 
 _95 = 1.959964
 """Standard errors on each side of a normal 95 % interval."""
@@ -20,9 +20,9 @@ _95 = 1.959964
 
 @dataclass(frozen=True)
 class Measured:
-    """A meter's reading of one point: on validation data (or as a cost), and on held-out test data where it was read.
+    """A meter's reading of one point: a cost or a validation value, and the held-out test value if there is one.
 
-    `interval` is the 95 % interval of the reading, `test_interval` of the one on test data; NaN where unknown.
+    `interval` is the 95 % interval of the reading, `test_interval` that of the test value; NaN where unknown.
     """
 
     meter: str
@@ -36,7 +36,7 @@ class Measured:
 
     @property
     def words(self) -> str:
-        """Say the reading, its interval, how it compares, and the test reading."""
+        """Describe the reading: its interval, the baseline, and the test value."""
         parts = [quantity(self.value, self.unit)]
         if math.isfinite(self.interval[0]):
             parts[0] += f" ({self._span(self.interval)})"
@@ -51,7 +51,7 @@ class Measured:
         return "; ".join(parts)
 
     def _span(self, interval: tuple[float, float]) -> str:
-        # Both ends with the digits that the width supports.
+        # The width decides the digits of both ends.
         width = (interval[1] - interval[0]) / (2 * _95)
         low, high = (quantity(end, self.unit, width).partition(" ±")[0] for end in interval)
         return f"95 % interval {low} to {high}"
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pick:
-    """A point that meets the limits: with which probability in truth, and with which it is on the front."""
+    """A point that meets the limits, with the probabilities that it truly does and that it is on the front."""
 
     point: str
     technique: str
@@ -73,9 +73,9 @@ class Pick:
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer: what was asked, the point to take, the runner-up, and the probability that the first is the better.
+    """The answer to a question: the best point, the runner-up, and the probability that the first is better.
 
-    `pick` is None when no point meets the limits; `remark` then says which came nearest.
+    `pick` is None if no point meets the limits; `remark` then names the closest.
     """
 
     question: str
@@ -91,9 +91,9 @@ def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = Non
 
     Args:
         table: the study.
-        limits: as `analysis.selection.limits` reads them.
-        best: the meter to be best in. By default the first quality among the objectives that no limit is on, else the
-            first cost among them, else the first quality.
+        limits: texts in the form that `analysis.selection.limits` reads.
+        best: the meter to optimise. By default the first quality among the objectives without a limit, else the first
+            cost without a limit, else the first quality.
 
     Raises TableError: a limit or `best` cannot be read, or the study has no complete point.
     """
@@ -102,7 +102,7 @@ def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = Non
     values = table.column(f"meter/{meter}")
     usable = table.complete.to_numpy(dtype=np.bool_) & np.isfinite(values)
     if not usable.any():
-        raise TableError(f"study {table.study} has no complete point with a reading of {meter}: let it run first")
+        raise TableError(f"no complete point has a reading of {meter} in study {table.study}; run more trials")
     question = _question(table, read, meter)
     allowed = usable.copy()
     for limit in read:
@@ -127,7 +127,7 @@ def _best(table: StudyTable, limits: Sequence[Limit], best: str | None) -> str:
 
 
 def _order(table: StudyTable, meter: str) -> list[int]:
-    """Return the rows best first; rows alike in the meter are ordered by the other objectives."""
+    """Return the rows, best first; the other objectives decide ties."""
     names = (meter, *(name for name in table.objectives if name != meter))
     costs = as_costs(table.values(names), [table.direction(name) for name in names])
     return [int(row) for row in np.lexsort(costs.T[::-1])]
@@ -180,13 +180,13 @@ def _p_better(table: StudyTable, meter: str, one: int, other: int) -> float:
 
 
 def _question(table: StudyTable, limits: Sequence[Limit], meter: str) -> str:
-    most = "least" if table.direction(meter) == "minimize" else "most"
+    most = "lowest" if table.direction(meter) == "minimize" else "highest"
     words = [limit.words(table.unit(limit.meter)) for limit in limits]
-    return f"{most} {meter_name(meter)}" + (f" with {listing(words)}" if words else ", no limit set")
+    return f"{most} {meter}" + (f" with {listing(words)}" if words else ", no limit set")
 
 
 def _nearest(table: StudyTable, limits: Sequence[Limit], usable: Any) -> str:
-    """Say which point misses the limits by least, each miss as a share of its bound."""
+    """Name the point closest to the limits; each miss counts as a share of its bound."""
     misses = np.zeros(len(table.frame))
     for limit in limits:
         slack = limit.slack(table.column(f"meter/{limit.meter}"))
@@ -194,20 +194,20 @@ def _nearest(table: StudyTable, limits: Sequence[Limit], usable: Any) -> str:
     misses = np.where(usable, misses, np.inf)
     index = int(np.argmin(misses))
     if not math.isfinite(misses[index]):
-        return f"no model was read by {listing([limit.meter for limit in limits])}"
+        return f"no model has readings of {listing([limit.meter for limit in limits])}"
     missed = [
-        f"{meter_name(limit.meter)} {quantity(table.column(f'meter/{limit.meter}')[index], table.unit(limit.meter))}"
+        f"{limit.meter} {quantity(table.column(f'meter/{limit.meter}')[index], table.unit(limit.meter))}"
         for limit in limits
         if not limit.holds(table.column(f"meter/{limit.meter}")[[index]])[0]
     ]
-    return f"no model meets that; the nearest is {table.frame['point'].iloc[index]} with {listing(missed)}"
+    return f"no model meets the limits; the closest is {table.frame['point'].iloc[index]} with {listing(missed)}"
 
 
 def _remark(pick: Pick) -> str:
     if pick.is_baseline:
-        return "this is the baseline itself: no compressed model qualified"
+        return "this is the baseline itself; no compressed model meets the limits"
     if pick.p_limits < 0.9:
-        return f"within the noise of the limits: it meets them with a probability of {pick.p_limits:.2f}"
+        return f"within the noise of the limits; it meets them with probability {pick.p_limits:.2f}"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""The answer a sweep is run for: which model to take, under which promise.
+"""Standing answers of a report: which models to take, with their held-out test values.
 
-Points are chosen by their validation values among the front and then reported with their held-out test values, which
-took no part in the choice and so are free of its selection bias.
+Points are chosen from the front by their validation values. Their test values took no part in the choice and are free
+of its selection bias.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from analysis.front import front_frame
 from analysis.selection.limits import Limit
 from analysis.table import StudyTable
-from analysis.wording import NOTHING, meter_name, quantity, ratio, sequence
+from analysis.wording import NOTHING, quantity, ratio, sequence
 
 _SHARES = (("a quarter", 0.25), ("a tenth", 0.1))
 _BOUNDED_BY_ONE = ("accuracy", "f1", "auc", "auroc", "r2", "precision", "recall", "iou", "miou", "dice", "map")
@@ -22,7 +22,7 @@ _BOUNDED_BY_ONE = ("accuracy", "f1", "auc", "auroc", "r2", "precision", "recall"
 
 @dataclass(frozen=True)
 class Answer:
-    """One question and the point that answers it; `point` is empty when none does, and `remark` says why."""
+    """A question and the point that answers it; if no point does, `point` is empty and `remark` says why."""
 
     question: str
     point: str = ""
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """Say question and answer in one line of plain text."""
+        """The question and the answer in one line of plain text."""
         if not self.point:
             return f"{self.question}: {self.remark}"
         parts = [
@@ -52,10 +52,10 @@ class Answer:
 
 
 def recommend(table: StudyTable) -> tuple[Answer, ...]:
-    """Answer which model costs least near the baseline and which is best at a share of its cost.
+    """Answer which model is cheapest at about the baseline's quality, and which is best at a share of its cost.
 
-    For every cost and quality among the objectives, and every limit of the study. Empty when the study has no
-    complete point or no quality.
+    There is an answer for every pair of a cost and a quality among the objectives, and for every limit of the study.
+    Empty if the study has no complete point or no quality.
     """
     front = StudyTable(front_frame(table), table.meta, table.folder)
     if front.frame.empty:
@@ -70,14 +70,12 @@ def recommend(table: StudyTable) -> tuple[Answer, ...]:
             answers += [_near_baseline(front, cost, quality)]
             answers += [_at_share(front, cost, quality, words, share) for words, share in _SHARES]
         if not costs:
-            answers.append(
-                _best(front, quality, np.ones(len(front.frame), dtype=np.bool_), f"Best {meter_name(quality)}", "")
-            )
+            answers.append(_best(front, quality, np.ones(len(front.frame), dtype=np.bool_), f"Best {quality}", ""))
     return tuple(answers)
 
 
 def tolerance(meter: str, unit: str, baseline: float) -> tuple[float, str]:
-    """Say how much worse than the baseline still counts as near it: one point of a share, 1 % of anything else."""
+    """Return the loss that still counts as near the baseline: one point of a fraction, 1 % of other values."""
     if unit.strip() == "%":
         return 1.0, "1 point"
     if meter.lower() in _BOUNDED_BY_ONE or unit.strip().lower() in ("fraction", "ratio"):
@@ -97,39 +95,39 @@ def _near_baseline(front: StudyTable, cost: str, quality: str) -> Answer:
     baseline = front.baseline(quality)[0]
     sign = -1.0 if front.direction(quality) == "minimize" else 1.0
     allowed, words = tolerance(quality, front.unit(quality), baseline)
-    question = f"Least {meter_name(cost)} within {words} of the baseline's {meter_name(quality)}"
+    question = f"Lowest {cost} within {words} of the baseline's {quality}"
     if not math.isfinite(baseline):
-        return Answer(question, remark=f"the baseline's {meter_name(quality)} is not known")
+        return Answer(question, remark=f"the baseline's {quality} is not known")
     losses = sign * (baseline - front.column(f"meter/{quality}"))
-    # The limit itself counts, whatever the last bit of the subtraction says.
+    # The limit itself counts, up to rounding.
     near = losses <= allowed + 1e-12 * max(abs(baseline), 1.0)
     if not near.any():
         return Answer(
             question,
-            remark=f"no model came that near; the closest lost {quantity(float(losses.min()), front.unit(quality))}",
+            remark=f"no model is that close; the closest loses {quantity(float(losses.min()), front.unit(quality))}",
         )
     costs = np.where(near, front.column(f"meter/{cost}"), np.inf)
     return _answer(front, int(np.argmin(costs)), question, cost, quality)
 
 
 def _at_share(front: StudyTable, cost: str, quality: str, words: str, share: float) -> Answer:
-    question = f"Best {meter_name(quality)} at {words} of the baseline's {meter_name(cost)} or less"
+    question = f"Best {quality} at {words} of the baseline's {cost} or less"
     baseline = front.baseline(cost)[0]
     if not math.isfinite(baseline):
-        return Answer(question, remark=f"the baseline's {meter_name(cost)} is not known")
+        return Answer(question, remark=f"the baseline's {cost} is not known")
     return _best(front, quality, front.column(f"meter/{cost}") <= share * baseline, question, cost)
 
 
 def _under_limit(front: StudyTable, quality: str, limit: Limit) -> Answer:
-    question = f"Best {meter_name(quality)} with {limit.words(front.unit(limit.meter))}"
+    question = f"Best {quality} with {limit.words(front.unit(limit.meter))}"
     return _best(front, quality, limit.holds(front.column(f"meter/{limit.meter}")), question, limit.meter)
 
 
 def _cheapest(front: StudyTable, cost: str, limit: Limit) -> Answer:
-    question = f"Least {meter_name(cost)} with {limit.words(front.unit(limit.meter))}"
+    question = f"Least {cost} with {limit.words(front.unit(limit.meter))}"
     costs = np.where(limit.holds(front.column(f"meter/{limit.meter}")), front.column(f"meter/{cost}"), np.nan)
     if not np.isfinite(costs).any():
-        return Answer(question, remark="no complete model meets that")
+        return Answer(question, remark="no complete model meets the limit")
     return _answer(front, int(np.nanargmin(costs)), question, cost, limit.meter)
 
 
@@ -141,7 +139,7 @@ def _best(
         allowed & np.isfinite(front.column(f"meter/{quality}")), sign * front.column(f"meter/{quality}"), -np.inf
     )
     if not np.isfinite(values).any():
-        return Answer(question, remark="no complete model meets that" if cost else "no complete model")
+        return Answer(question, remark="no complete model meets the limit" if cost else "no complete model")
     return _answer(front, int(np.argmax(values)), question, cost, quality)
 
 
@@ -157,7 +155,7 @@ def _answer(front: StudyTable, index: int, question: str, cost: str, quality: st
         compared += f", test {quantity(baseline_test[0], unit, baseline_test[1])}"
     remark = ""
     if row["technique"] == "baseline" or row["step"] == 0:
-        remark = "this is the baseline itself: no compressed model qualified"
+        remark = "this is the baseline itself; no compressed model qualifies"
     elif abs(value - baseline) < math.hypot(np.nan_to_num(stderr), np.nan_to_num(baseline_stderr)):
         remark = "its validation value is within the noise of the baseline's"
     spent = ""
@@ -171,9 +169,9 @@ def _answer(front: StudyTable, index: int, question: str, cost: str, quality: st
         point=str(row["point"]),
         technique=_text(row["technique"]),
         sequence=sequence(row["sequence"]),
-        cost=meter_name(cost),
+        cost=cost,
         spent=spent,
-        quality=meter_name(quality),
+        quality=quality,
         validation=quantity(value, unit, stderr),
         test="not measured" if test == NOTHING else test,
         baseline=compared,

@@ -1,4 +1,4 @@
-"""Small networks of every kind a pruning rule meets, each with a batch as `kmr.data.forward` takes it."""
+"""Small networks of many architectures, to test pruning rules; each with a batch for `kmr.data.forward`."""
 
 import copy
 import warnings
@@ -20,11 +20,11 @@ class Case(NamedTuple):
 _BUILDERS = {**convolutional.BUILDERS, **shaped.BUILDERS, **sequences.BUILDERS}
 NAMES = (*_BUILDERS, *language.BUILDERS)
 LANGUAGE = tuple(language.BUILDERS)
-"""Those that need the package `transformers`."""
+"""The networks that need the package `transformers`."""
 
 
 def make(name: str, seed: int = 7) -> Case:
-    """Build a network with random weights, and normalisation statistics that are not their neutral start."""
+    """Build a network with random weights and random normalisation statistics."""
     build, inputs = {**_BUILDERS, **language.BUILDERS}[name]
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Convolutional networks in the usual styles."""
+"""Convolutional networks of common architectures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ def _block(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Se
 
 
 def vgg() -> nn.Module:
-    """Plain convolutions and a classifier of two layers behind a flattened map."""
+    """Build plain convolutions and a classifier of two layers after flattening."""
     return nn.Sequential(
         *_block(3, 8), nn.MaxPool2d(2), *_block(8, 16), *_block(16, 16), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(16 * 4, 24), nn.ReLU(), nn.Dropout(0.1), nn.Linear(24, 5),
@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """Blocks that normalise first and add nothing after (He et al. 2016, identity mappings)."""
+    """A residual network whose blocks normalise first (He et al. 2016, identity mappings)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def bottleneck_resnet(layers: tuple[int, ...], widths: tuple[int, ...], classes:
 
 
 class Dense(nn.Module):
-    """Every layer reads the concatenation of all before it (DenseNet)."""
+    """A network whose layers read the concatenation of all earlier outputs (DenseNet)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Dense(nn.Module):
 
 
 class Inception(nn.Module):
-    """Branches of other kernel sizes, concatenated."""
+    """A network with concatenated branches of different kernel sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Inception(nn.Module):
 
 
 def depthwise() -> nn.Module:
-    """Depthwise and pointwise convolutions (MobileNet)."""
+    """Build depthwise and pointwise convolutions (MobileNet)."""
     return nn.Sequential(
         *_block(3, 8), *_block(8, 8, 2, groups=8), *_block1(8, 16), *_block(16, 16, groups=16), *_block1(16, 24),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5),
@@ -161,7 +161,7 @@ def depthwise() -> nn.Module:
 
 
 class SqueezeExcite(nn.Module):
-    """Channels gated by what all of them hold on average."""
+    """Gates on channels, computed from the spatial means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, squeeze and excite, project, add (MobileNet-v3, EfficientNet)."""
+    """An inverted residual block with squeeze-and-excitation (MobileNet-v3, EfficientNet)."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class InvertedResidual(nn.Module):
 
 
 def grouped() -> nn.Module:
-    """Grouped convolutions and group normalisation."""
+    """Build grouped convolutions with group normalisation."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=4),
         nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1, groups=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -195,7 +195,7 @@ def grouped() -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Down, up by a transposed convolution, and a concatenation across."""
+    """A U-Net with a transposed convolution and one skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class UNet(nn.Module):
 
 
 def super_resolution() -> nn.Module:
-    """Sub-pixel upsampling: channels become pixels."""
+    """Build a network with sub-pixel upsampling, which turns channels into pixels."""
     return nn.Sequential(
         nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(),
         nn.Conv2d(16, 12, 3, padding=1), nn.PixelShuffle(2),
@@ -217,7 +217,7 @@ def super_resolution() -> nn.Module:
 
 
 class ConvNeXt(nn.Module):
-    """Depthwise 7×7, layer normalisation over the last dimension, and a linear expansion."""
+    """A network of depthwise 7×7 convolutions, layer normalisation and linear expansions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class ConvNeXt(nn.Module):
 
 
 def conv1d() -> nn.Module:
-    """One-dimensional convolutions over a signal."""
+    """Build one-dimensional convolutions over a signal."""
     return nn.Sequential(
         nn.Conv1d(2, 12, 5, padding=2), nn.BatchNorm1d(12), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(12, 16, 3, padding=1),
         nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 5),
@@ -245,7 +245,7 @@ def conv1d() -> nn.Module:
 
 
 def conv3d() -> nn.Module:
-    """Three-dimensional convolutions over a volume."""
+    """Build three-dimensional convolutions over a volume."""
     return nn.Sequential(
         nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 12, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(12, 5),

@@ -20,7 +20,7 @@ def bert() -> nn.Module:
 
 
 def gpt2() -> nn.Module:
-    """Build a GPT-2 of two layers; its linear layers keep their weights transposed, its head is its embedding."""
+    """Build a GPT-2 of two layers, with transposed linear weights and a head tied to the embedding."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     settings: dict[str, Any] = {

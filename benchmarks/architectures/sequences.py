@@ -22,7 +22,7 @@ class Recurrent(nn.Module):
 
 
 class BagOfTokens(nn.Module):
-    """Embeddings averaged, then linear layers."""
+    """A mean of embeddings, followed by linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class BagOfTokens(nn.Module):
 
 
 class TorchEncoder(nn.Module):
-    """torch's own transformer encoder."""
+    """A classifier with torch's transformer encoder."""
 
     def __init__(self, norm_first: bool = False) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TorchEncoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention as timm and nanoGPT write it: one layer for query, key and value, heads in the code."""
+    """Self-attention in the style of timm and nanoGPT: one layer for query, key and value."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
 
 class SeparateAttention(nn.Module):
-    """Self-attention with a layer each for query, key and value."""
+    """Self-attention with separate layers for query, key and value."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Layer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token, positions, and pre-norm layers."""
+    """A vision transformer with patches, a class token, positions and pre-norm layers."""
 
     def __init__(self, attention: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Linear layers over tokens, then over channels (MLP-Mixer)."""
+    """An MLP-Mixer: linear layers over tokens, then over channels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks whose code says more than their layers: fixed views, splits, gates, ties, functions, several inputs."""
+"""Networks with structure outside their layers: fixed views, splits, gates, ties, functions, several inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 
 def mlp() -> nn.Module:
-    """Three linear layers."""
+    """Build three linear layers."""
     return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
 
 
 class ResidualMLP(nn.Module):
-    """Linear layers around shortcuts, layer normalised."""
+    """Residual blocks of linear layers with layer normalisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ResidualMLP(nn.Module):
 
 
 class HardView(nn.Module):
-    """A width written into the code."""
+    """A network with one hard-coded width in its code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class HardView(nn.Module):
 
 
 class OnlyHardViews(nn.Module):
-    """Every width written into the code: nothing can go."""
+    """A network whose widths are all hard-coded, so that nothing can be pruned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class OnlyHardViews(nn.Module):
 
 
 class Split(nn.Module):
-    """The halves of a layer's channels go their own ways."""
+    """A network that splits a layer's channels into two branches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Split(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """One half of the channels gates the other (GLU)."""
+    """A gated linear unit: half of the channels gates the other half (GLU)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class GatedUnit(nn.Module):
 
 
 class SeparateGate(nn.Module):
-    """Two layers multiplied: they can only shrink together (SwiGLU)."""
+    """A product of two layers, which can only shrink together (SwiGLU)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class SeparateGate(nn.Module):
 
 
 class Functional(nn.Module):
-    """No layer at all: parameters and functions."""
+    """A network that uses parameters in functions, without a layer around them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Functional(nn.Module):
 
 
 class Reshapes(nn.Module):
-    """Flattening, unflattening and permuting by functions, with sizes taken from the tensor."""
+    """A network that reshapes and permutes with sizes read from its tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Reshapes(nn.Module):
 
 
 class TiedAutoencoder(nn.Module):
-    """The decoder is the encoder, transposed: one weight."""
+    """An autoencoder whose decoder is the transposed encoder: one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class TiedAutoencoder(nn.Module):
 
 
 class SharedLayer(nn.Module):
-    """One layer called twice."""
+    """A network that calls one layer twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class SharedLayer(nn.Module):
 
 
 class TwoStreams(nn.Module):
-    """Two inputs and two outputs; the second is a dictionary's."""
+    """A network with two inputs and a dictionary of two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class TwoStreams(nn.Module):
 
 
 class ChannelShuffle(nn.Module):
-    """Channels of two groups interleaved between grouped convolutions (ShuffleNet)."""
+    """Grouped convolutions with a channel shuffle between them (ShuffleNet)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class ChannelShuffle(nn.Module):
 
 
 class Siamese(nn.Module):
-    """One encoder for both inputs, their difference judged."""
+    """A Siamese network: one encoder for two inputs, and a head on their difference."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from analysis.pareto.dominance import Floats, as_costs
-from analysis.pareto.hypervolume import normalised
+from analysis.pareto.hypervolume import hypervolume_share
 from kmr.core import Direction, Kind, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
@@ -99,7 +99,7 @@ class Front:
         """The share of the box between the reference and the ideal point that the front dominates."""
         reference = [self.reference[name] for name in self._names]
         ideal = [self.ideal[name] for name in self._names]
-        return normalised(np.array(self.values), reference, ideal, self._directions)
+        return hypervolume_share(np.array(self.values), reference, ideal, self._directions)
 
 
 def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import numpy as np
 
 from analysis.pareto.dominance import Floats, as_costs
-from analysis.pareto.hypervolume import normalised
+from analysis.pareto.hypervolume import hypervolume_share
 from sweeps.search.execution.observer import Catalogue, Observer
 from sweeps.search.execution.stopping import Stop, Stopping
 from sweeps.search.problem import Problem
@@ -70,7 +70,7 @@ class Watcher(Observer):
         ideal, worst = every.min(axis=0), every.max(axis=0)
         span = np.where(worst > ideal, worst - ideal, 1.0)
         minimize = ["minimize"] * len(directions)
-        now, then = (normalised(each, worst + 0.1 * span, ideal, minimize) for each in (every, before))
+        now, then = (hypervolume_share(each, worst + 0.1 * span, ideal, minimize) for each in (every, before))
         return now - then
 
 

@@ -56,7 +56,7 @@ def test_time_adds_up(ledger: StudyTable) -> None:
     spent = {entry.activity: (entry.seconds, entry.share) for entry in time_spent(ledger)}
     assert spent["compressing (rules)"] == (2.0, 0.25)
     assert spent["fine-tuning"] == (6.0, 0.75)
-    assert spent["recalling and other"] == (0.0, 0.0)
+    assert spent["cache and other"] == (0.0, 0.0)
 
 
 def test_a_table_without_rows_has_nothing(ledger: StudyTable) -> None:

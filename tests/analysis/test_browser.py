@@ -81,7 +81,7 @@ RESET = """() => {
         if (select.value !== value) { select.value = value; select.dispatchEvent(new Event('change')); }
     };
     change('axis-z', ''); change('axis-x', 'weight_bytes'); change('axis-y', 'accuracy');
-    document.querySelector('#budget .reset').click();
+    document.querySelector('#limits .reset').click();
     document.querySelector('#card .close')?.click();
     window.scrollTo(0, 0);
 }"""
@@ -134,7 +134,7 @@ def test_hover_and_click_pin_a_card(page: Any, study: StudyTable) -> None:
         "conv1",
         "8 / 16",
         "The trial, step by step",
-        "Load it",
+        "Load this model",
         "python -m sweeps.run +exp=demo",
     ):
         assert part in card, part
@@ -148,17 +148,17 @@ def test_hover_and_click_pin_a_card(page: Any, study: StudyTable) -> None:
 def test_the_command_sets_every_knob(page: Any, study: StudyTable) -> None:
     only = study.frame[(study.frame["technique"] == "quantize") & study.complete].iloc[0]
     page.evaluate("name => kmr.pin(kmr.rows.rowOf.get(name))", only["point"])
-    command = page.locator("#card .copy", has_text="Make it elsewhere").locator("code").text_content()
+    command = page.locator("#card .copy", has_text="Make it without the run folder").locator("code").text_content()
     bits = int(only["knob/quantize.bits"])
     assert f"name=digits-demo-{only['point']} trials=1" in command
     assert f"'++space.quantize.bits={bits}'" in command
     assert "'++space.structured.ratio=null'" in command
 
 
-def test_the_budget_moves_the_recommended_point(page: Any, study: StudyTable) -> None:
+def test_a_limit_moves_the_recommended_point(page: Any, study: StudyTable) -> None:
     complete = study.frame[study.complete]
     best = complete.sort_values("meter/accuracy", ascending=False).iloc[0]
-    assert page.text_content("#budget-answer strong") == best["point"]
+    assert page.text_content("#limit-answer strong") == best["point"]
     page.focus("[data-cost=weight_bytes]")
     for _ in range(8):
         page.keyboard.press("PageDown")
@@ -167,7 +167,7 @@ def test_the_budget_moves_the_recommended_point(page: Any, study: StudyTable) ->
     shapes = page.evaluate("document.getElementById('explorer').layout.shapes")
     limit = next(shape["x0"] for shape in shapes if shape["type"] == "line" and shape["line"]["dash"] == "solid")
     allowed = complete[complete["meter/weight_bytes"] <= limit].sort_values("meter/accuracy", ascending=False).iloc[0]
-    assert page.text_content("#budget-answer strong") == allowed["point"]
+    assert page.text_content("#limit-answer strong") == allowed["point"]
     ring = next(shape for shape in shapes if shape.get("name") == "advised")
     assert (ring["xanchor"], ring["yanchor"]) == (
         pytest.approx(allowed["meter/weight_bytes"], rel=1e-5), pytest.approx(allowed["meter/accuracy"], rel=1e-5),
@@ -178,7 +178,7 @@ def test_the_budget_moves_the_recommended_point(page: Any, study: StudyTable) ->
         .map((box) => [box.x + box.width / 2, box.y + box.height / 2])"""
     assert page.evaluate(round_it) == [pytest.approx(place_of(page, allowed["point"]), abs=2)]
     page.click("text=No limits")
-    assert page.text_content("#budget-answer strong") == best["point"]
+    assert page.text_content("#limit-answer strong") == best["point"]
 
 
 def test_axes_switch_and_the_front_follows(page: Any, study: StudyTable) -> None:
@@ -186,9 +186,7 @@ def test_axes_switch_and_the_front_follows(page: Any, study: StudyTable) -> None
     line = trace(page, "Pareto front")
     expected = front_frame(study, ("latency_ms", "accuracy"))
     assert [study.frame["point"][row] for row in line["customdata"]] == expected["point"].tolist()
-    assert (
-        page.evaluate("document.getElementById('explorer').layout.xaxis.title.text") == "latency (ms), lower is better"
-    )
+    assert page.evaluate("document.getElementById('explorer').layout.xaxis.title.text") == "latency_ms, lower is better"
     page.check("#log-x")
     assert page.evaluate("document.getElementById('explorer').layout.xaxis.type") == "log"
     page.select_option("#axis-z", "macs")
@@ -207,7 +205,7 @@ def test_arrow_keys_go_along_the_front(page: Any, study: StudyTable) -> None:
 
 
 def test_tables_sort_by_value(page: Any, study: StudyTable) -> None:
-    column = page.locator("table.front").first.locator("th[data-column]", has_text="latency").first
+    column = page.locator("table.front").first.locator("th[data-column]", has_text="latency_ms").first
     assert not column.is_visible()
     page.locator("button.unfold").first.click()
     assert column.is_visible()
@@ -232,11 +230,11 @@ def test_the_axes_follow_the_front_and_show_all_when_asked(browser: Any, make: C
     shown, errors = opened(browser, report.write(tmp_path, images=False).html)
     low = "document.getElementById('explorer').layout.yaxis.range[0]"
     assert shown.evaluate(low) > -1
-    assert " models lie outside of the picture" in shown.text_content("#explorer-caption")
+    assert " models outside the axes" in shown.text_content("#explorer-caption")
     shown.locator("details.more summary").click()
     shown.check("#show-all")
     assert shown.evaluate(low) < -30
-    assert "outside of the picture" not in shown.text_content("#explorer-caption")
+    assert "outside the axes" not in shown.text_content("#explorer-caption")
     assert errors == []
     shown.context.close()
 
@@ -337,10 +335,10 @@ def test_odd_studies_give_a_clear_page(browser: Any, make: Callable, tmp_path: P
     said = shown.text_content("main")
     assert {
         "empty": "The study has no points yet.",
-        "one point": "1 of 1 model not beaten",
-        "all infeasible": "No point is complete",
+        "one point": "1 of 1 model on this front",
+        "all infeasible": "no point is complete",
         "not finite": "lack a finite accuracy and are left out",
-        "one meter": "no values of the objective weight bytes",
+        "one meter": "no values of the objective weight_bytes",
     }[shape] in said
     assert errors == []
     shown.context.close()

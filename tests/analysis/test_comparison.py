@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.comparison import grouped_by_config, interval, pairwise, standings
+from analysis.comparison import group_by_config, interval, pairwise, standings
 from analysis.plots.comparison import attainment_surfaces, growth, hypervolume_intervals
 from analysis.report import write_comparison
 from analysis.report.__main__ import main
-from analysis.report.comparison import named_groups
+from analysis.report.comparison import read_groups
 from analysis.table import StudyTable, TableError, from_frame, save
 
 CORNERS = {"reference": {"cost": 10.0, "quality": 0.0}, "ideal": {"cost": 0.0, "quality": 1.0}}
@@ -63,12 +63,12 @@ def test_runs_that_differ_by_seed_alone_are_one_group() -> None:
         return run((5, 0.5), study=name, config={"seed": seed, "name": name, "model": {"width": width}})
 
     tables = [of("net-seed0", 0, 8), of("net-seed1", 1, 8), of("net-wide", 0, 16)]
-    assert {label: len(runs) for label, runs in grouped_by_config(tables).items()} == {"net": 2, "net-wide": 1}
+    assert {label: len(runs) for label, runs in group_by_config(tables).items()} == {"net": 2, "net-wide": 1}
     seeds = [of(f"seed{seed}", seed, 8) for seed in range(1, 4)]
-    assert list(grouped_by_config(seeds[:2])) == ["seed1, seed2"], "no name is shared"
-    assert list(grouped_by_config(seeds)) == ["seed1 … seed3"]
+    assert list(group_by_config(seeds[:2])) == ["seed1, seed2"], "no name is shared"
+    assert list(group_by_config(seeds)) == ["seed1 … seed3"]
     bare = [run((5, 0.5)), run((4, 0.5))]
-    assert {label: len(runs) for label, runs in grouped_by_config(bare).items()} == {"study": 1, "study (2)": 1}
+    assert {label: len(runs) for label, runs in group_by_config(bare).items()} == {"study": 1, "study (2)": 1}
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def folders(make: Callable, tmp_path: Path) -> list[str]:
 
 
 def test_labels_make_groups(folders: list[str]) -> None:
-    groups = named_groups([f"with={folders[0]}", f"with={folders[1]}", folders[2]])
+    groups = read_groups([f"with={folders[0]}", f"with={folders[1]}", folders[2]])
     assert {label: len(runs) for label, runs in groups.items()} == {"with": 2, "demo-2": 1}
     with pytest.raises(TableError, match="label=runs"):
-        named_groups([f"={folders[0]}"])
+        read_groups([f"={folders[0]}"])
 
 
 def test_the_page_and_its_numbers(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +117,7 @@ def test_every_shape_draws(make: Callable, tmp_path: Path, shape: str) -> None:
     if shape == "no reference":
         meta = {**meta, "reference": {}}
     save(tmp_path / "a", frame.iloc[:0] if shape == "empty" else frame, meta)
-    groups = named_groups([tmp_path / "a"])
+    groups = read_groups([tmp_path / "a"])
     for figure in (attainment_surfaces(groups), hypervolume_intervals(groups), growth(groups)):
         assert json.loads(figure.to_json())["layout"]["title"]
     assert write_comparison([tmp_path / "a"], tmp_path / "out").html.is_file()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from analysis.plots.groups import OTHER, grouped
+from analysis.plots.groups import OTHER, group_techniques
 from analysis.report.payload import numbers, payload, reproduction
 from analysis.table import StudyTable, from_frame
 
@@ -48,7 +48,7 @@ def test_a_bare_and_an_odd_table_are_json() -> None:
 def test_few_groups_whatever_the_compositions() -> None:
     names = [f"a + b{index}" for index in range(40)] + ["baseline", None, "a"]
     frame = pd.DataFrame({"cost": range(43), "quality": range(43), "technique": names})
-    groups, order = grouped(from_frame(frame, {"cost": "minimize", "quality": "minimize"}))
+    groups, order = group_techniques(from_frame(frame, {"cost": "minimize", "quality": "minimize"}))
     assert len(order) == 12
     assert list(order)[-1] == OTHER
     assert names[0] in order, "the front's own composition keeps its colour"
@@ -63,9 +63,9 @@ def test_many_orders_of_the_same_techniques_are_one_group() -> None:
         " + ".join(order) for order in permutations("abc")
     ]
     frame = pd.DataFrame({"cost": range(15), "technique": [*names, "a", "b", "c"]})
-    _, order = grouped(from_frame(frame, {"cost": "minimize"}))
+    _, order = group_techniques(from_frame(frame, {"cost": "minimize"}))
     assert set(order) == {"a", "b", "c", "a + b", "a + c", "b + c", "a + b + c"}
-    _, few = grouped(from_frame(frame.iloc[:6], {"cost": "minimize"}))
+    _, few = group_techniques(from_frame(frame.iloc[:6], {"cost": "minimize"}))
     assert "b + a" in few
 
 
@@ -82,7 +82,7 @@ def test_what_a_command_needs() -> None:
 
 
 def test_scripts_hold_no_end_of_script(make: Callable) -> None:
-    from analysis.report.document import embedded
+    from analysis.report.document import embed
 
-    assert "<" not in embedded({"</script>": "<!-- & -->"})
-    assert json.loads(embedded({"a<b": 1})) == {"a<b": 1}
+    assert "<" not in embed({"</script>": "<!-- & -->"})
+    assert json.loads(embed({"a<b": 1})) == {"a<b": 1}

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 
 from analysis.front import front_frame
-from analysis.pareto.hypervolume import normalised
+from analysis.pareto.hypervolume import hypervolume_share
 from analysis.plots import (
     fronts,
     hypervolume_history,
@@ -107,7 +107,7 @@ def test_hover_names_point_sequence_meters_and_run(table: StudyTable) -> None:
     row = front_frame(table).iloc[0]
     texts = [text for trace in figure.data if trace.name != "held-out test" for text in trace.hovertext or ()]
     text = next(text for text in texts if text.startswith(f"<b>{row['point']}</b>"))
-    for part in (row["technique"], "then", "kB", "±", " ms", row["mlflow_run_id"]):
+    for part in (row["technique"], "=", "kB", "±", " ms", row["mlflow_run_id"]):
         assert part in text
 
 
@@ -117,7 +117,7 @@ def test_wide_costs_take_a_log_axis_with_units(table: StudyTable) -> None:
     assert "10 kB" in wide.ticktext
     narrow = pareto(table, x="latency_ms").layout.xaxis
     assert narrow.type is None
-    assert narrow.title.text == "latency (ms), lower is better"
+    assert narrow.title.text == "latency_ms, lower is better"
 
 
 def test_a_quality_to_minimise_says_that_lower_is_better(study: Callable) -> None:
@@ -137,7 +137,7 @@ def test_a_quality_to_minimise_says_that_lower_is_better(study: Callable) -> Non
     space = StudyTable(table.frame, {**turned.meta, "objectives": [*objectives, latency]}, table.folder)
     scene = pareto(space).layout.scene
     shown = [axis.title.text for axis in (scene.xaxis, scene.yaxis, scene.zaxis)]
-    assert shown == ["weight bytes", "accuracy, lower is better", "latency"]
+    assert shown == ["weight_bytes", "accuracy, lower is better", "latency_ms"]
 
 
 def test_ticks_cover_the_range() -> None:
@@ -195,7 +195,7 @@ def test_strip_shows_the_best_so_far(study: Callable) -> None:
 
 
 def test_an_unknown_meter_is_refused_with_the_known_ones(table: StudyTable) -> None:
-    with pytest.raises(ValueError, match=r"'speed' is not in the table; it has weight_bytes"):
+    with pytest.raises(ValueError, match=r"no meter is named 'speed'; the table has weight_bytes"):
         pareto(table, x="speed")
 
 
@@ -204,10 +204,10 @@ def test_fronts_compare_by_one_reference(table: StudyTable) -> None:
     other = StudyTable(worse, {**table.meta, "reference": {"weight_bytes": 500_000.0, "accuracy": 0.1}}, table.folder)
     figure = fronts({"good": table, "bad <b>": other})
     values = table.values(table.objectives)[table.complete.to_numpy()]
-    share = normalised(values, [500_000.0, 0.1], [0.0, 1.0], table.directions)
+    share = hypervolume_share(values, [500_000.0, 0.1], [0.0, 1.0], table.directions)
     names = [trace.name for trace in figure.data]
     assert f"good · hypervolume {share:.4g}" in names
-    lower = normalised(values - [0.0, 0.2], [500_000.0, 0.1], [0.0, 1.0], table.directions)
+    lower = hypervolume_share(values - [0.0, 0.2], [500_000.0, 0.1], [0.0, 1.0], table.directions)
     assert f"bad &lt;b&gt; · hypervolume {lower:.4g}" in names
 
 
@@ -229,7 +229,7 @@ def test_progress_counts_trials_in_the_order_they_finished(table: StudyTable) ->
     assert (np.diff(computed.volumes) >= 0).all()
     assert computed.volumes[-1] == pytest.approx(before.volumes[-1])
     first = table.values(table.objectives)[(table.complete & (table.frame["trial"] == 1)).to_numpy()]
-    expected = normalised(first, table.corner("reference"), table.corner("ideal"), table.directions)
+    expected = hypervolume_share(first, table.corner("reference"), table.corner("ideal"), table.directions)
     assert computed.volumes[0] == pytest.approx(expected)
 
 
@@ -253,7 +253,7 @@ def test_progress_counts_seconds(table: StudyTable) -> None:
     assert computed.seconds[-1] == pytest.approx(table.frame[names].to_numpy().sum())
     line = hypervolume_history(table, against="training").data[0]
     assert numbers(line.x) == computed.training.tolist()
-    with pytest.raises(ValueError, match="against must be trials, training, seconds"):
+    with pytest.raises(ValueError, match="against='money'; write one of trials, training, seconds"):
         hypervolume_history(table, against="money")
     bare = StudyTable(table.frame.drop(columns=names), table.meta, table.folder)
     assert "records no seconds" in hypervolume_history(bare, against="training").layout.annotations[0].text
@@ -296,14 +296,14 @@ def test_the_axes_follow_the_front(study: Callable) -> None:
     members = front_frame(study(lost))["meter/accuracy"]
     assert -1.0 < low < members.min() < members.max() < high
     drawn = [value for trace in cut.data for value in numbers(trace.y)]
-    assert drawn.count(-30.0) == 3, "they are there, outside of the picture"
-    assert " outside of the picture" in cut.layout.title.subtitle.text
+    assert drawn.count(-30.0) == 3, "they are there, outside the axes"
+    assert " outside the axes" in cut.layout.title.subtitle.text
 
 
 def test_importance_and_contribution_draw(table: StudyTable) -> None:
     importance = knob_importance(table)
     assert {trace.name for trace in importance.data} == {
-        "for weight bytes", "for accuracy", "for reaching the front",
+        "for weight_bytes", "for accuracy", "for reaching the front",
     }  # fmt: skip
     assert "explains" in importance.layout.title.subtitle.text
     shares = technique_contribution(table)
@@ -345,4 +345,4 @@ def test_profiles_are_drawn_for_the_front_and_the_baseline(study: Callable) -> N
     assert valid(figure)
     damaged = study(lambda frame: frame.assign(test_profile="[0.9, null"))
     assert not degradation_profiles(damaged).data
-    assert "No profile was read" in json.dumps(valid(degradation_profiles(study())))
+    assert "The study has no profile" in json.dumps(valid(degradation_profiles(study())))

@@ -73,9 +73,9 @@ def test_the_page_answers_and_accounts(page: Path, table: StudyTable) -> None:
         assert answer.test in text
     for part in (
         "digits-demo",
-        "Searched for least weight bytes and best accuracy",
+        "Search for lowest weight_bytes and highest accuracy",
         "Held-out test",
-        "Ordering inside the noise",
+        "Order within the noise",
         "MemoryError: out of memory",
         "layer head skipped because its rank is 1",
         "fine-tuning",
@@ -142,12 +142,12 @@ def _only_failures(frame: pd.DataFrame) -> pd.DataFrame:
 
 SHAPES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "empty": (lambda frame: frame.iloc[:0], "The study has no points yet."),
-    "only failures": (_only_failures, "No point is complete, so there is no front"),
+    "only failures": (_only_failures, "There is no front because no point is complete"),
     "one point": (lambda frame: frame.iloc[1:2], "Members of the front"),
     "NaN": (lambda frame: frame.assign(**{"meter/accuracy": frame["meter/accuracy"].where(frame.index != 4)}),
             "1 complete point lacks a finite accuracy and is left out"),
     "missing meter": (lambda frame: frame.drop(columns=["meter/accuracy"]), "no values of the objective accuracy"),
-    "bare": (lambda frame: frame[["point", "trial", "step", "state"]], "no values of the objective weight bytes"),
+    "bare": (lambda frame: frame[["point", "trial", "step", "state"]], "no values of the objective weight_bytes"),
 }  # fmt: skip
 
 
@@ -166,14 +166,14 @@ def test_one_and_three_objectives(make: Callable, tmp_path: Path, objectives: tu
     save(tmp_path, *make(trials=10, objectives=objectives))
     text = read(report.write(tmp_path, images=False).html).text
     assert "Which model to take" in text
-    assert "Searched for" in text
+    assert "Search for" in text
 
 
 def test_a_bare_meta_file_is_enough(make: Callable, tmp_path: Path) -> None:
     frame, meta = make(trials=3)
     save(tmp_path, frame, {key: meta[key] for key in ("format", "study", "objectives", "meters")})
     text = read(report.write(tmp_path, images=False).html).text
-    assert "no reference point" in text
+    assert "does not state a reference point" in text
     assert "The baseline's accuracy is not known" in text
 
 
@@ -214,7 +214,7 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"report: {tmp_path / 'report.html'}" in done.stdout
-    assert re.search(r"Least weight bytes .* on validation, .* on held-out test", done.stdout)
+    assert re.search(r"Lowest weight_bytes .* on validation, .* on held-out test", done.stdout)
 
 
 def test_command_line_names_what_is_wrong(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

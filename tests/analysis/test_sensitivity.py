@@ -18,7 +18,7 @@ def scan_of(losses: dict[str, list[float]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_layers_that_bear_the_same_are_grouped_the_hardiest_first() -> None:
+def test_layers_that_react_alike_are_grouped_the_least_sensitive_first() -> None:
     scan = scan_of({"a": [0.0, 0.1, 0.2], "b": [0.4, 0.6, 0.9], "c": [0.0, 0.1, 0.3], "d": [0.1, 0.3, 0.4]})
     groups = layer_groups(scan, 3)
     assert [group.layers for group in groups] == [("a", "c"), ("d",), ("b",)]
@@ -44,13 +44,13 @@ def test_equal_layers_are_one_group_and_what_was_not_measured_is_left_out() -> N
     nan = float("nan")
     groups = layer_groups(scan_of({"a": [0.0, 0.1, 0.2], "b": [0.0, 0.1, 0.2], "c": [nan] * 3}), 20)
     assert [group.layers for group in groups] == [("a", "b")]
-    with pytest.raises(ValueError, match="no layer"):
+    with pytest.raises(ValueError, match="no measured layer"):
         layer_groups(scan_of({"c": [nan] * 3}))
     with pytest.raises(ValueError, match="at least one group"):
         layer_groups(scan_of({"a": [0.0] * 3}), 0)
 
 
-def test_each_group_gives_what_it_bears() -> None:
+def test_each_group_has_its_strongest_allowed_value() -> None:
     groups = [
         LayerGroup("g1", ("a",), {0.25: 0.0, 0.5: 0.02, 0.75: 0.3}),
         LayerGroup("g2", ("b",), {0.25: 0.1, 0.5: 0.0}),
@@ -92,11 +92,11 @@ def test_the_page_holds_the_losses_the_groups_and_the_command(tmp_path) -> None:
     about = Scan("demo", "structured", "accuracy", "fraction", 0.98)
     text = write_sensitivity(scan, about, tmp_path / "page.html", groups, "python -m x 'y'").read_text()
     page = text.partition("<main>")[2].partition("</main>")[0]
-    assert page.index('<th scope="row">soft') < page.index('<th scope="row">hard&lt;b&gt;'), "the hardiest first"
+    assert page.index('<th scope="row">soft') < page.index('<th scope="row">hard&lt;b&gt;'), "the least sensitive first"
     assert "with twin" in page
     assert 'data-value="0.6">0.600 ± 0.010' in page
     assert 'data-value="" title="cannot">–' in page
-    assert "reads 0.98 on" in page
+    assert "has accuracy 0.98 on" in page
     assert "python -m x &#39;y&#39;" in page
     assert "hard<b>" not in text
     assert "https://" not in page

@@ -124,15 +124,15 @@ BROKEN = {
     "a file": "a file, not a run folder",
     "no meta": "meta.json is missing",
     "no results": "results.parquet is missing",
-    "meta is no JSON": "cannot be read",
+    "meta is no JSON": "cannot read",
     "meta is a list": "format none",
     "other format": "format 2",
     "no objectives": "no objectives",
-    "bad direction": "needs a name and a direction",
+    "bad direction": "needs a name, and minimize or maximize",
     "no study": "study or meters",
-    "corrupt parquet": "cannot be read",
+    "corrupt parquet": "cannot read",
     "no state": "no column state",
-    "twice": "there twice",
+    "twice": "is twice in",
 }
 
 

@@ -36,7 +36,7 @@ def test_every_trial_is_a_line_from_the_base_model_through_its_moves_in_order() 
     assert len(fig.data) == 1
     assert list(fig.data[0].x) == [10.0, 6.0, 2.0, None, 10.0, 5.0, None]
     assert list(fig.data[0].y) == [1.0, 0.9, 0.5, None, 1.0, 0.7, None]
-    assert fig.data[0].text[2] == "prune 0.5, then bits 4"
+    assert fig.data[0].text[2] == "prune=0.5 → bits=4"
     assert fig.data[0].name == "dual (2 trials)"
 
 

@@ -89,7 +89,7 @@ def test_rows_that_are_not_finite_have_none_and_unknown_errors_are_zero() -> Non
     [
         (np.zeros((1, 2)), {}, "do not fit values"),
         (np.full((2, 2), -1.0), {}, "at least 0"),
-        (np.zeros((2, 2)), {"draws": 0}, "draws at least 1"),
+        (np.zeros((2, 2)), {"draws": 0}, "draws \\(0\\) at least 1"),
         (np.zeros((2, 2)), {"replicates": np.zeros((3, 1, 2))}, "replicates of shape"),
     ],
 )

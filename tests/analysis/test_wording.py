@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from analysis.wording import duration, listing, meter_name, plural, quantity, ratio, sequence
+from analysis.wording import axis_label, duration, listing, plural, quantity, ratio, sequence
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_ratio() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[["prune", 0.5], ["bits", 8]]', "prune 0.5, then bits 8"),
-        ('[["order", "a>b"]]', "order a>b"),
-        ("[]", "unchanged"),
+        ('[["prune", 0.5], ["bits", 8]]', "prune=0.5 → bits=8"),
+        ('[["order", "a>b"]]', "order=a>b"),
+        ("[]", "base model"),
         ("no json", "no json"),
         ("[1, 2]", "[1, 2]"),
         (None, "–"),
@@ -54,7 +54,8 @@ def test_sequence(text: object, words: str) -> None:
 
 def test_small_words() -> None:
     assert [duration(seconds) for seconds in (0.44, 200, 7500, math.nan)] == ["0.4 s", "3 min 20 s", "2 h 05 min", "–"]
-    assert [meter_name(name) for name in ("latency_ms", "kl", "s")] == ["latency", "KL", "s"]
-    assert meter_name("neg_kl") == "negative KL", "tables of old keep their columns"
+    assert axis_label("latency_ms", "ms", "minimize") == "latency_ms, lower is better", "the name says the unit"
+    assert axis_label("cross_entropy", "nat", "minimize") == "cross_entropy (nat), lower is better"
+    assert axis_label("accuracy", "fraction", "maximize") == "accuracy, higher is better"
     assert [listing(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert (plural(1, "trial"), plural(1200, "trial")) == ("1 trial", "1,200 trials")

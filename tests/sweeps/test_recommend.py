@@ -39,7 +39,7 @@ def test_the_line_that_loads_the_point_works(ran) -> None:
 
 def test_none_is_exit_code_1_and_bad_input_2(ran, capsys) -> None:
     code, text = told(str(ran), "weight_bytes<=1")
-    assert (code, "no model meets that" in text) == (1, True)
+    assert (code, "no model meets the limits" in text) == (1, True)
     assert told(str(ran), "top1>=0.5")[0] == 2
     assert told(str(ran / "nothing"))[0] == 2
     errors = capsys.readouterr().err.strip().splitlines()
@@ -57,7 +57,7 @@ def test_a_loss_is_limited_from_above_and_best_where_least(ran) -> None:
     base, least = table.baseline("cross_entropy")[0], table.column("meter/cross_entropy").min()
     code, text = told(str(ran), "cross_entropy<=1.02*baseline", "--best", "cross_entropy")
     assert code == 0
-    assert f"least cross entropy with cross entropy at most {quantity(1.02 * base, 'nat')}" in text
+    assert f"lowest cross_entropy with cross_entropy at most {quantity(1.02 * base, 'nat')}" in text
     assert quantity(least, "nat") in text
     assert told(str(ran), "cross_entropy<=0")[0] == 1
 
@@ -72,6 +72,6 @@ def test_json_holds_the_same(ran, capsys) -> None:
 def test_without_limits_it_says_so_and_how_to_set_some(ran) -> None:
     code, text = told(str(ran))
     assert code == 0
-    assert "most accuracy, no limit set" in text
+    assert "highest accuracy, no limit set" in text
     assert "meets the limits" not in text
     assert "'weight_bytes<=0.25*baseline' or 'accuracy>=0.98*baseline'" in text

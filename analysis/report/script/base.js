@@ -1,5 +1,5 @@
 "use strict";
-// What every part of the page uses: the study's data, values in words, and elements made from plain text.
+// Shared parts of the page: the study's data, values as text, and elements made from plain text.
 const kmr = (() => {
   const source = document.getElementById("study-data");
   const data = source ? JSON.parse(source.textContent) : null;
@@ -35,7 +35,7 @@ const kmr = (() => {
     return digits(value / scale, known(stderr) ? stderr / scale : null) + (suffix ? " " + suffix : "");
   }
 
-  // Columns that are mostly empty hold row numbers and values; the others a value for every row.
+  // A column that is mostly empty has row numbers and values; any other has a value for every row.
   function cell(columns, name, row) {
     const column = columns[name];
     if (!column) return null;
@@ -55,7 +55,7 @@ const kmr = (() => {
     return made;
   }
 
-  // Plotly reads tags and entities in its labels: names from outside are made plain.
+  // Plotly reads tags and entities in its labels, so names are escaped.
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
   const number = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value));
@@ -68,13 +68,13 @@ const kmr = (() => {
     return { ink: of("ink"), quiet: of("quiet"), grid: of("grid"), paper: of("paper") };
   }
 
-  // The deep tones of the palette are lighter on a dark page; its yellow has an edge on a light one.
+  // On a dark page the deep tones of the palette are lighter; on a light page its yellow has an edge.
   const lighter = { "#0072b2": "#4ba6e0", "#d55e00": "#f2863a", "#009e73": "#2ec59a", "#6e7781": "#9aa5b1" };
   const isDark = () => wantsDark.matches && !printing;
   const tone = (colour) => (isDark() && lighter[colour.toLowerCase()]) || colour;
   const edge = (colour, otherwise) => (!isDark() && colour.toLowerCase() === "#f0e442" ? colours().quiet : otherwise);
 
-  // Plots follow the colour scheme and the width, and are drawn dark on white where they are printed.
+  // Plots follow the colour scheme and the width; in print they are dark on white.
   const drawers = [];
   const drawAll = () => drawers.forEach((draw) => draw());
   wantsDark.addEventListener("change", drawAll);

@@ -1,5 +1,5 @@
 "use strict";
-// The card of one model: the moves that made it, its layers, the way there, what it reads, and how to have it.
+// Card of one model: its moves, readings, layers and trial, and the commands to load it or make it again.
 kmr.pin = (() => {
   const { data, meters, known, quantity, cell, element, moves, rows } = kmr;
   const card = document.getElementById("card");
@@ -11,38 +11,38 @@ kmr.pin = (() => {
     if (meter.cost) {
       if (!(value > 0 && base > 0)) return "";
       const factor = value < base ? base / value : value / base;
-      return factor < 1.005 ? "as the baseline" : Number(factor.toPrecision(3)) + "× " + (value < base ? "less" : "more");
+      return factor < 1.005 ? "like the baseline" : Number(factor.toPrecision(3)) + "× " + (value < base ? "less" : "more");
     }
     const change = value - base;
-    return (change >= 0 ? "+" : "−") + quantity(Math.abs(change), meter) + " to the baseline" + (meter.sign > 0 && change ? (change > 0 ? ", worse" : ", better") : "");
+    return (change >= 0 ? "+" : "−") + quantity(Math.abs(change), meter) + " against the baseline" + (meter.sign > 0 && change ? (change > 0 ? ", worse" : ", better") : "");
   }
 
   function readings(row) {
     const tested = [...meters.keys()].some((name) => known(cell(data.test, name, row)));
     const body = [...meters].filter(([name]) => known(rows.value(name, row))).map(([name, meter]) => element("tr", {},
-      element("th", { scope: "row" }, meter.label),
+      element("th", { scope: "row" }, name),
       element("td", { class: "number" }, quantity(rows.value(name, row), meter, cell(data.stderr, name, row))),
       element("td", { class: "quiet" }, compared(row, name, meter)),
       tested ? element("td", { class: "number test" }, quantity(cell(data.test, name, row), meter, cell(data.testStderr, name, row))) : null));
     return element("table", { class: "readings" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Meter"), element("th", { scope: "col", class: "number" }, "Cost, validation"),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Meter"), element("th", { scope: "col", class: "number" }, "Cost or validation"),
         element("th", { scope: "col" }, ""), tested ? element("th", { scope: "col", class: "number test" }, "Held-out test") : null)),
       element("tbody", {}, ...body));
   }
 
   function strip(row) {
     const steps = moves(row);
-    if (!steps.length) return element("p", { class: "quiet" }, "No move: the uncompressed model.");
+    if (!steps.length) return element("p", { class: "quiet" }, "No moves: this is the base model.");
     return element("ol", { class: "strip", "aria-label": "Sequence of moves" },
       element("li", { class: "start" }, "base"), ...steps.map(([knob, value]) => element("li", {}, element("span", {}, knob), element("strong", {}, value))));
   }
 
   function chance(row) {
     const found = cell({ chance: data.chance }, "chance", row);
-    return known(found) ? element("p", { class: "quiet" }, "Given the noise, on the front with probability " + found.toFixed(2) + ".") : null;
+    return known(found) ? element("p", { class: "quiet" }, "On the front with probability " + found.toFixed(2) + ", given the noise.") : null;
   }
 
-  // A bar per layer and property, as a share of the base model's.
+  // A bar for each layer and property: the share of the base model's value.
   function layers(row) {
     const found = data.layers[row];
     if (!found || !found.length) return null;
@@ -77,11 +77,11 @@ kmr.pin = (() => {
       element("td", { class: "number" }, other === null || !known(data.seconds[other]) ? "" : data.seconds[other].toFixed(1)));
     const last = (other) => {
       const made = moves(other);
-      return made.length ? made[made.length - 1].join(" = ") : data.states[data.state[other]] + (data.error[other] ? ": " + data.error[other] : "");
+      return made.length ? made[made.length - 1].join("=") : data.states[data.state[other]] + (data.error[other] ? ": " + data.error[other] : "");
     };
     return element("details", { open: true }, element("summary", {}, "The trial, step by step"), element("div", { class: "scroll" }, element("table", { class: "way" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Model"), element("th", { scope: "col" }, "Move"),
-        ...shown.map(([, meter]) => element("th", { scope: "col", class: "number" }, meter.label)), element("th", { scope: "col", class: "number" }, "Seconds"))),
+        ...shown.map(([name]) => element("th", { scope: "col", class: "number" }, name)), element("th", { scope: "col", class: "number" }, "Seconds"))),
       element("tbody", {}, line(null, "base", "–", (name, meter) => quantity(data.baseline[name][0], meter)),
         ...steps.map((other) => line(other, data.point[other], last(other), (name, meter) => quantity(rows.value(name, other), meter, cell(data.stderr, name, other))))))));
   }
@@ -97,7 +97,7 @@ kmr.pin = (() => {
     return [how.command, "name=" + title, "trials=1", ...set].join(" ");
   }
 
-  // A file that was sent on names a folder of another machine; the other command needs none.
+  // On another machine the folder does not exist; the other command does not need it.
   const again = (row) => (data.sequence[row].length ? "python -m sweeps.reproduce " + quoted(data.folder) + " " + data.point[row] : "");
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'");
 
@@ -128,8 +128,8 @@ kmr.pin = (() => {
       element("header", {}, title, element("button", { type: "button", class: "close", "aria-label": "Close the card", onclick: close }, "×")),
       strip(row), chance(row), element("div", { class: "scroll" }, readings(row)), layers(row), way(row),
       data.notes[row] ? element("p", { class: "quiet notes" }, data.notes[row]) : null,
-      copyable("Load it", data.artifact[row] ? "kmr.load(" + JSON.stringify(data.folder + "/" + data.artifact[row]) + trusted + ")" : ""),
-      copyable("Make it again and compare", again(row)), copyable("Make it elsewhere", command(row)), copyable("MLflow run", run || ""), link,
+      copyable("Load this model", data.artifact[row] ? "kmr.load(" + JSON.stringify(data.folder + "/" + data.artifact[row]) + trusted + ")" : ""),
+      copyable("Make it again and compare readings", again(row)), copyable("Make it without the run folder", command(row)), copyable("MLflow run", run || ""), link,
     ].filter(Boolean));
     card.hidden = false;
     kmr.explorer.ring("pinned", row);

@@ -1,5 +1,5 @@
 "use strict";
-// The front on any two or three meters. Points are pinned by click, by the table's buttons, or by the arrow keys.
+// Front of any two or three meters. A click, a button in the table, or an arrow key pins a point.
 kmr.explorer = (() => {
   const { data, meters, known, quantity, cell, plain, moves, rows } = kmr;
   const plot = document.getElementById("explorer");
@@ -24,11 +24,11 @@ kmr.explorer = (() => {
 
   function hover(row, test) {
     const lines = ["<b>" + plain(data.point[row]) + "</b> " + plain(data.techniques[data.technique[row]]) + (test ? " · held-out test" : "")];
-    for (const [knob, setting] of moves(row)) lines.push(plain(knob) + " = " + plain(setting));
+    for (const [knob, setting] of moves(row)) lines.push(plain(knob) + "=" + plain(setting));
     for (const [name, meter] of meters) {
       const value = test ? cell(data.test, name, row) : rows.value(name, row);
       const error = cell(test ? data.testStderr : data.stderr, name, row);
-      if (known(value)) lines.push(plain(meter.label) + ": " + plain(quantity(value, meter, error)));
+      if (known(value)) lines.push(plain(name) + ": " + plain(quantity(value, meter, error)));
     }
     if (data.run[row]) lines.push("MLflow run " + plain(data.run[row]));
     lines.push("<i>click to pin</i>");
@@ -76,8 +76,9 @@ kmr.explorer = (() => {
     return made;
   }
 
-  // The axes follow the front and the baseline, with a quarter of their span beside them: a few models that lost
-  // everything must not squash all others, nor may members of the front that are worse than the reference point, unless they are most of it. Two clicks on the plot, or the box under "Show", bring them into the picture.
+  // The axes fit the front and the baseline, with a margin of a quarter of their span. Very poor models, and front
+  // members worse than the reference point unless they are most of the front, are outside; a double click or "Show: all
+  // models" includes them.
   function focus(name, log, complete) {
     const scale = (values) => values.filter((value) => known(value) && (!log || value > 0)).map((value) => (log ? Math.log10(value) : value));
     const good = members.filter((row) => rows.within(row, data.reference));
@@ -142,13 +143,13 @@ kmr.explorer = (() => {
     });
     if (flat && shown.test.checked) heldOut(traces, tones, chosen);
     baseline(traces, tones, chosen);
-    // In the plane rings are shapes, which move without drawing the points again; in space they are points.
+    // In the plane rings are shapes, which move without redrawing the points; in space they are points.
     const ringed = (key, label) => traces.push(trace(flat || rings[key] < 0 ? [] : [rings[key]], {
       ...(flat ? { x: [null], y: [null] } : {}), name: label, legendrank: 1500, showlegend: key === "advised", meta: key,
       hoverinfo: "skip", hovertext: undefined, customdata: undefined,
       marker: { symbol: "circle-open", size: flat ? 18 : 12, color: tones.ink, line: { width: 3, color: tones.ink } },
     }));
-    ringed("advised", "recommended under the budget");
+    ringed("advised", "best within the limits");
     ringed("pinned", "pinned");
     const small = kmr.narrow.matches;
     const layout = {
@@ -175,24 +176,24 @@ kmr.explorer = (() => {
       if (values.length && values.every((value) => value === values[0]) && values[0]) layout.xaxis.range = [0.5 * values[0], 1.5 * values[0]].sort((a, b) => a - b);
     } else {
       const space = (name, log) => ({ ...axis(name, log, tones), automargin: undefined, title: { text: plain(titled(meters.get(name))) }, backgroundcolor: tones.paper, color: tones.ink });
-      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.6, y: 1.6, z: 1.0 } } };
+      layout.scene = { xaxis: space(x, logs.x.checked), yaxis: space(y, logs.y.checked), zaxis: space(z, wide(z)), aspectmode: "cube", domain: { y: [0.12, 1] }, camera: { eye: { x: 1.8, y: 1.8, z: 1.0 }, center: { x: 0, y: 0, z: -0.15 } } };
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.legend.y = 0;
     }
     if (!complete.length) {
-      layout.annotations = [{ text: "No complete model has " + plain(chosen.map((name) => meters.get(name).label).join(" and ")), x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false, font: { size: 16, color: tones.quiet } }];
+      layout.annotations = [{ text: "No complete model has readings of " + plain(chosen.join(" and ")), x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false, font: { size: 16, color: tones.quiet } }];
     }
     const count = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
-    const about = [members.length.toLocaleString("en") + " of " + count(complete.length, "model") + " not beaten in " + (flat ? "both" : "all three") + (flat ? "; bars: one standard error" : "")];
-    if (far) about.push(count(far, "model") + (far === 1 ? " lies" : " lie") + " outside of the picture (two clicks on it, or Show, bring " + (far === 1 ? "it" : "them") + " in)");
-    if (kept.cell) about.push("of the " + rest.length.toLocaleString("en") + " others, one is drawn where several cover each other");
+    const about = [members.length.toLocaleString("en") + " of " + count(complete.length, "model") + " on this front" + (flat ? "; bars: one standard error" : "")];
+    if (far) about.push(count(far, "model") + " outside the axes (double-click or Show: all models)");
+    if (kept.cell) about.push("of the " + rest.length.toLocaleString("en") + " others, overlapping ones are drawn once");
     $("explorer-caption").textContent = about.join("; ") + ".";
     if (small) fitLegend(traces, layout);
     plot.style.height = small ? layout.height + "px" : "";
     return Plotly.react(plot, traces, layout, kmr.config());
   }
 
-  // On a phone the legend goes below, two names in a row where they fit, and the picture keeps its height above it.
+  // On a phone the legend is below, with two names in a row where they fit; the plot keeps its height.
   function fitLegend(traces, layout) {
     const named = traces.filter((made) => made.showlegend !== false && made.name);
     const long = named.some((made) => made.name.length > 20), lines = Math.ceil(named.length / (long ? 1 : 2));
@@ -217,12 +218,12 @@ kmr.explorer = (() => {
     }
   }
 
-  const titled = (meter) => meter.label + (!meter.cost && meter.sign > 0 ? ", lower is better" : "");
+  const titled = (meter) => meter.name + (!meter.cost && meter.sign > 0 ? ", lower is better" : "");
 
   function heldOut(traces, tones, [x, y]) {
     const tested = members.filter((row) => known(cell(data.test, x, row)) || known(cell(data.test, y, row)));
     if (!tested.length) return;
-    // A cost is the same on any data, so it is seldom read again: the validation value stands in for it.
+    // A cost is the same on any data and seldom has a test value; then its only value is used.
     const at = (name) => tested.map((row) => { const found = cell(data.test, name, row); return known(found) ? found : rows.value(name, row); });
     const was = (name) => tested.map((row) => rows.value(name, row));
     const joined = (name) => was(name).flatMap((value, index) => [value, at(name)[index], null]);
@@ -240,7 +241,7 @@ kmr.explorer = (() => {
   function baseline(traces, tones, chosen) {
     const at = chosen.map((name) => data.baseline[name][0]);
     if (!at.every(known)) return;
-    const words = chosen.map((name) => plain(meters.get(name).label) + ": " + plain(quantity(data.baseline[name][0], meters.get(name), data.baseline[name][1])));
+    const words = chosen.map((name) => plain(name) + ": " + plain(quantity(data.baseline[name][0], meters.get(name), data.baseline[name][1])));
     const made = {
       type: at.length > 2 ? "scatter3d" : "scatter", mode: "markers+text", name: "baseline", legendrank: 1300, x: [at[0]], y: [at[1]],
       text: ["baseline"], textposition: "top center", textfont: { color: tones.ink }, cliponaxis: false, hoverinfo: "text",
@@ -251,7 +252,7 @@ kmr.explorer = (() => {
     traces.push(made);
   }
 
-  // The baseline's level, the budget that is set now, and the rings around the model it recommends and the pinned one.
+  // Lines at the baseline and at the current limits, and rings around the best model within them and the pinned one.
   function lines(tones) {
     const made = [], [x, y] = names();
     const add = (name, value, dash, colour, width) => {
@@ -272,7 +273,7 @@ kmr.explorer = (() => {
     return made;
   }
 
-  // Four arcs in pixels as a path: on a log axis plotly takes no circle with a corner below zero.
+  // Four arcs as a path in pixels, because plotly draws no circle across zero on a log axis.
   function circle(r) {
     const k = Number((0.5523 * r).toFixed(2));
     return `M${r},0C${r},${k} ${k},${r} 0,${r}C${-k},${r} ${-r},${k} ${-r},0C${-r},${-k} ${-k},${-r} 0,${-r}C${k},${-r} ${r},${-k} ${r},0Z`;

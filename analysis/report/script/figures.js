@@ -1,7 +1,7 @@
 "use strict";
-// Figures drawn beforehand, in the page's colours; tables that sort by a click on their heads.
+// Prepared figures in the page's colours, and tables that sort by a click on a heading.
 (() => {
-  // The figures hold neutral tokens, which a dark page exchanges; everything else is readable on both.
+  // The figures contain neutral tokens, which a dark page replaces; all other colours suit both schemes.
   const tokens = { "#24292f": "ink", "#6e7781": "quiet", "#e2e5e9": "grid", "#ffffff": "paper" };
 
   function draw(node) {
@@ -27,13 +27,13 @@
     return Plotly.react(node, figure.data, layout, kmr.config());
   }
 
-  // Labels were escaped for plotly, which reads them as markup; the caption is plain text.
+  // Labels are escaped for plotly, which reads markup; the caption is plain text.
   function decoded(text) {
     return text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
   }
 
   const nodes = [...document.querySelectorAll("[data-figure]")];
-  // Figures far down are drawn when they come near, so that the first screen is there at once.
+  // A figure is drawn when it is near the screen, so that the first screen appears at once.
   const near = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (!entry.isIntersecting) return;
     near.unobserve(entry.target);
@@ -60,7 +60,7 @@
     };
     lines.sort((a, b) => {
       const [one, other] = [key(a), key(b)];
-      // What is not known stays at the end, whichever way.
+      // Unknown values stay at the end in both directions.
       if (one === null || other === null) return (one === null) - (other === null);
       const order = typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other), "en", { numeric: true });
       return up ? order : -order;
@@ -68,7 +68,7 @@
     body.append(...lines);
   }
 
-  // Columns beyond those one asks for first are shown at a click; without this script all are there.
+  // A click shows the further columns; without this script all are visible.
   document.querySelectorAll("table[data-more]").forEach((table) => {
     const button = document.createElement("button"), count = Number(table.dataset.more);
     const fold = (folded) => {

@@ -1,5 +1,5 @@
 "use strict";
-// Which rows are drawn, which of them no other beats, and which one a budget leaves: on any meters that are chosen.
+// Rows to draw, the front, and the best model within limits, for any chosen meters.
 kmr.rows = (() => {
   const { data, known, meters } = kmr;
   if (!data) return null;
@@ -20,7 +20,7 @@ kmr.rows = (() => {
     return better;
   }
 
-  // Best first meter first; of equal rows the earlier one. Two meters need one pass, more a scan of the members so far.
+  // Ordered from the best of the first meter; of equal rows the earlier one. Two meters need one pass, more a scan of the members so far.
   function front(rows, names) {
     const ordered = [...rows].sort((a, b) => {
       for (const name of names) {
@@ -56,7 +56,7 @@ kmr.rows = (() => {
     return found;
   }
 
-  // Of points that would cover each other on the screen one is enough: the grid is made coarser until few are left.
+  // Of points that overlap on the screen one is drawn; the grid becomes coarser until few enough are left.
   function thinned(rows, x, y, most) {
     if (rows.length <= most) return { rows, cell: 0 };
     const span = (name) => {

@@ -23,14 +23,14 @@ def test_a_row_for_every_member_and_the_baseline(table: StudyTable) -> None:
     assert len(body) == len(front) + 1
     assert body[0].startswith("uncompressed & 438 kB & 0.9420 $\\pm$ 0.0074 & 0.9360")
     assert all(line.count(" & ") == 3 and line.endswith(r" \\") for line in body)
-    assert r"weight bytes & accuracy & accuracy (test) \\" in text
+    assert r"weight\_bytes & accuracy & accuracy (test) \\" in text
     assert body[1].startswith(json.loads(front["sequence"].iloc[0])[0][0].replace("_", r"\_"))
 
 
 def test_a_quality_to_minimise_has_an_arrow(table: StudyTable) -> None:
     objectives = [table.meta["objectives"][0], {"name": "accuracy", "direction": "minimize", "kind": "quality"}]
     turned = StudyTable(table.frame, {**table.meta, "meters": {}, "objectives": objectives}, table.folder)
-    assert r"weight bytes & accuracy $\downarrow$ & accuracy $\downarrow$ (test) \\" in latex_table(turned)
+    assert r"weight\_bytes & accuracy $\downarrow$ & accuracy $\downarrow$ (test) \\" in latex_table(turned)
 
 
 def test_an_empty_front_and_a_bare_study(table: StudyTable) -> None:

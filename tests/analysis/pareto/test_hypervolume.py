@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.pareto.hypervolume import history, hypervolume, normalised
+from analysis.pareto.hypervolume import history, hypervolume, hypervolume_share
 
 
 def by_inclusion_and_exclusion(costs: np.ndarray, reference: np.ndarray) -> float:
@@ -93,12 +93,12 @@ def test_history_of_no_rows_is_empty() -> None:
 
 def test_normalised_is_one_at_the_ideal() -> None:
     directions = ["minimize", "maximize"]
-    assert normalised(np.array([[0.0, 1.0]]), [8.0, 0.5], [0.0, 1.0], directions) == pytest.approx(1.0)
-    assert normalised(np.array([[4.0, 0.75]]), [8.0, 0.5], [0.0, 1.0], directions) == pytest.approx(0.25)
+    assert hypervolume_share(np.array([[0.0, 1.0]]), [8.0, 0.5], [0.0, 1.0], directions) == pytest.approx(1.0)
+    assert hypervolume_share(np.array([[4.0, 0.75]]), [8.0, 0.5], [0.0, 1.0], directions) == pytest.approx(0.25)
 
 
 def test_corners_that_make_no_box_are_refused() -> None:
     with pytest.raises(ValueError, match="not better than reference"):
-        normalised(np.array([[1.0]]), [1.0], [2.0], ["minimize"])
+        hypervolume_share(np.array([[1.0]]), [1.0], [2.0], ["minimize"])
     with pytest.raises(ValueError, match="finite"):
         hypervolume(np.array([[1.0]]), [np.inf], ["minimize"])

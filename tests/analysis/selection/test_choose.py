@@ -98,23 +98,23 @@ def test_words_hold_the_comparison_and_the_test_reading() -> None:
 def test_none_says_which_came_nearest() -> None:
     choice = choose(small(), ["latency_ms<=2", "accuracy>=0.85"])
     assert choice.pick is None
-    assert "the nearest is 4.1 with latency 3 ms and accuracy 0.84" in choice.remark
+    assert "the closest is 4.1 with latency_ms 3 ms and accuracy 0.84" in choice.remark
 
 
 def test_the_baseline_alone_is_said() -> None:
-    assert "no compressed model qualified" in choose(small(), ["accuracy>=0.9"]).remark
+    assert "no compressed model meets the limits" in choose(small(), ["accuracy>=0.9"]).remark
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("top1<=5", "no meter is named top1: study small has weight_bytes"),
+        ("top1<=5", "no meter is named top1; study small has weight_bytes"),
         ("acuracy>=0.5", "did you mean accuracy"),
-        ("accuracy", "is no limit"),
-        ("accuracy>=often", "is no bound"),
-        ("accuracy>=1>=2", "is no limit"),
-        ("latency_ms<=0.5*baseline", "base model's latency_ms is not known"),
-        ("loss>=0.98*baseline", "a share of a negative number"),
+        ("accuracy", "not a limit"),
+        ("accuracy>=often", "not a bound"),
+        ("accuracy>=1>=2", "not a limit"),
+        ("latency_ms<=0.5*baseline", "base model has no reading of latency_ms"),
+        ("loss>=0.98*baseline", "a share of a negative baseline"),
     ],
 )
 def test_a_limit_that_cannot_be_read_is_named(text, message) -> None:

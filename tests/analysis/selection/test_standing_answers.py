@@ -55,7 +55,7 @@ def test_the_three_questions() -> None:
 
 def test_the_sentence_holds_validation_and_test() -> None:
     sentence = recommend(small())[0].sentence
-    for part in ("2.1 (quantize: bits 4)", "0.8900 ± 0.0020 on validation", "0.86 on held-out test", "within 1 point"):
+    for part in ("2.1 (quantize: bits=4)", "0.8900 ± 0.0020 on validation", "0.86 on held-out test", "within 1 point"):
         assert part in sentence
     assert Answer("Best", remark="nothing").sentence == "Best: nothing"
 
@@ -63,14 +63,14 @@ def test_the_sentence_holds_validation_and_test() -> None:
 def test_the_baseline_itself_is_no_success() -> None:
     near, quarter, _ = recommend(small(ROWS[:1]))
     assert near.point == "0.0"
-    assert "no compressed model qualified" in near.remark
-    assert (quarter.point, quarter.remark) == ("", "no complete model meets that")
+    assert "no compressed model qualifies" in near.remark
+    assert (quarter.point, quarter.remark) == ("", "no complete model meets the limit")
 
 
 def test_none_near_says_how_far_the_closest_was() -> None:
     near = recommend(small(ROWS[4:6]))[0]
     assert near.point == ""
-    assert "the closest lost 0.06" in near.remark
+    assert "the closest loses 0.06" in near.remark
 
 
 def test_a_difference_inside_the_noise_is_said() -> None:
@@ -78,23 +78,23 @@ def test_a_difference_inside_the_noise_is_said() -> None:
     assert "within the noise" in near.remark
 
 
-def test_budget_is_answered_first() -> None:
+def test_a_limit_is_answered_first() -> None:
     answer = recommend(small(limits={"weight_bytes": 350.0}))[0]
-    assert answer.question == "Best accuracy with weight bytes at most 350 B"
+    assert answer.question == "Best accuracy with weight_bytes at most 350 B"
     assert answer.point == "2.1"
 
 
 def test_a_limit_on_a_quality_is_answered_with_the_least_cost() -> None:
     answer = recommend(small(limits={"accuracy": 0.89}))[0]
-    assert answer.question == "Least weight bytes with accuracy at least 0.89"
+    assert answer.question == "Least weight_bytes with accuracy at least 0.89"
     assert (answer.point, answer.quality, answer.validation) == ("2.1", "accuracy", "0.8900 ± 0.0020")
-    assert recommend(small(ROWS[3:], limits={"accuracy": 0.89}))[0].remark == "no complete model meets that"
+    assert recommend(small(ROWS[3:], limits={"accuracy": 0.89}))[0].remark == "no complete model meets the limit"
 
 
 def test_unknown_baseline_is_said() -> None:
     near, quarter, _ = recommend(small(baseline={}))
     assert "baseline's accuracy is not known" in near.remark
-    assert "baseline's weight bytes is not known" in quarter.remark
+    assert "baseline's weight_bytes is not known" in quarter.remark
 
 
 def test_no_complete_point_gives_no_answer() -> None:
