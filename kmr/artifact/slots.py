@@ -91,6 +91,6 @@ def _check_state(model: nn.Module) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         if value is not None and id(value) not in known:
             raise KMRError(
-                f"cannot count or store {name} of the model's state, a {type(value).__name__}: keep it in parameters or "
-                "buffers, not in torch.ao modules or extra state"
+                f"cannot count or store {name} of the model's state, a {type(value).__name__}: keep it in parameters "
+                "or buffers, not in torch.ao modules or extra state"
             )
