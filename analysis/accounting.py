@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.front import front_of
-from analysis.pareto.dominance import Mask
+from analysis.pareto.dominance import BoolArray
 from analysis.table import StudyTable
 from analysis.wording import duration, plural
 
@@ -37,7 +37,7 @@ class Spent(NamedTuple):
     share: float
 
 
-def mark_models(table: StudyTable) -> Mask:
+def mark_models(table: StudyTable) -> BoolArray:
     """Mark the complete rows with a finite value of every objective, the base model included."""
     finite = np.isfinite(table.values(table.objectives)).all(axis=1)
     return np.asarray(table.complete.to_numpy(dtype=np.bool_) & finite, dtype=np.bool_)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.front import front_of
-from analysis.pareto.dominance import Mask
+from analysis.pareto.dominance import BoolArray
 from analysis.pareto.hypervolume import box, hypervolume
 from analysis.table import StudyTable
 
@@ -45,7 +45,7 @@ def contributions(table: StudyTable) -> tuple[Contribution, ...]:
     complete = table.complete.to_numpy(dtype=np.bool_)
     values, front = table.values(table.objectives), front_of(table)
 
-    def volume(rows: Mask) -> float:
+    def volume(rows: BoolArray) -> float:
         return hypervolume(values[rows & complete], reference, table.directions) / share
 
     names = sorted(frozenset().union(*used)) if used else []

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.pareto.dominance import Mask, as_costs, non_dominated, within_noise
+from analysis.pareto.dominance import BoolArray, as_costs, non_dominated, within_noise
 from analysis.table import StudyTable
 
 
@@ -22,7 +22,7 @@ class CloseNeighbours(NamedTuple):
     stderr: float
 
 
-def front_of(table: StudyTable, objectives: Sequence[str] | None = None) -> Mask:
+def front_of(table: StudyTable, objectives: Sequence[str] | None = None) -> BoolArray:
     """Mark the rows of the table on the front of its complete points, as (n,) bools.
 
     `objectives` names the meters of the front; by default the study's objectives.

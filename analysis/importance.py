@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.pareto.dominance import Floats, Mask, ranks
+from analysis.pareto.dominance import BoolArray, Floats, ranks
 from analysis.table import StudyTable
 
 FEWEST = 12
@@ -97,7 +97,7 @@ def importance_for_front(table: StudyTable, share: float = 0.1) -> Importance | 
     return Importance(shares, float("nan"), len(rows))
 
 
-def divergence(values: Floats, best: Mask) -> float:
+def divergence(values: Floats, best: BoolArray) -> float:
     """Return Σ p (q/p − 1)² between the distributions of all values, p, and of the `best` ones, q; both (n,).
 
     Values are counted by level, or in twelve bins of equal counts where there are more than twelve levels. The counts

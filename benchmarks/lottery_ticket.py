@@ -29,7 +29,7 @@ from torch import nn
 from kmr.core import isolated_rng
 from kmr.data import Split
 from kmr.finetune import FineTune
-from kmr.instantiations.pruning import LotteryTicket, Random, UnstructuredPruning
+from kmr.instantiations.pruning import LotteryTicket, RandomSaliency, UnstructuredPruning
 from kmr.instantiations.pruning.lottery import draw_again
 from kmr.meters import Accuracy
 from kmr.representation.weights import weight_layers
@@ -75,7 +75,7 @@ def one_seed(seed: int, sparsities: list[float], rounds: int, rewind: int, recip
         control = copy.deepcopy(ticket)
         with isolated_rng(1000 + seed):
             draw_again(dict(weight_layers(control)))
-        by_chance = UnstructuredPruning(criterion=Random(), seed=2000 + seed)(early, "prune.sparsity", sparsity)
+        by_chance = UnstructuredPruning(criterion=RandomSaliency(), seed=2000 + seed)(early, "prune.sparsity", sparsity)
         found[sparsity] = [accuracy_after(model) for model in (ticket, control, by_chance)]
     return accuracy_after(copy.deepcopy(early)), found
 

@@ -54,7 +54,7 @@ from sweeps.experiment.sweep import Sweep
 from sweeps.search.execution.interrupts import Interrupts
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.space import distributions
-from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.point import Ended, MeasuredModel, Point
 from sweeps.search.study.trial_state import TrialState
 
 BAR = 5.0
@@ -165,7 +165,7 @@ class Charging:
             course.spent += task.recorded.seconds(moves) if fresh else task.recall
             self._had.add(moves)
             course.points.append((course.spent, point.values(names)))
-            tell(Measured(job.number, point))
+            tell(MeasuredModel(job.number, point))
 
         course.trained += 1
         done = evaluate(task.experiment, job.params, on_point)

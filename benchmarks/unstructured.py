@@ -38,7 +38,7 @@ from torch.nn.utils import prune
 from kmr.core import RuleWarning, isolated_rng
 from kmr.data import Split
 from kmr.finetune import FineTune
-from kmr.instantiations.pruning import SNIP, Random, Taylor, UnstructuredPruning, Wanda
+from kmr.instantiations.pruning import SNIP, RandomSaliency, TaylorSaliency, UnstructuredPruning, Wanda
 from kmr.meters.prediction import predict
 from kmr.recovery import recalibrate, reconstruct
 from kmr.representation.weights import strip_all, weight_layers
@@ -100,11 +100,11 @@ def columns(model: nn.Module, sparsity: float, data: Split) -> Iterator[tuple[st
     by_lamp = ours(model, sparsity, data, scope="lamp")
     yield "LAMP", by_lamp
     yield "ERK", ours(model, sparsity, data, scope="erk")
-    yield "Taylor", ours(model, sparsity, data, criterion=Taylor())
+    yield "TaylorSaliency", ours(model, sparsity, data, criterion=TaylorSaliency())
     yield "SNIP", ours(model, sparsity, data, criterion=SNIP())
     yield "Wanda", ours(model, sparsity, data, criterion=Wanda(), scope="output")
     for seed in range(3):
-        yield "random", ours(model, sparsity, data, criterion=Random(), seed=seed)
+        yield "random", ours(model, sparsity, data, criterion=RandomSaliency(), seed=seed)
     calibration = next(Split(data.source, 512).batches(shuffle_seed=0))[0]
     for name, pruned in (("global L1", everywhere), ("layer L1", by_layer), ("LAMP", by_lamp)):
         yield f"{name} + bn", recalibrate(copy.deepcopy(pruned), [calibration])

@@ -34,7 +34,7 @@ FORMATS = ("onnx", "pt2", "packed")
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ExportSource:
     """What is exported: a saved model, the point's name, and the folder of the study where it is known."""
 
     folder: Path
@@ -61,7 +61,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Exported:
+class ExportedModel:
     """What was written."""
 
     path: Path
@@ -69,7 +69,7 @@ class Exported:
     check: Check | None
 
 
-def locate(source: Path, *, trial: int | None = None, point: str | None = None) -> Source:
+def locate(source: Path, *, trial: int | None = None, point: str | None = None) -> ExportSource:
     """Find a saved model: in a study's folder (or one with the artifacts of its MLflow run), or as such.
 
     Args:
@@ -82,7 +82,7 @@ def locate(source: Path, *, trial: int | None = None, point: str | None = None) 
     """
     if (source / artifact.CARD).is_file():
         study = source.parent.parent if source.parent.name == FRONT else None
-        return Source(source, str(artifact.read(source).extra.get("point", source.name)), study)
+        return ExportSource(source, str(artifact.read(source).extra.get("point", source.name)), study)
     if not (source / FRONT).is_dir():
         raise SweepError(f"{source} is neither a study's folder (with {FRONT}/) nor a saved model ({artifact.CARD})")
     members = sorted((p.name for p in artifact_path(source, "").iterdir() if (p / artifact.CARD).is_file()), key=_order)
@@ -93,11 +93,11 @@ def locate(source: Path, *, trial: int | None = None, point: str | None = None) 
     if not wanted:
         what = f"point {point}" if point is not None else f"trial {trial}"
         raise SweepError(f"{what} has no saved model, which points on the front have alone: {there}")
-    return Source(artifact_path(source, wanted[-1]), wanted[-1], source)
+    return ExportSource(artifact_path(source, wanted[-1]), wanted[-1], source)
 
 
 def export(
-    source: Source,
+    source: ExportSource,
     form: str,
     path: Path,
     *,
@@ -105,7 +105,7 @@ def export(
     trusted: Sequence[str] = (),
     with_data: bool = True,
     tolerance: float = TOLERANCE,
-) -> Exported:
+) -> ExportedModel:
     """Write a saved model in a form.
 
     Args:
@@ -126,7 +126,7 @@ def export(
         if artifact.digest(source.folder) != source.card.sha256:
             raise SweepError(f"{source.folder} is damaged: its weights are not those its {artifact.CARD} describes")
         shutil.copytree(source.folder, path)
-        return Exported(path, form, None)
+        return ExportedModel(path, form, None)
     model = artifact.load(source.folder, trusted_modules=trusted)
     data = _data(source, trusted) if with_data else None
     example = _example(source, data)
@@ -134,12 +134,18 @@ def export(
         return _to_onnx(source, model, example, data, path, precision, tolerance)
     signature = save_pt2(path, model, example, source.notes)
     program = ProgramSession(load_pt2(path)[0], signature, 1)
-    return Exported(path, form, _check(model, example, program, data, tolerance))
+    return ExportedModel(path, form, _check(model, example, program, data, tolerance))
 
 
 def _to_onnx(
-    source: Source, model: nn.Module, example: Inputs, data: Data | None, path: Path, precision: str, tolerance: float
-) -> Exported:
+    source: ExportSource,
+    model: nn.Module,
+    example: Inputs,
+    data: Data | None,
+    path: Path,
+    precision: str,
+    tolerance: float,
+) -> ExportedModel:
     runtime = OnnxRuntime(precision=precision)  # type: ignore[arg-type]
     calibration = None if data is None else data.train
     graph, signature = runtime.export(model, example, calibration=calibration)
@@ -147,7 +153,7 @@ def _to_onnx(
     chosen = runtime.precision_of(model)
     told: Mapping[str, Any] = {**source.notes, "precision": chosen, "check": None if found is None else asdict(found)}
     path.write_bytes(annotate(graph, told).SerializeToString())
-    return Exported(path, f"onnx, {chosen}", found)
+    return ExportedModel(path, f"onnx, {chosen}", found)
 
 
 def _check(model: nn.Module, example: Inputs, made: Session, data: Data | None, tolerance: float) -> Check | None:
@@ -156,7 +162,7 @@ def _check(model: nn.Module, example: Inputs, made: Session, data: Data | None, 
     return check(Eager().prepare(model, example), made, data.validation, tolerance=tolerance)
 
 
-def _data(source: Source, trusted: Sequence[str]) -> Data | None:
+def _data(source: ExportSource, trusted: Sequence[str]) -> Data | None:
     """Make the study's data, as its config says."""
     config = None if source.study is None else source.study / CONFIG
     if config is None or not config.is_file():
@@ -166,7 +172,7 @@ def _data(source: Source, trusted: Sequence[str]) -> Data | None:
     return as_data(made, int(plain.get("eval_batch_size", 500)))
 
 
-def _example(source: Source, data: Data | None) -> Inputs:
+def _example(source: ExportSource, data: Data | None) -> Inputs:
     if data is not None:
         return data.train.first_inputs()
     described = source.card.extra.get("inputs")
@@ -179,7 +185,7 @@ def _order(name: str) -> tuple[float, ...]:
     return tuple(float(part) if part.isdigit() else -1.0 for part in name.split("."))
 
 
-def _default_path(source: Source, form: str, precision: str) -> Path:
+def _default_path(source: ExportSource, form: str, precision: str) -> Path:
     study = source.card.extra.get("study") or "model"
     named = f"{study}-{source.point}" + (f"-{precision}" if form == "onnx" and precision != "auto" else "")
     return Path(named if form == "packed" else f"{named}.{form}")

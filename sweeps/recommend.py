@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.selection.choose import Choice, Pick, choose
+from analysis.selection.choose import Pick, Selection, choose
 from analysis.table import StudyTable, TableError
 from sweeps.errors import SweepError
 from sweeps.views.run_folder import Opened, open_run
@@ -48,7 +48,7 @@ def reproduce_command(folder: str | Path, point: str) -> str:
     return shlex.join(["python", "-m", "sweeps.reproduce", str(folder), point])
 
 
-def _print(choice: Choice, opened: Opened, folder: str, limited: bool, console: Console) -> None:
+def _print(choice: Selection, opened: Opened, folder: str, limited: bool, console: Console) -> None:
     def line(label: str, text: str, style: str = "") -> None:
         console.print(f"{label:<13}{text}", style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -96,7 +96,7 @@ def _print_pick(label: str, pick: Pick, line: Any, style: str = "") -> None:
         line("", f"{measured.meter} {measured.words}")
 
 
-def _plain(choice: Choice, folder: str) -> Any:
+def _plain(choice: Selection, folder: str) -> Any:
     def finite(value: Any) -> Any:
         match value:
             case dict():

@@ -17,7 +17,6 @@ from sweeps.search.study.trial_state import TrialState
 from sweeps.terminal.braille_plot import sketch
 from sweeps.terminal.console import wide_console
 from sweeps.terminal.front_table import front_table
-from sweeps.views.mlflow.runs import Place
 from sweeps.views.paths import JOURNAL, MLFLOW, REPORT
 from sweeps.views.run_folder import Opened, open_run
 
@@ -90,7 +89,7 @@ def _where(opened: Opened, line: object) -> None:
         line(f"report  {report}")
     database = folder / MLFLOW
     if card.config.tracking.uri or database.is_file():
-        line(f"MLflow  {Place(card.config.tracking.uri or f'sqlite:///{database}', '', '').ui}")
+        line(f"MLflow  {RunPlace(card.config.tracking.uri or f'sqlite:///{database}', '', '').ui}")
     line(f"choose  python -m sweeps.recommend {folder} '<meter><=<number>'")
     if card.config.storage is None:
         line(f"Optuna  optuna-dashboard {folder / JOURNAL} --host 127.0.0.1")

@@ -33,7 +33,7 @@ from kmr.core import Budget, Choice, Direction, FloatRange, Instantiation, IntRa
 from kmr.core.aggregate import WeightedQuality
 from kmr.policies import Allocated, Dual, Greedy
 from sweeps.experiment.front import corners
-from sweeps.experiment.layer_scan import Probe, scan
+from sweeps.experiment.layer_scan import LayerProbe, scan
 from sweeps.search.execution.halving import Halving
 from sweeps.search.function import search
 from sweeps.views.card import StudyCard
@@ -201,7 +201,7 @@ def test_policies_choose_the_same(policy: type, values: list[float], share: floa
 
 def test_a_scan_measures_the_same_loss() -> None:
     model, rule = Numbers(8.0, 6.0), Scale()
-    probe = Probe("values", ("values",), rule, "scale.by")
+    probe = LayerProbe("values", ("values",), rule, "scale.by")
     lost = []
     for quality in (Largest(), Lowered(of=Largest())):
         base = {"largest": quality(model).value, "total": 14.0}

@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 Ranks = np.ndarray[Any, np.dtype[np.intp]]
 
 
@@ -30,7 +30,7 @@ def as_costs(values: Floats, directions: Sequence[str]) -> Floats:
     return np.asarray(values * signs, dtype=np.float64)
 
 
-def non_dominated(values: Floats, directions: Sequence[str]) -> Mask:
+def non_dominated(values: Floats, directions: Sequence[str]) -> BoolArray:
     """Mark the rows of (n, d) `values` that no other row dominates, as (n,) bools.
 
     Row a dominates row b if it is at least as good in every objective and better in one. Rows with a value that is not
@@ -56,12 +56,12 @@ def ranks(values: Floats, directions: Sequence[str]) -> Ranks:
     return found
 
 
-def finite_rows(costs: Floats) -> Mask:
+def finite_rows(costs: Floats) -> BoolArray:
     """Mark the rows of (n, d) `costs` without NaN or infinity, as (n,) bools."""
     return np.asarray(np.isfinite(costs).all(axis=1), dtype=np.bool_)
 
 
-def within_noise(values: Floats, stderrs: Floats) -> Mask:
+def within_noise(values: Floats, stderrs: Floats) -> BoolArray:
     """Mark neighbours whose values differ by less than the standard error of their difference.
 
     `values` and `stderrs` are (m,), in the order of the front. Entry i of the (m - 1,) result compares rows i and

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.pareto.dominance import Floats, Mask, as_costs, finite_rows, non_dominated
+from analysis.pareto.dominance import BoolArray, Floats, as_costs, finite_rows, non_dominated
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
@@ -79,7 +79,7 @@ def _as_costs(replicates: Floats | None, shape: tuple[int, ...], directions: Seq
     return as_costs(replicates.reshape(-1, shape[1]), directions).reshape(replicates.shape)
 
 
-def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> Mask:
+def _has_a_chance(costs: Floats, errors: Floats, replicates: Floats | None) -> BoolArray:
     """Mark the rows that are not certainly dominated: no other row's worst values dominate their best values."""
     finite = finite_rows(costs)
     best, worst = costs - _FAR * errors, costs + _FAR * errors

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.front import front_frame, front_of
-from analysis.pareto.dominance import Mask, as_costs
+from analysis.pareto.dominance import BoolArray, as_costs
 from analysis.plots.cloud import cloud
 from analysis.plots.focus import focus, outside
 from analysis.plots.hover import hover, text_or
@@ -81,7 +81,7 @@ def _plane(table: StudyTable, x: str, y: str) -> go.Figure:
     return fig
 
 
-def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: Mask) -> None:
+def _focus(fig: go.Figure, table: StudyTable, front: pd.DataFrame, names: tuple[str, str], drawn: BoolArray) -> None:
     """Fit the axes to the front and the baseline, and count the models outside the axes.
 
     Members worse than the study's reference point add no hypervolume and do not widen the axes, unless they are most of

@@ -19,7 +19,7 @@ from analysis.wording import NOTHING, listing
 
 
 @dataclass(frozen=True)
-class Shown:
+class GroupRow:
     """A row of the page's first table, as text; with `too_few` runs there is no interval."""
 
     label: str
@@ -80,9 +80,9 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Report:
     return Report(page, (numbers,), ())
 
 
-def _rows(groups: Groups) -> list[Shown]:
+def _rows(groups: Groups) -> list[GroupRow]:
     return [
-        Shown(
+        GroupRow(
             entry.label,
             len(groups[entry.label]),
             len(groups[entry.label]) < FEWEST_RUNS,

@@ -26,7 +26,7 @@ class Scan(NamedTuple):
     baseline: float
 
 
-class Loss(NamedTuple):
+class LayerLoss(NamedTuple):
     """A cell: the loss as text and as a number, and the reason if it could not be measured."""
 
     text: str
@@ -68,7 +68,7 @@ def _row(found: pd.DataFrame, layer: str, values: Sequence[float], unit: str) ->
         stderr = float(entry["stderr"].iloc[0]) if len(entry) and "stderr" in entry else math.nan
         why = entry["why"].iloc[0] if len(entry) and "why" in entry else ""
         number: float | str = lost if math.isfinite(lost) else ""
-        cells.append(Loss(quantity(lost, unit, stderr), number, why if isinstance(why, str) else ""))
+        cells.append(LayerLoss(quantity(lost, unit, stderr), number, why if isinstance(why, str) else ""))
     words = str(found["together"].iloc[0]).split() if "together" in found else []
     return {"layer": layer, "together": ", ".join(word for word in words if word != layer), "cells": cells}
 

@@ -19,7 +19,7 @@ _95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPoint:
     """A meter's reading of one point: a cost or a validation value, and the held-out test value if there is one.
 
     `interval` is the 95 % interval of the reading, `test_interval` that of the test value; NaN where unknown.
@@ -64,7 +64,7 @@ class Pick:
     point: str
     technique: str
     sequence: str
-    measured: tuple[Measured, ...]
+    measured: tuple[MeasuredPoint, ...]
     p_limits: float
     p_front: float
     artifact: str
@@ -72,7 +72,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The answer to a question: the best point, the runner-up, and the probability that the first is better.
 
     `pick` is None if no point meets the limits; `remark` then names the closest.
@@ -86,7 +86,7 @@ class Choice:
     remark: str = ""
 
 
-def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = None) -> Choice:
+def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = None) -> Selection:
     """Choose the best complete point under limits.
 
     Args:
@@ -108,11 +108,11 @@ def choose(table: StudyTable, limits: Sequence[str] = (), best: str | None = Non
     for limit in read:
         allowed &= limit.holds(table.column(f"meter/{limit.meter}"))
     if not allowed.any():
-        return Choice(question, meter, None, remark=_nearest(table, read, usable))
+        return Selection(question, meter, None, remark=_nearest(table, read, usable))
     order = [row for row in _order(table, meter) if allowed[row]]
     picks = [_pick(table, row, read) for row in order[:2]]
     better = _p_better(table, meter, order[0], order[1]) if len(order) > 1 else math.nan
-    return Choice(question, meter, picks[0], picks[1] if len(picks) > 1 else None, better, _remark(picks[0]))
+    return Selection(question, meter, picks[0], picks[1] if len(picks) > 1 else None, better, _remark(picks[0]))
 
 
 def _best(table: StudyTable, limits: Sequence[Limit], best: str | None) -> str:
@@ -153,11 +153,11 @@ def _pick(table: StudyTable, index: int, limits: Sequence[Limit]) -> Pick:
     )
 
 
-def _measured(table: StudyTable, index: int, meter: str) -> Measured:
+def _measured(table: StudyTable, index: int, meter: str) -> MeasuredPoint:
     value, stderr = table.column(f"meter/{meter}")[index], table.column(f"stderr/{meter}")[index]
     test, test_stderr = table.column(f"test/{meter}")[index], table.column(f"test_stderr/{meter}")[index]
     unit = table.unit(meter)
-    return Measured(
+    return MeasuredPoint(
         meter, unit, float(value), float(stderr), _interval(value, stderr, unit), table.baseline(meter)[0],
         float(test), _interval(test, test_stderr, unit),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import renamed_meters
-from analysis.pareto.dominance import Floats, Mask
+from analysis.pareto.dominance import BoolArray, Floats
 from analysis.table import StudyTable, TableError
 from analysis.wording import quantity
 
@@ -36,7 +36,7 @@ class Limit:
         """Return the distance of values from the bound: positive inside, negative outside, NaN where unknown."""
         return np.asarray(self.bound - values if self.upper else values - self.bound, dtype=np.float64)
 
-    def holds(self, values: Floats) -> Mask:
+    def holds(self, values: Floats) -> BoolArray:
         """Mark the values inside; the bound itself counts, up to rounding."""
         near = 1e-12 * max(abs(self.bound), 1e-300)
         return np.asarray(self.slack(values) >= -near, dtype=np.bool_)

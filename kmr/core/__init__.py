@@ -10,7 +10,7 @@ from kmr.core.meter import Cost, Direction, Kind, Meter, Quality, Reading, Readi
 from kmr.core.policy import Policy
 from kmr.core.rule import Rule, Trait
 from kmr.core.seeding import isolated_rng
-from kmr.core.step import FineTune, Prefixes, apply_move, measure_base
+from kmr.core.step import FineTuning, Prefixes, apply_move, measure_base
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "CostRose",
     "Direction",
     "Domain",
-    "FineTune",
+    "FineTuning",
     "FloatRange",
     "Instantiation",
     "IntRange",

@@ -15,7 +15,7 @@ from torch import nn
 from kmr.core.errors import KMRError, NotApplicable
 from kmr.core.instantiation import Instantiation
 from kmr.core.policy import Policy
-from kmr.core.step import Clock, FineTune, Prefixes, measure_base, reach
+from kmr.core.step import Clock, FineTuning, Prefixes, measure_base, reach
 from kmr.core.trace import Step, Trace, TransformationSequence
 
 OnStep: TypeAlias = Callable[[Step, nn.Module], None]
@@ -63,7 +63,7 @@ def budgeted_kmr(
     policy: Policy,
     budget: Budget,
     *,
-    finetune: FineTune | None = None,
+    finetune: FineTuning | None = None,
     on_no_progress: Literal["break", "next"] = "break",
     on_step: OnStep | None = None,
     base: Step | None = None,
@@ -122,7 +122,7 @@ def run_sequence(
     instantiation: Instantiation,
     sequence: TransformationSequence,
     *,
-    finetune: FineTune | None = None,
+    finetune: FineTuning | None = None,
     on_step: OnStep | None = None,
     base: Step | None = None,
     prefixes: Prefixes | None = None,

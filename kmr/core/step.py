@@ -13,7 +13,7 @@ from kmr.core.instantiation import Instantiation
 from kmr.core.meter import Reading, Readings, measure
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
-FineTune: TypeAlias = Callable[[nn.Module], nn.Module]
+FineTuning: TypeAlias = Callable[[nn.Module], nn.Module]
 """FINETUNE(M′, D): recovers quality without raising a cost; may train the given model in place."""
 
 
@@ -85,7 +85,7 @@ def reach(
     model: nn.Module,
     move: Move,
     instantiation: Instantiation,
-    finetune: FineTune | None,
+    finetune: FineTuning | None,
     clock: Clock,
     must_lower: str | None,
 ) -> Taken:
@@ -112,7 +112,7 @@ def _take(
     move: Move,
     here: Step,
     instantiation: Instantiation,
-    finetune: FineTune | None,
+    finetune: FineTuning | None,
     clock: Clock,
     must_lower: str | None,
 ) -> Taken:

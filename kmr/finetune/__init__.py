@@ -7,7 +7,7 @@ outputs (`guides`; those of distillation are in `kmr.instantiations.distillation
 """
 
 from kmr.finetune.guides import Batch, Guidance, Guide
-from kmr.finetune.loop import FineTune, Progress
+from kmr.finetune.loop import FineTune, ProgressCallback
 from kmr.finetune.losses import Loss, mean_squared_error, next_token_cross_entropy, token_cross_entropy
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Guidance",
     "Guide",
     "Loss",
-    "Progress",
+    "ProgressCallback",
     "mean_squared_error",
     "next_token_cross_entropy",
     "token_cross_entropy",

@@ -24,7 +24,7 @@ from kmr.finetune.schedules import CURVES, Schedule, advance, make_scheduler, ne
 from kmr.finetune.selection import Selection
 from kmr.representation.weights import settle
 
-Progress: TypeAlias = Callable[[int, int, float], None]
+ProgressCallback: TypeAlias = Callable[[int, int, float], None]
 """A callback after every step: gets (steps done, total steps, loss)."""
 
 BatchLoss: TypeAlias = Callable[[nn.Module, tuple[Inputs, Tensor]], Tensor]
@@ -93,7 +93,7 @@ class FineTune:
     guides: Mapping[str, Guide] = field(default_factory=dict)
     original: nn.Module | None = field(default=None, repr=False)
     seed: int = 0
-    progress: Progress | None = field(default=None, repr=False)
+    progress: ProgressCallback | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, str) and self.schedule not in CURVES:

@@ -11,7 +11,7 @@ from kmr.policies.ladder import ladders
 
 
 @final
-class Random(Policy):
+class RandomPolicy(Policy):
     """Turns a random knob to a random rung, never one that was refused on the current model.
 
     Args:

@@ -7,8 +7,8 @@ own BatchNorm statistics, for calibration without data.
 """
 
 from kmr.recovery.elimination import removal_costs
-from kmr.recovery.reconstruction import Reconstruction, reconstruct
+from kmr.recovery.reconstruction import ReconstructionResult, reconstruct
 from kmr.recovery.statistics import recalibrate
 from kmr.recovery.synthesis import synthetic_inputs
 
-__all__ = ["Reconstruction", "recalibrate", "reconstruct", "removal_costs", "synthetic_inputs"]
+__all__ = ["ReconstructionResult", "recalibrate", "reconstruct", "removal_costs", "synthetic_inputs"]

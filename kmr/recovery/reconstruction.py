@@ -31,7 +31,7 @@ _MOST_STORED = 2**28
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class ReconstructionResult:
     """The result of a reconstruction: the paths of the fitted layers, and for the others (`left`) the reason."""
 
     fitted: tuple[str, ...]
@@ -47,7 +47,7 @@ def reconstruct(
     ridge: float = 1e-3,
     places: int = 16_384,
     seed: int = 0,
-) -> Reconstruction:
+) -> ReconstructionResult:
     """Fit a compressed model's weights to the original's activations, layer by layer, in place.
 
     Masks hold; layers on a grid, with shared weights or of other kinds stay unchanged. BatchNorm statistics are
@@ -85,7 +85,7 @@ def reconstruct(
             module.training = mode
     if not fitting.fitted:
         raise NotApplicable(f"no layer can be fitted to the original's: {_reasons(left)}")
-    return Reconstruction(tuple(fitting.fitted), left)
+    return ReconstructionResult(tuple(fitting.fitted), left)
 
 
 def _as_one(batches: Iterable[Inputs]) -> Inputs:
@@ -132,7 +132,7 @@ def _pairs(model: nn.Module, original: nn.Module) -> tuple[dict[str, str], dict[
 
 
 @dataclass
-class _Target:
+class _FitTarget:
     """The outputs of an original layer at some places, and their sums with the shortcut if there is one."""
 
     places: Tensor
@@ -143,11 +143,11 @@ class _Target:
     calls: int = 1
 
 
-def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, seed: int) -> dict[str, _Target]:
+def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, seed: int) -> dict[str, _FitTarget]:
     layers = {path: original.get_submodule(path) for path in paths}
     channels = sum(int(cast(Tensor, layer.weight).shape[0]) for layer in layers.values())
     places = max(64, min(places, _MOST_STORED // max(1, 2 * channels)))
-    targets: dict[str, _Target] = {}
+    targets: dict[str, _FitTarget] = {}
     generator = torch.Generator().manual_seed(seed)
 
     def keep(path: str, layer: nn.Module, outputs: Tensor) -> None:
@@ -157,7 +157,7 @@ def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, 
         count = count_places(layer, outputs)
         chosen = torch.randperm(count, generator=generator)[:places].sort().values.to(outputs.device)
         weight = read_weight(layer).weight
-        targets[path] = _Target(chosen, outputs_at(layer, outputs, chosen), weight)
+        targets[path] = _FitTarget(chosen, outputs_at(layer, outputs, chosen), weight)
 
     def join(candidates: list[tuple[Made, Tensor, Tensor]]) -> None:
         known = [c for c in candidates if c[0].path in targets and targets[c[0].path].sums is None]
@@ -180,7 +180,7 @@ class _Fitting:
 
     model: nn.Module
     pairs: dict[str, str]
-    targets: dict[str, _Target]
+    targets: dict[str, _FitTarget]
     kept: dict[str, Tensor]
     ridge: float
     left: dict[str, str]
@@ -220,7 +220,7 @@ class _Fitting:
         if target.sums is not None:
             self.waiting[path] = inputs, rows
 
-    def _kept(self, path: str, layer: Product, rows: Tensor, target: _Target) -> Tensor | None:
+    def _kept(self, path: str, layer: Product, rows: Tensor, target: _FitTarget) -> Tensor | None:
         if path in self.kept:
             return self.kept[path].to(rows.device)
         weight = read_weight(layer).weight

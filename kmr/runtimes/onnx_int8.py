@@ -18,12 +18,17 @@ from kmr.runtimes.onnx_graph import quiet
 if TYPE_CHECKING:
     import numpy as np
 
-Feed: TypeAlias = "dict[str, np.ndarray]"
+GraphInputs: TypeAlias = "dict[str, np.ndarray]"
 Method = Literal["minmax", "percentile", "entropy"]
 
 
 def static_int8(
-    graph: Any, feeds: Sequence[Feed], *, method: Method = "minmax", reduce_range: bool = False, signed: bool = False
+    graph: Any,
+    feeds: Sequence[GraphInputs],
+    *,
+    method: Method = "minmax",
+    reduce_range: bool = False,
+    signed: bool = False,
 ) -> Any:
     """Quantize weights and activations to 8 bits, as QDQ pairs around each operation.
 
@@ -46,7 +51,7 @@ def static_int8(
         def __init__(self) -> None:
             self._feeds = iter(feeds)
 
-        def get_next(self) -> "Feed | None":
+        def get_next(self) -> "GraphInputs | None":
             return next(self._feeds, None)
 
     with _files(graph) as (source, target):

@@ -11,7 +11,7 @@ from sweeps.search.execution.stopping import Stop
 
 
 @dataclass
-class Tracking:
+class TrackingConfig:
     """Where MLflow writes."""
 
     enabled: bool = True
@@ -27,7 +27,7 @@ class Tracking:
 
 
 @dataclass
-class Report:
+class ReportConfig:
     """What is written at the end."""
 
     images: bool = True
@@ -35,7 +35,7 @@ class Report:
 
 
 @dataclass
-class Noise:
+class NoiseConfig:
     """The last stage: how certain the front is."""
 
     seconds: float = 10.0
@@ -49,7 +49,7 @@ class Noise:
 
 
 @dataclass
-class Cache:
+class CacheConfig:
     """Intermediate models of earlier trials: a trial starts from the longest sequence of moves that is cached."""
 
     enabled: bool = True
@@ -61,7 +61,7 @@ class Cache:
 
 
 @dataclass
-class Sensitivity:
+class SensitivityConfig:
     """A scan of what each layer loses (`python -m sweeps.sensitivity`)."""
 
     rule: str | None = None
@@ -146,11 +146,11 @@ class Config:
     first_trials: str | None = None
     """A JSON file with the knob vectors to try first."""
 
-    noise: Noise = field(default_factory=Noise)
-    cache: Cache = field(default_factory=Cache)
-    sensitivity: Sensitivity = field(default_factory=Sensitivity)
-    tracking: Tracking = field(default_factory=Tracking)
-    report: Report = field(default_factory=Report)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     trusted_modules: list[str] = field(default_factory=list)
     """Modules outside this project that `_target_` may name."""
 

@@ -17,7 +17,7 @@ from sweeps.errors import SweepError
 
 
 @dataclass(frozen=True)
-class Probe:
+class LayerProbe:
     """A rule narrowed to one layer, or one group of layers that can only change together.
 
     Args:
@@ -38,7 +38,7 @@ class Probe:
         return next(knob for knob in self.rule.knobs if knob.name == self.knob)
 
 
-def probes(rule: Rule, model: nn.Module) -> list[Probe]:
+def probes(rule: Rule, model: nn.Module) -> list[LayerProbe]:
     """Return a probe for each layer a rule over layers can change alone, in the order of the model.
 
     Raises:
@@ -55,11 +55,11 @@ def probes(rule: Rule, model: nn.Module) -> list[Probe]:
             patterns = tuple(_literal(maker) for maker in group.makers)
             alone = replace(rule, groups={"layer": patterns}, round_to=1, scope="layer")
             first = min(group.makers, key=lambda maker: order[maker])
-            found.append(Probe(first, group.makers, alone, f"{rule.name}.extra@layer"))
+            found.append(LayerProbe(first, group.makers, alone, f"{rule.name}.extra@layer"))
         return found
     if isinstance(rule, LayerRule):
         return [
-            Probe(path, (path,), narrowed, narrowed.knobs[0].name)
+            LayerProbe(path, (path,), narrowed, narrowed.knobs[0].name)
             for path, _ in weight_layers(model)
             if rule.governs(rule.knobs[0], path)
             for narrowed in (replace(rule, layers=(_literal(path),), groups={}),)
@@ -67,7 +67,7 @@ def probes(rule: Rule, model: nn.Module) -> list[Probe]:
     raise SweepError(f"the rule {rule.name} is none over layers and cannot be scanned")
 
 
-def values_of(probe: Probe, wanted: Sequence[float], levels: int) -> list[Value]:
+def values_of(probe: LayerProbe, wanted: Sequence[float], levels: int) -> list[Value]:
     """Return the values to try: those wanted that the knob takes, or else its ladder."""
     domain = probe.turned.domain
     inside: list[Value] = [value for value in wanted if value in domain and value != domain.neutral]
@@ -76,7 +76,7 @@ def values_of(probe: Probe, wanted: Sequence[float], levels: int) -> list[Value]
 
 def scan(
     model: nn.Module,
-    found: Sequence[tuple[Probe, Value]],
+    found: Sequence[tuple[LayerProbe, Value]],
     quality: Quality,
     costs: Sequence[Cost],
     base: Mapping[str, float],

@@ -19,7 +19,7 @@ from sweeps.experiment.evaluation import evaluate
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.fidelity import Fidelities, fidelities_of
 from sweeps.search.execution.work import Job, Tell
-from sweeps.search.study.point import NOTHING_RECALLED, Ended, Measured, Point, Recalled
+from sweeps.search.study.point import NOTHING_RECALLED, Ended, MeasuredModel, Point, Recalled
 from sweeps.search.study.trial_state import TrialState
 
 STAGING = ".staging"
@@ -59,7 +59,7 @@ class ModelWork:
                     staged = save_artifact(experiment, folder / STAGING / f"{job.number}.{point.step}", point, model)
                 except KMRError as error:
                     problem = str(error)
-            tell(Measured(job.number, point, staged, problem))
+            tell(MeasuredModel(job.number, point, staged, problem))
 
         def ended(
             state: TrialState,

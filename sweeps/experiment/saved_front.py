@@ -13,7 +13,7 @@ from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
 from sweeps.experiment.model_work import STAGING, save_artifact
 from sweeps.search.execution.observer import Observer
-from sweeps.search.study.point import Measured, Point, identifier
+from sweeps.search.study.point import MeasuredModel, Point, identifier
 from sweeps.search.study.record import Record
 from sweeps.search.study.trial_state import TrialState
 
@@ -35,7 +35,7 @@ class SavedFront(Observer):
         """Points that cannot be saved, and why: what cannot be shipped is not on a front."""
         shutil.rmtree(folder / STAGING, ignore_errors=True)
 
-    def measured(self, told: Measured) -> None:
+    def measured(self, told: MeasuredModel) -> None:
         """Put the model on the front where it belongs there, with its artifact."""
         name = identifier(told.number, told.point.step)
         if told.problem is not None:

@@ -19,7 +19,7 @@ from sweeps.search.problem import Params
 
 
 @dataclass(frozen=True)
-class _Made:
+class _UntrainedModel:
     """A model as a sequence leaves it without training, what tells it from others, and what it costs."""
 
     model: nn.Module
@@ -51,7 +51,7 @@ class Statics:
         self._meters = Instantiation("static", (), meters, ())
         self._base = _made(model)
         self._most_bytes, self._bytes = most_bytes, 0
-        self._kept: OrderedDict[TransformationSequence, _Made] = OrderedDict()
+        self._kept: OrderedDict[TransformationSequence, _UntrainedModel] = OrderedDict()
         self._keys: dict[TransformationSequence, Hashable] = {}
         self._costs: dict[Hashable, dict[str, float]] = {}
         self._broken: set[Hashable] = set()
@@ -123,7 +123,7 @@ class Statics:
         rule_of = self._instantiation.rule_of
         return TransformationSequence(tuple(move for move in sequence if not rule_of(move.knob).recovers))
 
-    def _reach(self, sequence: TransformationSequence) -> _Made:
+    def _reach(self, sequence: TransformationSequence) -> _UntrainedModel:
         moves = tuple(sequence)
         length = len(moves)
         while length and TransformationSequence(moves[:length]) not in self._kept:
@@ -137,7 +137,7 @@ class Statics:
             made = self._take(TransformationSequence(moves[: end + 1]), made, moves[end])
         return made
 
-    def _take(self, sequence: TransformationSequence, here: _Made, move: Move) -> _Made:
+    def _take(self, sequence: TransformationSequence, here: _UntrainedModel, move: Move) -> _UntrainedModel:
         with keeping(self._store):
             made = _made(apply_move(here.model, self._instantiation, move)[0])
         if made.digest == here.digest:
@@ -149,6 +149,6 @@ class Statics:
         return made
 
 
-def _made(model: nn.Module) -> _Made:
+def _made(model: nn.Module) -> _UntrainedModel:
     tensors = [*model.parameters(), *model.buffers()]
-    return _Made(model, fingerprint(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+    return _UntrainedModel(model, fingerprint(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))

@@ -28,10 +28,10 @@ from sweeps.search.result import SearchResult, TrialResult, of_record, result_of
 from sweeps.search.space import Space, is_searched
 from sweeps.search.study import lease as leases
 from sweeps.search.study.attributes import PROBLEM
-from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.point import Ended, MeasuredModel, Point
 from sweeps.search.study.storage import open_storage
 from sweeps.search.study.trial_state import TrialState
-from sweeps.search.tables import Readings
+from sweeps.search.tables import GivenReadings
 from sweeps.search.watcher import CompleteTrials, Watcher
 
 _FORMAT = 2
@@ -124,7 +124,7 @@ class Search:
             raise
         return task
 
-    def tell(self, task: Task, readings: Readings, seconds: float | None = None) -> TrialResult:
+    def tell(self, task: Task, readings: GivenReadings, seconds: float | None = None) -> TrialResult:
         """Close a trial with its readings; the static ones need not be given again.
 
         A trial without a finite reading of every objective and limited meter fails: the sampler is told of no number
@@ -160,7 +160,7 @@ class Search:
     def _end(self, ended: Ended, point: Point | None = None) -> TrialResult:
         with undisturbed():
             if point is not None:
-                self.ledger.measured(Measured(ended.number, point))
+                self.ledger.measured(MeasuredModel(ended.number, point))
             record = self.ledger.end(ended)
         assert record is not None, "a task is told at full fidelity"
         return of_record(record, self.problem)

@@ -12,11 +12,11 @@ from sweeps.errors import SweepError, describe
 from sweeps.search.execution.halving import Halving
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.problem import Params
-from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.point import Ended, MeasuredModel, Point
 from sweeps.search.study.trial_state import TrialState
-from sweeps.search.tables import Readings, value_of
+from sweeps.search.tables import GivenReadings, value_of
 
-Evaluate: TypeAlias = Callable[[Params], Readings] | Callable[[Params, float], Readings]
+Evaluate: TypeAlias = Callable[[Params], GivenReadings] | Callable[[Params, float], GivenReadings]
 """Returns the readings of a vector; with fidelities, at a share of what a full evaluation takes."""
 
 
@@ -35,7 +35,7 @@ class FunctionWork:
         fidelities: rising shares of a full evaluation, the last one 1; none where every evaluation is a full one.
     """
 
-    evaluate: Callable[..., Readings]
+    evaluate: Callable[..., GivenReadings]
     objectives: Mapping[str, Direction]
     limited: Sequence[str] = ()
     fidelities: Sequence[float] = ()
@@ -60,10 +60,10 @@ class FunctionWork:
             return ended(TrialState.FAILED, describe(error))
         if job.rung < len(self.fidelities) - 1:
             return ended(TrialState.RUNNING, low=point)
-        tell(Measured(job.number, point))
+        tell(MeasuredModel(job.number, point))
         return ended(TrialState.COMPLETE)
 
-    def point(self, readings: Readings, static: Mapping[str, float], seconds: float) -> Point:
+    def point(self, readings: GivenReadings, static: Mapping[str, float], seconds: float) -> Point:
         """Return what was measured as a point of the study; readings that are no objective or limit need not be finite.
 
         Raises:

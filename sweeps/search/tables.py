@@ -11,19 +11,19 @@ from sweeps.errors import SweepError
 from sweeps.search.problem import Params, StaticCosts
 from sweeps.search.space import Space
 
-Readings: TypeAlias = Mapping[str, float | Reading]
+GivenReadings: TypeAlias = Mapping[str, float | Reading]
 """What was read, by meter; a `Reading` has a standard error."""
-Table: TypeAlias = Mapping[tuple[Value, ...], Readings] | pd.DataFrame
+Table: TypeAlias = Mapping[tuple[Value, ...], GivenReadings] | pd.DataFrame
 
 
 @dataclass(frozen=True)
-class LookUp:
+class TableLookup:
     """Looks a vector up in rows by the values of its knobs. Raises SweepError where there is none."""
 
     knobs: tuple[str, ...]
-    rows: Mapping[Hashable, Readings] = field(repr=False)
+    rows: Mapping[Hashable, GivenReadings] = field(repr=False)
 
-    def __call__(self, params: Params) -> Readings:
+    def __call__(self, params: Params) -> GivenReadings:
         key = _key(tuple(params[name] for name in self.knobs))
         if key not in self.rows:
             raise SweepError(f"the table has no row for {dict(params)}")
@@ -35,7 +35,7 @@ def value_of(reading: float | Reading) -> float:
     return float(reading.value if isinstance(reading, Reading) else reading)
 
 
-def as_function(table: Table, space: Space) -> LookUp:
+def as_function(table: Table, space: Space) -> TableLookup:
     """Return the function that looks a vector up.
 
     Args:
@@ -46,7 +46,7 @@ def as_function(table: Table, space: Space) -> LookUp:
     Raises:
         SweepError: the table is neither, or lacks a knob.
     """
-    rows: Mapping[Hashable, Readings]
+    rows: Mapping[Hashable, GivenReadings]
     if isinstance(table, pd.DataFrame):
         missing = [name for name in space if name not in table.columns]
         if missing:
@@ -61,7 +61,7 @@ def as_function(table: Table, space: Space) -> LookUp:
     else:
         raise SweepError(f"evaluate must be a function, a data frame or a mapping, not {type(table).__name__}")
 
-    return LookUp(tuple(space), rows)
+    return TableLookup(tuple(space), rows)
 
 
 def columns(table: Any, space: Space, names: Sequence[str]) -> StaticCosts:

@@ -24,7 +24,7 @@ from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
 from sweeps.terminal.knob_overrides import check_knobs, is_rule_setting
 
-Work: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
+CommandWork: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
 """What a command does with a checked config: the same as plain values, the overrides, the console; an exit code."""
 
 _OPTIONS = """
@@ -39,7 +39,7 @@ _REMOVED = {"bound_margin": "remove it; `screening` already avoids vectors witho
 """Config entries of earlier versions, and what to do instead."""
 
 
-def enter(work: Work, about: str, stopped: str = "") -> None:
+def enter(work: CommandWork, about: str, stopped: str = "") -> None:
     """Do the work for the experiment named on the command line, or list those there are; then exit with its code.
 
     Args:
@@ -74,7 +74,7 @@ def enter(work: Work, about: str, stopped: str = "") -> None:
     sys.exit(codes[-1] if codes else 0)
 
 
-def guarded(work: Work, raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
+def guarded(work: CommandWork, raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
     """Check a composed config and do the work; return the exit code, after one line on stderr where it failed.
 
     Args:

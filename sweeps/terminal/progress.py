@@ -42,7 +42,7 @@ _LEAST_LINES = 22
 
 
 @dataclass(frozen=True)
-class Seen:
+class SweepView:
     """What the live view shows beside the counts: all points, the front, recalled moves, failures by cause."""
 
     labels: tuple[str, str] = ("", "")
@@ -53,7 +53,7 @@ class Seen:
     failures: tuple[tuple[str, int], ...] = field(default_factory=tuple)
 
 
-def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
+def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], SweepView]:
     """Return what looks at a sweep for the live view; a study of three or more objectives shows two."""
     first, *rest = experiment.objectives
     second = next((meter for meter in rest if meter.kind != first.kind), rest[0])
@@ -64,14 +64,14 @@ def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], Seen]:
         x, y = point.values([first.name, second.name])
         return x, y
 
-    def look() -> Seen:
+    def look() -> SweepView:
         records = [record for record in sweep.records[-_SHOWN:] if record.state != TrialState.DUPLICATE]
         points = [point for record in records for point in record.points]
         kept = recalled(sweep.records)
         causes = Counter(
             (record.error or record.state).splitlines()[0] for record in sweep.records if record.state.is_failure
         )  # fmt: skip
-        return Seen(
+        return SweepView(
             (labels[0], labels[1]),
             tuple(map(values, points)),
             tuple((each[0], each[place]) for each in sweep.front.values),
@@ -119,7 +119,7 @@ class SweepProgress:
         console: Console,
         done: int,
         target: int,
-        look: Callable[[], Seen] | None = None,
+        look: Callable[[], SweepView] | None = None,
         every: float = 10.0,
     ) -> None:
         self._console, self._done, self._target, self._look, self._every = console, done, target, look, every
@@ -128,7 +128,7 @@ class SweepProgress:
         self._at_start = done
         self._text = ""
         self._shown = True
-        self._seen = Seen()
+        self._seen = SweepView()
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("trials"),

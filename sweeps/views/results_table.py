@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.table import FORMAT, StudyTable
 from analysis.uncertainty import front_probability
 from kmr.core import Readings, TransformationSequence
-from sweeps.experiment.assessment.noise import Noise, summary
+from sweeps.experiment.assessment.noise import PointNoise, summary
 from sweeps.experiment.front import corners
 from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.point import Point, identifier
@@ -58,7 +58,7 @@ def frame(
     return pd.DataFrame(rows)
 
 
-def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str, Noise]) -> pd.DataFrame:
+def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str, PointNoise]) -> pd.DataFrame:
     """Add what the noise stage found, and the probability of each point to be on the front."""
     table = StudyTable(frame, meta, Path())
     most = max((len(values) for found in noise.values() for values in found.resamples.values()), default=0)

@@ -10,7 +10,7 @@ from kmr.core import Readings
 from sweeps.experiment.assessment.degradation import kept_profiles
 from sweeps.experiment.assessment.held_out import kept_tests
 from sweeps.experiment.assessment.layers import kept_layers
-from sweeps.experiment.assessment.noise import Noise, kept_noise
+from sweeps.experiment.assessment.noise import PointNoise, kept_noise
 from sweeps.experiment.front import Front
 from sweeps.search.study.attributes import CREATED, UNSAVED
 from sweeps.search.study.point import Point, identifier
@@ -34,7 +34,7 @@ class State:
     records: Sequence[Record]
     unsaved: Mapping[str, str]
     tested: Mapping[str, Readings]
-    noise: Mapping[str, Noise]
+    noise: Mapping[str, PointNoise]
     layers: Mapping[str, Any]
     profiles: Mapping[str, list[float]]
     untrained: Mapping[TrialState, int]

@@ -16,7 +16,7 @@ from chromium import BROWSER, Page, visit
 from rich.console import Console
 
 from sweeps.sync import main
-from sweeps.views.mlflow.runs import Place
+from sweeps.views.mlflow.runs import RunPlace
 from sweeps.views.run_folder import open_run
 
 pytestmark = [
@@ -68,7 +68,7 @@ def test_the_study_its_trials_its_report_and_its_figures_are_there(served, tmp_p
     opened = open_run(folder)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     run = _parent(uri)
-    place = Place(uri, *run)
+    place = RunPlace(uri, *run)
     here = {link: link.replace(":5000", f":{port}") for link in (place.link, place.study_link)}
     best, last = f"{opened.front.hypervolume:.4f}", opened.state.records[-1].number
     artifact = here[place.study_link].replace("?", "/artifacts/report/{}?")

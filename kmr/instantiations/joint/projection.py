@@ -64,7 +64,7 @@ class Losses:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class ProjectedPoint:
     """The removed units, boolean (U,), and the layers' widths, (L,)."""
 
     gone: Tensor
@@ -72,8 +72,8 @@ class Point:
 
 
 def project(
-    bill: Bill, point: Point, losses: Losses, lowest: Tensor, sets: Tensor, stay: Tensor, limit: float
-) -> Point:
+    bill: Bill, point: ProjectedPoint, losses: Losses, lowest: Tensor, sets: Tensor, stay: Tensor, limit: float
+) -> ProjectedPoint:
     """Lower widths and remove units with the least loss per saved bit operation until the limit is met.
 
     All decisions share one price λ of a bit operation. A unit is removed if its loss is below λ times its savings. A
@@ -100,10 +100,10 @@ def project(
     # The price at which a layer's last bit saves exactly what it loses.
     bit_price = 2 * math.log(2) * losses.noise / per_bit.clamp(min=1e-300)
 
-    def at(price: float) -> Point:
+    def at(price: float) -> ProjectedPoint:
         gone = point.gone | (unit_price < price)
         wanted = point.widths + 0.5 * torch.log2(bit_price.clamp(min=1e-300) / price)
-        return Point(gone, torch.minimum(point.widths, torch.maximum(wanted, lowest)))
+        return ProjectedPoint(gone, torch.minimum(point.widths, torch.maximum(wanted, lowest)))
 
     if bill(point.gone, point.widths) <= limit:
         return point
@@ -123,7 +123,7 @@ def project(
     return at(high)
 
 
-def whole_widths(bill: Bill, point: Point, losses: Losses, highest: Tensor, limit: float) -> Tensor:
+def whole_widths(bill: Bill, point: ProjectedPoint, losses: Losses, highest: Tensor, limit: float) -> Tensor:
     """Return whole widths within the limit, (L,): round all down, then return bits where they gain most.
 
     Another bit removes three quarters of a layer's noise; the layer with the largest gain per bit operation is first.

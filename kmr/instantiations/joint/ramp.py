@@ -14,7 +14,7 @@ from kmr.representation.weights import Grid, Mask, WeightLayer, WeightState, rea
 
 
 @dataclass(frozen=True)
-class _Held:
+class _RampedLayer:
     """A layer on the ramp: its latent weight, its mask, its grid and the grid's initial bits."""
 
     layer: WeightLayer
@@ -51,7 +51,7 @@ class Ramp:
         self.share = 0.0
         """The share t of the ramp that is done."""
 
-    def _put(self, layer: WeightLayer, start: int, learned: bool) -> _Held:
+    def _put(self, layer: WeightLayer, start: int, learned: bool) -> _RampedLayer:
         state = read_weight(layer)
         moving = None
         if self._bits < 32 and (state.grid is None or state.grid.bits > self._bits):
@@ -63,14 +63,14 @@ class Ramp:
         write_weight(layer, WeightState(state.weight, moving or state.grid, keep))
         # `write_weight` rounds the latent weights and masks zeros; here that must happen only at the end.
         if not parametrize.is_parametrized(layer, "weight"):
-            return _Held(layer, cast(nn.Parameter, layer.weight), None, None, start)
+            return _RampedLayer(layer, cast(nn.Parameter, layer.weight), None, None, start)
         parts: Any = layer.parametrizations.weight  # type: ignore[union-attr]
         latent = cast(nn.Parameter, parts.original)
         latent.data.copy_(state.weight)
         mask = next((part for part in parts if isinstance(part, Mask)), None)
         if mask is not None and keep is not None:
             mask.keep.copy_(keep)
-        return _Held(layer, latent, mask, moving, start)
+        return _RampedLayer(layer, latent, mask, moving, start)
 
     @torch.no_grad()
     def to(self, share: float) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from kmr.data import Inputs
-from kmr.instantiations.joint.projection import Bill, Losses, Point, project, whole_widths
+from kmr.instantiations.joint.projection import Bill, Losses, ProjectedPoint, project, whole_widths
 from kmr.instantiations.joint.units import UnitMask, Units, latent_weight, put_masks
 from kmr.instantiations.joint.widths import LearnedWidth
 from kmr.instantiations.quantization import channel_dim
@@ -64,7 +64,7 @@ class Squeeze:
         for held in self._held.values():
             widths[held.place] = held.quantizer.highest
         gone = torch.zeros(len(units.channels), dtype=torch.bool)
-        self._point = Point(gone, widths)
+        self._point = ProjectedPoint(gone, widths)
         self._lowest = widths.clone()
         self._highest = widths.clone()
         for held in self._held.values():
@@ -121,7 +121,7 @@ class Squeeze:
         self.share = min(1.0, share)
         if not self._seen:
             self._units_lost, self._gradients = self._measure(ones=True)
-        now = Point(self._point.gone, self._widths())
+        now = ProjectedPoint(self._point.gone, self._widths())
         losses = Losses(self._units_lost, self._noise())
         budget = self.start * min(1.0, limit / self.start) ** self.share
         found = project(self._bill, now, losses, self._lowest, self._units.sets, self._stay, budget)
@@ -132,7 +132,7 @@ class Squeeze:
         if self.share == 1.0:
             noise = losses.noise * 4.0 ** (now.widths - found.widths)
             whole = whole_widths(self._bill, found, Losses(losses.units, noise), self._highest, limit)
-            self._point = Point(found.gone, whole)
+            self._point = ProjectedPoint(found.gone, whole)
         for path, held in self._held.items():
             width = float(self._point.widths[held.place])
             if self.share == 1.0:

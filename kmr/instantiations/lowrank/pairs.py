@@ -13,7 +13,7 @@ from kmr.representation.weights import WEIGHT_LAYERS, WeightState, read_weight, 
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class LayerPair:
     """Two layers in a row that factor one, as `matrix_pair` makes them.
 
     Args:
@@ -63,13 +63,13 @@ class Pair:
         return True
 
 
-def find_pairs(model: nn.Module) -> dict[str, Pair]:
+def find_pairs(model: nn.Module) -> dict[str, LayerPair]:
     """Return the pairs of factors in a model, by path."""
     found = {path: _as_pair(module) for path, module in model.named_modules() if isinstance(module, nn.Sequential)}
     return {path: pair for path, pair in found.items() if pair is not None}
 
 
-def _as_pair(module: nn.Sequential) -> Pair | None:
+def _as_pair(module: nn.Sequential) -> LayerPair | None:
     parts = dict(module.named_children())
     if list(parts) != ["first", "second"] or not all(isinstance(part, WEIGHT_LAYERS) for part in parts.values()):
         return None
@@ -79,7 +79,7 @@ def _as_pair(module: nn.Sequential) -> Pair | None:
     if getattr(first, "output_quantizer", None) is not None or first.weight.dim() != second.weight.dim():
         return None
     if isinstance(second, nn.Linear):
-        return Pair(first, second)
+        return LayerPair(first, second)
     convolution: Any = second
     points = second.weight[0, 0].numel() == 1 and {*convolution.stride} == {1} and not any(convolution.padding)
-    return Pair(first, second) if points else None
+    return LayerPair(first, second) if points else None

@@ -10,7 +10,7 @@ from kmr.instantiations.pruning.channels import channels_to_remove
 from kmr.instantiations.pruning.gradual import Gradual
 from kmr.instantiations.pruning.lottery import LotteryTicket
 from kmr.instantiations.pruning.patterns import PatternPruning
-from kmr.instantiations.pruning.saliency import SNIP, Magnitude, Random, Saliency, Taylor, Wanda
+from kmr.instantiations.pruning.saliency import SNIP, Magnitude, RandomSaliency, Saliency, TaylorSaliency, Wanda
 from kmr.instantiations.pruning.schedules import sparsity_steps
 from kmr.instantiations.pruning.structured import StructuredPruning
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning
@@ -20,11 +20,11 @@ __all__ = [
     "LotteryTicket",
     "Magnitude",
     "PatternPruning",
-    "Random",
+    "RandomSaliency",
     "SNIP",
     "Saliency",
     "StructuredPruning",
-    "Taylor",
+    "TaylorSaliency",
     "UnstructuredPruning",
     "Wanda",
     "channels_to_remove",

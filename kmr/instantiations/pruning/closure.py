@@ -13,7 +13,7 @@ _RUNAWAY = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class GroupMember:
     """A layer or operation in a closure: {its own channel number: the starting channel that leads there}."""
 
     dependency: Any
@@ -38,7 +38,7 @@ class Closure:
         sound: whether all channel numbers in the graph exist.
     """
 
-    members: list[Member]
+    members: list[GroupMember]
     linked: list[list[int]] | None
     sound: bool
 
@@ -56,7 +56,7 @@ def follow(graph: Any, root: Any, handler: Any, indices: list[int]) -> Closure:
     from torch_pruning.dependency import Dependency
 
     start = graph.module2node[root]
-    found: dict[tuple[Any, Any], Member] = {}
+    found: dict[tuple[Any, Any], GroupMember] = {}
     links = _Links(indices)
     limit = _RUNAWAY * (_widest(graph) + 1)
     beginning: dict[int, int | None] = {index: index for index in indices}
@@ -64,7 +64,7 @@ def follow(graph: Any, root: Any, handler: Any, indices: list[int]) -> Closure:
     sound = True
     while stack:
         dependency, arriving = stack.pop()
-        member = found.setdefault((dependency.target, dependency.handler), Member(dependency, {}))
+        member = found.setdefault((dependency.target, dependency.handler), GroupMember(dependency, {}))
         fresh: dict[int, int | None] = {}
         if not member.roots:
             fresh = arriving

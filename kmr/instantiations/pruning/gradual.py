@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from kmr.core import FloatRange, KMRError, Knob, Rule, Trait, Value
-from kmr.core.step import FineTune
+from kmr.core.step import FineTuning
 from kmr.data import Inputs, Split
 from kmr.instantiations.pruning.schedules import SHAPES, Shape, of_the_rest, sparsity_steps
 from kmr.instantiations.pruning.unstructured import UnstructuredPruning
@@ -39,7 +39,7 @@ class Gradual(Rule):
     trains: ClassVar[bool] = True
     name: str = "gradual"
     rule: Callable[..., Rule] = UnstructuredPruning
-    finetune: FineTune = field(repr=False, compare=False)
+    finetune: FineTuning = field(repr=False, compare=False)
     steps: int = 4
     shape: Shape = "polynomial"
     power: float = 3.0

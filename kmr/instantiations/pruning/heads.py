@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from kmr.instantiations.pruning.closure import Closure, Member
+from kmr.instantiations.pruning.closure import Closure, GroupMember
 from kmr.instantiations.pruning.rows import is_transposed_linear
 
 _COUNTS = ("num_heads", "num_attention_heads", "n_head", "n_heads", "heads", "nhead")
@@ -56,7 +56,7 @@ def fused(graph: Any, model: nn.Module, root: nn.Module, path: str) -> Closure |
         pruner, node = graph.get_pruner_of_module(module), graph.module2node[module]
         handler = pruner.prune_out_channels if makes else pruner.prune_in_channels
         indices = range(total if makes else width)
-        members.append(Member(Dependency(handler, handler, source=node, target=node), {i: i for i in indices}))
+        members.append(GroupMember(Dependency(handler, handler, source=node, target=node), {i: i for i in indices}))
     return Closure(members, [[channel + part * width for part in range(3)] for channel in range(width)], True)
 
 

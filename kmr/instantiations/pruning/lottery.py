@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast, final
 from torch import nn
 
 from kmr.core import Domain, KMRError, Knob, NotApplicable, Trait, Value
-from kmr.core.step import FineTune
+from kmr.core.step import FineTuning
 from kmr.data import Split
 from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning.saliency import Magnitude, Saliency
@@ -42,7 +42,7 @@ class LotteryTicket(LayerRule):
 
     trains: ClassVar[bool] = True
     name: str = "ticket"
-    finetune: FineTune = field(repr=False, compare=False)
+    finetune: FineTuning = field(repr=False, compare=False)
     rounds: int = 1
     start: Literal["rewound", "random"] = "rewound"
     scope: Literal["global", "layer", "output", "erk", "lamp"] = "global"

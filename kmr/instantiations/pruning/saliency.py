@@ -21,8 +21,8 @@ from kmr.data import Inputs, Split, forward
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
 from kmr.representation.weights import strip_all
 
-Batch: TypeAlias = tuple[Inputs, Tensor]
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+TensorBatch: TypeAlias = tuple[Inputs, Tensor]
+ScalarLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _PLACES = 8192
 
@@ -32,7 +32,7 @@ class Saliency(ABC):
     """A score for each weight of some layers of a model."""
 
     @abstractmethod
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         """Return the scores of the layers that can be scored, by path.
 
         Args:
@@ -56,36 +56,36 @@ class Magnitude(Saliency):
     def needs_data(self) -> bool:
         return False
 
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         return {path: _weight(model, path).detach().abs() for path in paths}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Random(Saliency):
+class RandomSaliency(Saliency):
     """Random numbers by the rule's seed: the baseline for every other score."""
 
     @property
     def needs_data(self) -> bool:
         return False
 
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         weights = {path: _weight(model, path) for path in paths}
         return {path: 1 - torch.rand(weight.shape).to(weight.device) for path, weight in weights.items()}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Taylor(Saliency):
+class TaylorSaliency(Saliency):
     """The mean over batches of the absolute first-order change of the loss, E|g·w| (Molchanov et al. 2019).
 
     Args:
         loss: a function of (outputs, targets), a mean over the batch.
     """
 
-    loss: Loss = F.cross_entropy
+    loss: ScalarLoss = F.cross_entropy
 
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         total = dict.fromkeys(paths, cast(Tensor, 0))
         for gradients in _gradients(model, paths, batches, self.loss):
             total = {path: total[path] + (gradients[path] * _weight(model, path).detach()).abs() for path in paths}
@@ -101,9 +101,9 @@ class SNIP(Saliency):
         loss: a function of (outputs, targets), a mean over the batch.
     """
 
-    loss: Loss = F.cross_entropy
+    loss: ScalarLoss = F.cross_entropy
 
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         total = dict.fromkeys(paths, cast(Tensor, 0))
         for gradients in _gradients(model, paths, batches, self.loss):
             total = {path: total[path] + gradients[path] for path in paths}
@@ -121,7 +121,7 @@ class Wanda(Saliency):
     output separately, which is the scope `output`.
     """
 
-    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         squares: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
 
@@ -161,7 +161,7 @@ def saliency_of(
         NotApplicable: a score is not finite, or none of the layers can be scored.
     """
     kind = type(saliency).__name__
-    batches: list[Batch] = []
+    batches: list[TensorBatch] = []
     if saliency.needs_data:
         if data is None:
             raise KMRError(f"{kind} needs data to score weights: set the rule's data, or rank by Magnitude")
@@ -194,7 +194,7 @@ def saliency_of(
 
 
 def _gradients(
-    model: nn.Module, paths: Sequence[str], batches: Sequence[Batch], loss: Loss
+    model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch], loss: ScalarLoss
 ) -> Iterator[dict[str, Tensor]]:
     weights = [_weight(model, path) for path in paths]
     for inputs, targets in batches:

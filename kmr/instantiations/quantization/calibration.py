@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward, map_tensors
-from kmr.instantiations.quantization.ranges import BINS, Seen
+from kmr.instantiations.quantization.ranges import BINS, TensorStatistics
 from kmr.representation.weights import WEIGHT_LAYERS
 
 
@@ -48,13 +48,13 @@ class _Extremes:
     highs: list[Tensor] = field(default_factory=list)
     histogram: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
 
-    def seen(self) -> Seen:
-        return Seen(torch.stack(self.lows).double(), torch.stack(self.highs).double(), self.histogram)
+    def seen(self) -> TensorStatistics:
+        return TensorStatistics(torch.stack(self.lows).double(), torch.stack(self.highs).double(), self.histogram)
 
 
 def observe(
     model: nn.Module, inputs_of: Mapping[str, nn.Module], outputs_of: Mapping[str, nn.Module], batches: list[Inputs]
-) -> tuple[dict[str, Seen], dict[str, Seen]]:
+) -> tuple[dict[str, TensorStatistics], dict[str, TensorStatistics]]:
     """Return statistics of layers' inputs and outputs over the batches, by path.
 
     Layers that are not called, or not with a tensor, are missing.

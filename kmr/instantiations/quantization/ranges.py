@@ -16,7 +16,7 @@ BINS = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TensorStatistics:
     """Calibration statistics of one tensor.
 
     Args:
@@ -46,16 +46,16 @@ class Seen:
         return self.low + width * (torch.arange(len(self.histogram), dtype=torch.float64) + 0.5)
 
 
-Range: TypeAlias = Callable[[Seen, int], tuple[float, float]]
+Range: TypeAlias = Callable[[TensorStatistics, int], tuple[float, float]]
 """A function of (statistics, bits) that returns the range (low, high) to cover."""
 
 
-def minmax(seen: Seen, bits: int) -> tuple[float, float]:
+def minmax(seen: TensorStatistics, bits: int) -> tuple[float, float]:
     """Cover all observed values."""
     return seen.low, seen.high
 
 
-def moving_average(seen: Seen, bits: int, momentum: float = 0.9) -> tuple[float, float]:
+def moving_average(seen: TensorStatistics, bits: int, momentum: float = 0.9) -> tuple[float, float]:
     """Cover the exponential averages of the batches' extremes (Jacob et al. 2018, section 3.1)."""
     low, high = float(seen.lows[0]), float(seen.highs[0])
     for batch_low, batch_high in zip(seen.lows[1:].tolist(), seen.highs[1:].tolist(), strict=True):
@@ -64,7 +64,7 @@ def moving_average(seen: Seen, bits: int, momentum: float = 0.9) -> tuple[float,
     return low, high
 
 
-def percentile(seen: Seen, bits: int, kept: float = 0.9999) -> tuple[float, float]:
+def percentile(seen: TensorStatistics, bits: int, kept: float = 0.9999) -> tuple[float, float]:
     """Clip the same share of values at both ends, (1 − kept)/2 each."""
     below = torch.cumsum(seen.histogram.double(), 0)
     tail = (1 - kept) / 2 * below[-1]
@@ -74,7 +74,7 @@ def percentile(seen: Seen, bits: int, kept: float = 0.9999) -> tuple[float, floa
     return seen.low + width * first, seen.low + width * (last + 1)
 
 
-def least_squares(seen: Seen, bits: int, candidates: int = 100) -> tuple[float, float]:
+def least_squares(seen: TensorStatistics, bits: int, candidates: int = 100) -> tuple[float, float]:
     """Cover the share of the range whose grid has the least squared error."""
     x, weight = seen.centers, seen.histogram.double()
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
@@ -92,7 +92,7 @@ def least_squares(seen: Seen, bits: int, candidates: int = 100) -> tuple[float, 
     return best[1], best[2]
 
 
-def entropy(seen: Seen, bits: int, stride: int = 8) -> tuple[float, float]:
+def entropy(seen: TensorStatistics, bits: int, stride: int = 8) -> tuple[float, float]:
     """Clip magnitudes at the threshold whose quantized distribution loses the least information (Migacz 2017).
 
     For each threshold, P is the clipped distribution with its tail in the last bin, and Q spreads its values evenly

@@ -17,7 +17,7 @@ from kmr.instantiations.quantization.calibration import calibration_batches, obs
 from kmr.instantiations.quantization.equalization import equalize
 from kmr.instantiations.quantization.folding import fold_norms
 from kmr.instantiations.quantization.quantizers import affine_grid, channel_dim, fit_grid
-from kmr.instantiations.quantization.ranges import RANGES, Seen
+from kmr.instantiations.quantization.ranges import RANGES, TensorStatistics
 from kmr.representation.activations import ActivationQuantizer, DynamicQuantizer, can_quantize, quantize_activations
 from kmr.representation.weights import WeightLayer, WeightState, read_weight, write_weight
 
@@ -161,7 +161,7 @@ class StaticQuantization(_BothQuantization):
 
     def _observe(
         self, model: nn.Module, reachable: Mapping[str, nn.Module], summed: Mapping[str, nn.Module]
-    ) -> tuple[dict[str, Seen], dict[str, Seen]]:
+    ) -> tuple[dict[str, TensorStatistics], dict[str, TensorStatistics]]:
         def seen() -> dict[str, Tensor]:
             both = observe(model, reachable, summed, calibration_batches(self.data, self.samples, self.name))
             return {
@@ -179,10 +179,10 @@ class StaticQuantization(_BothQuantization):
         for key, tensor in found.items():
             side, name, path = key.split(" ", 2)
             sides[side].setdefault(path, {})[name] = tensor
-        into, out = ({path: Seen(**parts) for path, parts in sides[side].items()} for side in _SIDES)
+        into, out = ({path: TensorStatistics(**parts) for path, parts in sides[side].items()} for side in _SIDES)
         return into, out
 
-    def _quantizer(self, seen: Seen, bits: int) -> ActivationQuantizer:
+    def _quantizer(self, seen: TensorStatistics, bits: int) -> ActivationQuantizer:
         low, high = RANGES[self.observer](seen, bits)
         scale, zero_point = affine_grid(torch.tensor([low, high]), bits)
         return ActivationQuantizer(float(scale), float(zero_point), bits, learned=self.learned)

@@ -32,16 +32,16 @@ from sweeps.search.study.point import Point
 
 
 @dataclass(frozen=True)
-class Noise:
+class PointNoise:
     """What the stage found for a point, by quality meter: bootstrap readings, and readings with other seeds."""
 
     resamples: Mapping[str, list[float]] = field(default_factory=dict)
     seeds: Mapping[str, list[float]] = field(default_factory=dict)
 
 
-def kept_noise(study: optuna.Study) -> dict[str, Noise]:
+def kept_noise(study: optuna.Study) -> dict[str, PointNoise]:
     """Read what the stage found from the study, by point."""
-    return {name: Noise(**value) for name, value in by_point(study, NOISE).items()}
+    return {name: PointNoise(**value) for name, value in by_point(study, NOISE).items()}
 
 
 def measure_noise(
@@ -75,7 +75,7 @@ def measure_noise(
     ends, late, problems = clock() + config.seconds, 0, []
     bootstrap = [meter for meter in meters if isinstance(meter.view, Predictions)] if config.resamples > 0 else []
     for name in (*front, *_near(experiment, points, front)) if bootstrap else ():
-        if len(next(iter(done.get(name, Noise()).resamples.values()), [])) >= config.resamples:
+        if len(next(iter(done.get(name, PointNoise()).resamples.values()), [])) >= config.resamples:
             continue
         saved = artifact_path(folder, name)
         cost = points[name].seconds.get("meter", 0.0) if saved.is_dir() or name == "base" else _remake(points, name)
@@ -88,10 +88,10 @@ def measure_noise(
         except Exception as error:  # one model that cannot be made again must not cost the stage
             problems.append(f"{name} was not read again: {type(error).__name__}: {error}")
             continue
-        done[name] = replace(done.get(name, Noise()), resamples=readings)
+        done[name] = replace(done.get(name, PointNoise()), resamples=readings)
         _keep(study, name, done[name])
     for name in [name for name in front if name != "base"] if config.seeds > 0 else ():
-        known = done.get(name, Noise())
+        known = done.get(name, PointNoise())
         for extra in range(len(next(iter(known.seeds.values()), [])), config.seeds):
             if clock() + _remake(points, name) > ends or not may_go_on():
                 late += 1
@@ -143,7 +143,7 @@ def other_seed(experiment: Experiment, point: Point, extra: int, meters: Sequenc
     return {meter.name: readings[meter.name].value for meter in meters}
 
 
-def summary(noise: Noise) -> dict[str, float]:
+def summary(noise: PointNoise) -> dict[str, float]:
     """Return the columns of the results table that say how noisy a point is.
 
     `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are of
@@ -213,5 +213,5 @@ def _take(outputs: Outputs, rows: torch.Tensor) -> Outputs:
     return Outputs(outputs.outputs[rows], outputs.targets[rows])
 
 
-def _keep(study: optuna.Study, name: str, noise: Noise) -> None:
+def _keep(study: optuna.Study, name: str, noise: PointNoise) -> None:
     keep_for_point(study, NOISE, name, asdict(noise))

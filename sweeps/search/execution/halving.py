@@ -18,7 +18,7 @@ import moocore
 import numpy as np
 import optuna
 
-from analysis.pareto.dominance import Floats, Mask, Ranks, as_costs, finite_rows, ranks
+from analysis.pareto.dominance import BoolArray, Floats, Ranks, as_costs, finite_rows, ranks
 from kmr.core import Direction
 from sweeps.errors import SweepError
 from sweeps.search.study.point import Point
@@ -47,7 +47,7 @@ def positions(values: Floats, directions: Sequence[str]) -> Ranks:
     return places
 
 
-def _places_within(costs: Floats, members: Mask) -> Ranks:
+def _places_within(costs: Floats, members: BoolArray) -> Ranks:
     """Order the rows of one rank by hypervolume contribution."""
     contributions = np.zeros(int(members.sum()))
     finite = costs[finite_rows(costs)]

@@ -22,7 +22,7 @@ from sweeps.search.problem import Problem
 from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.study.lease import GRACE, LEASE, claim, put_back, put_back_drawn_since, reclaim
 from sweeps.search.study.peers import Others
-from sweeps.search.study.point import Ended, Measured, Point
+from sweeps.search.study.point import Ended, MeasuredModel, Point
 from sweeps.search.study.proposal import Untrained, how_proposed
 from sweeps.search.study.record import Record, abandon, finish, record_of, records, screen
 from sweeps.search.study.trial_state import TrialState
@@ -138,7 +138,7 @@ class Ledger:
         """Return what whoever does a trial must know."""
         return Job(task.number, dict(task.params), self._catalogue.front_values, task.static, task.rung)
 
-    def measured(self, told: Measured) -> None:
+    def measured(self, told: MeasuredModel) -> None:
         """Take a model that a trial measured. Raises SweepError where it is not under way."""
         self._task(told.number).points.append(self._catalogue.kept(told.point))
         each(self.observers, lambda observer: observer.measured(told))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from sweeps.search.study.point import Measured, Point
+from sweeps.search.study.point import MeasuredModel, Point
 from sweeps.search.study.record import Record
 
 
@@ -31,7 +31,7 @@ class Catalogue:
 class Observer:
     """Listener to the events of a study; this one does nothing."""
 
-    def measured(self, told: Measured) -> None:
+    def measured(self, told: MeasuredModel) -> None:
         """Hear of a model that a running trial measured; the ledger has its point."""
 
     def took(self, record: Record) -> None:

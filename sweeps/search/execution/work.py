@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from kmr.core import Value
-from sweeps.search.study.point import Ended, Measured
+from sweeps.search.study.point import Ended, MeasuredModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
     rung: int = 0
 
 
-Told: TypeAlias = Measured | Ended
+Told: TypeAlias = MeasuredModel | Ended
 
 
 Tell: TypeAlias = Callable[[Told], None]

@@ -21,7 +21,7 @@ from sweeps.search.proposals.surrogate import Encoder, Surrogate
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Vector: TypeAlias = dict[str, Any]
-Readings: TypeAlias = Mapping[str, float]
+Costs: TypeAlias = Mapping[str, float]
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -75,7 +75,7 @@ class Screen:
         if settings.shortlist is not None:
             self._shortlist = Shortlist(problem, self._encoder, settings.shortlist)
 
-    def read(self, vector: Mapping[str, Value], costs: Readings) -> None:
+    def read(self, vector: Mapping[str, Value], costs: Costs) -> None:
         """Take in the static costs of a vector, whatever became of it."""
         if self._shortlist is not None:
             self._shortlist.guess.read(vector, costs)
@@ -83,9 +83,9 @@ class Screen:
     def choose(
         self,
         drawn: Vector,
-        done: Sequence[tuple[Vector, Array, Readings]],
-        running: Sequence[tuple[Vector, Readings]],
-        fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
+        done: Sequence[tuple[Vector, Array, Costs]],
+        running: Sequence[tuple[Vector, Costs]],
+        fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> Vector | None:
         """Return the most promising vector, or None where no candidate fits.
 
@@ -125,7 +125,7 @@ class Screen:
             front = np.vstack([front, expected])
             front = front[non_dominated(front, ["minimize"] * len(signs))]
 
-        def ranked(vectors: list[tuple[Vector, Readings]]) -> list[tuple[float, float, Vector, Readings]]:
+        def ranked(vectors: list[tuple[Vector, Costs]]) -> list[tuple[float, float, Vector, Costs]]:
             points = guess(vectors)
             gains = expected_gain(points, _WEIGHTS, front, reference)
             ties = points[len(_NODES) // 2].sum(axis=1)
@@ -141,9 +141,9 @@ class Screen:
         return best[0][2]
 
     def _listed(
-        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Readings]], observed: Array,
-        front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
-    ) -> list[tuple[Vector, Readings]]:  # fmt: skip
+        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Costs]], observed: Array,
+        front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
+    ) -> list[tuple[Vector, Costs]]:  # fmt: skip
         """Return what fits of a pool, and of what climbs from it, and looks best with every objective guessed."""
         for vector, _, _ in done:
             shortlist.leave_out(vector)
@@ -172,8 +172,8 @@ class Screen:
         return [drawn, *ones, *twos, *(random_vector(self._space, rng) for _ in range(settings.randoms))]
 
     def _guesser(
-        self, done: Sequence[tuple[Vector, Array, Readings]], without: Collection[str] = ()
-    ) -> Callable[[Sequence[tuple[Vector, Readings]]], Array]:
+        self, done: Sequence[tuple[Vector, Array, Costs]], without: Collection[str] = ()
+    ) -> Callable[[Sequence[tuple[Vector, Costs]]], Array]:
         """Fit what is not known; return a function from n vectors to their (nodes, n, d) values, to minimise.
 
         Args:
@@ -186,7 +186,7 @@ class Screen:
         low, extent = (known.min(axis=0), np.ptp(known, axis=0)) if costs else (0.0, 1.0)
         extent = np.where(extent == 0, 1.0, extent)
 
-        def inputs(vectors: Sequence[Vector], readings: Sequence[Readings]) -> Array:
+        def inputs(vectors: Sequence[Vector], readings: Sequence[Costs]) -> Array:
             given = np.array([[one[name] for name in costs] for one in readings]).reshape(len(vectors), len(costs))
             return np.hstack([self._encoder(vectors), (given - low) / extent])
 
@@ -200,7 +200,7 @@ class Screen:
                 model.fit(learned, np.array([values[column] for _, values, _ in done]) * signs[column])
                 models[name] = model
 
-        def guess(vectors: Sequence[tuple[Vector, Readings]]) -> Array:
+        def guess(vectors: Sequence[tuple[Vector, Costs]]) -> Array:
             points = np.empty((len(_NODES), len(vectors), len(signs)))
             encoded = inputs([vector for vector, _ in vectors], [readings for _, readings in vectors])
             for column, (name, sign) in enumerate(self._signs.items()):
@@ -214,5 +214,5 @@ class Screen:
         return guess
 
 
-def _score(candidate: tuple[float, float, Vector, Readings]) -> tuple[float, float]:
+def _score(candidate: tuple[float, float, Vector, Costs]) -> tuple[float, float]:
     return candidate[0], candidate[1]

@@ -25,14 +25,16 @@ FEW_TRIALS, FEW_KNOBS = 150, 8
 _REASONS: "WeakKeyDictionary[optuna.samplers.BaseSampler, str]" = WeakKeyDictionary()
 
 
-class Pick(NamedTuple):
+class ChosenSampler(NamedTuple):
     """A sampler, and the reason it was taken."""
 
     sampler: optuna.samplers.BaseSampler
     reason: str
 
 
-def pick_sampler(space: Space, trials: int, seed: int, conditional: bool = False, separable: bool = False) -> Pick:
+def pick_sampler(
+    space: Space, trials: int, seed: int, conditional: bool = False, separable: bool = False
+) -> ChosenSampler:
     """Choose a sampler by the space and log the choice.
 
     Args:
@@ -44,16 +46,16 @@ def pick_sampler(space: Space, trials: int, seed: int, conditional: bool = False
     """
     if conditional:
         sampler: optuna.samplers.BaseSampler = _tpe(multivariate=True, group=True, seed=seed)
-        pick = Pick(sampler, "grouped multivariate TPE: some knobs depend on others")
+        pick = ChosenSampler(sampler, "grouped multivariate TPE: some knobs depend on others")
     elif trials > MANY_TRIALS:
-        pick = Pick(optuna.samplers.NSGAIISampler(seed=seed), f"NSGA-II: more than {MANY_TRIALS} trials")
+        pick = ChosenSampler(optuna.samplers.NSGAIISampler(seed=seed), f"NSGA-II: more than {MANY_TRIALS} trials")
     elif not _is_continuous(space):
-        pick = Pick(_tpe(multivariate=True, seed=seed), "multivariate TPE: the space is discrete or mixed")
+        pick = ChosenSampler(_tpe(multivariate=True, seed=seed), "multivariate TPE: the space is discrete or mixed")
     elif not separable and trials <= FEW_TRIALS and len(space) <= FEW_KNOBS:
         sampler = optuna.samplers.GPSampler(seed=seed)
-        pick = Pick(sampler, "Gaussian process: the space is continuous, flat and small")
+        pick = ChosenSampler(sampler, "Gaussian process: the space is continuous, flat and small")
     else:
-        pick = Pick(_tpe(seed=seed), "independent TPE: the space is continuous")
+        pick = ChosenSampler(_tpe(seed=seed), "independent TPE: the space is continuous")
     logger.info("sampler: %s", pick.reason)
     _REASONS[pick.sampler] = pick.reason
     return pick

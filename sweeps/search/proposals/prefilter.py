@@ -17,7 +17,7 @@ from sweeps.search.proposals.surrogate import Encoder, Surrogate
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Vector: TypeAlias = dict[str, Any]
-Readings: TypeAlias = Mapping[str, float]
+Costs: TypeAlias = Mapping[str, float]
 Key: TypeAlias = tuple[Any, ...]
 
 _MOST = 120
@@ -38,7 +38,7 @@ class CostGuess:
 
     def __init__(self, problem: Problem, encoder: Encoder) -> None:
         self._problem, self._encoder = problem, encoder
-        self._read: deque[tuple[Vector, Readings]] = deque(maxlen=_MOST)
+        self._read: deque[tuple[Vector, Costs]] = deque(maxlen=_MOST)
         self._models: dict[str, Surrogate] = {}
         self._limits: dict[str, Surrogate] = {}
 
@@ -47,7 +47,7 @@ class CostGuess:
         """Those that can be guessed."""
         return self._models.keys()
 
-    def read(self, vector: Mapping[str, Value], readings: Readings) -> None:
+    def read(self, vector: Mapping[str, Value], readings: Costs) -> None:
         """Take in the costs of a vector, those that are numbers."""
         finite = {name: value for name, value in readings.items() if math.isfinite(value)}
         self._read.append((dict(vector), finite))
@@ -103,8 +103,8 @@ class Shortlist:
         gains: Callable[[Sequence[Vector]], Array],
         near: Callable[[Sequence[Vector]], Sequence[Vector]],
         climbs: int,
-        fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Readings]]],
-    ) -> list[tuple[Vector, Readings]]:
+        fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
+    ) -> list[tuple[Vector, Costs]]:
         """Return those of a pool, and of what climbs from it, that look best and fit, with their costs.
 
         Args:

@@ -21,7 +21,7 @@ from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.history import History
 from sweeps.search.proposals.mutation import mutations, random_vector
-from sweeps.search.proposals.thinning import Shown
+from sweeps.search.proposals.thinning import ThinnedStudy
 from sweeps.search.space import Space, distributions, grid, is_searched
 
 MOST_REASKS = 10
@@ -34,7 +34,7 @@ class Screened(optuna.samplers.BaseSampler):
     """Wraps a sampler: no duplicates, no infeasible vectors beyond a few, and, with `screening`, the most promising.
 
     Args:
-        inner: draws candidates; it sees the study as it is, TPE what `Shown` leaves of it.
+        inner: draws candidates; it sees the study as it is, TPE what `ThinnedStudy` leaves of it.
         problem: what is searched.
         seed: of mutations and random candidates.
         screening: how candidates are compared; None takes the inner sampler's draw, or a one-knob mutation in its place
@@ -59,7 +59,7 @@ class Screened(optuna.samplers.BaseSampler):
         self._startup, self._explore = (max(screening.startup, 2), screening.explore) if screening else (0, 0)
         self.history = History(problem)
         """What has been tried."""
-        self._shown = Shown()
+        self._shown = ThinnedStudy()
         self._static: dict[Hashable, Mapping[str, float]] = {}
         self._broken: dict[Hashable, str] = {}
         self._infeasible_in_a_row = 0

@@ -17,7 +17,7 @@ ENOUGH = 250
 """Trials that are shown whatever they are: a draw from so few takes some milliseconds."""
 
 
-class Shown:
+class ThinnedStudy:
     """A study without the trials that tell its sampler little or nothing.
 
     To draw once, TPE sorts and weighs all trials anew, and with two intermediate models for each trial that costs three

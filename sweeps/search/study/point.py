@@ -81,7 +81,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """A model was measured; `staged` is its artifact where it may join the front, `problem` why it has none."""
 
     number: int

@@ -38,7 +38,7 @@ _SERVER = "http://127.0.0.1:5000"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where a study's runs are: what a user needs to open them."""
 
     uri: str
@@ -103,7 +103,7 @@ class StudyRuns:
         else:
             tags = {STUDY_TAG: study_id, **_source()}
             parent = self.client.create_run(experiment_id, tags=tags, run_name=experiment).info.run_id
-        self.place = Place(uri, experiment_id, parent)
+        self.place = RunPlace(uri, experiment_id, parent)
 
     @property
     def parent(self) -> str:

@@ -18,7 +18,7 @@ from sweeps.search.study.record import Record
 from sweeps.views.card import DatasetCard
 from sweeps.views.mlflow.backlog import PACE, Backlog, Finished
 from sweeps.views.mlflow.models import FrontModel, log_front_models
-from sweeps.views.mlflow.runs import Place, StudyRuns
+from sweeps.views.mlflow.runs import RunPlace, StudyRuns
 from sweeps.views.paths import MLFLOW, MLFLOW_FILES
 
 _PATIENCE = 120.0
@@ -71,7 +71,7 @@ class Tracker:
         self._thread.start()
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> RunPlace | None:
         """Where the runs are; None before they are opened, or when they could not be."""
         return self._runs.place if self._runs is not None else None
 

@@ -16,7 +16,7 @@ from toy import Jitter, Numbers, Scale, toy
 
 from kmr.cache import PrefixCache, Store, key_of
 from kmr.core import (
-    FineTune,
+    FineTuning,
     Instantiation,
     Move,
     Step,
@@ -41,7 +41,7 @@ def follow(
     instantiation: Instantiation,
     moves: Sequence[Move],
     prefixes: PrefixCache,
-    finetune: FineTune | None = None,
+    finetune: FineTuning | None = None,
     taken: Callable[[Move], Any] = lambda move: None,
 ) -> list[tuple[nn.Module, Step]]:
     """Take moves one after the other as the engine does, each through the cache."""

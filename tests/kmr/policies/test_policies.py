@@ -18,7 +18,7 @@ from kmr.core import (
     budgeted_kmr,
 )
 from kmr.core.domain import rungs
-from kmr.policies import Dual, Greedy, Random, Scheduled
+from kmr.policies import Dual, Greedy, RandomPolicy, Scheduled
 
 SPACE = {"one.by": FloatRange(0.0, 0.5, neutral=0.0), "two.by": FloatRange(0.0, 0.5, neutral=0.0)}
 
@@ -86,7 +86,7 @@ def test_greedy_passes_over_rungs_that_save_nothing_and_ends() -> None:
 
 def test_random_follows_its_seed_and_never_repeats_a_refused_move() -> None:
     def drawn(seed: int) -> list[str]:
-        policy = Random(two_knobs(), Budget("total", 0.0, 9), SPACE, levels=3, seed=seed)
+        policy = RandomPolicy(two_knobs(), Budget("total", 0.0, 9), SPACE, levels=3, seed=seed)
         found = []
         while (move := policy(Numbers(1.0, 1.0), {}, {})) is not None:
             found.append(str(move))
@@ -99,7 +99,7 @@ def test_random_follows_its_seed_and_never_repeats_a_refused_move() -> None:
 
 
 def test_random_may_propose_a_refused_move_again_once_the_model_has_changed() -> None:
-    policy = Random(two_knobs(), Budget("total", 0.0, 9), {"one.by": SPACE["one.by"]}, levels=1)
+    policy = RandomPolicy(two_knobs(), Budget("total", 0.0, 9), {"one.by": SPACE["one.by"]}, levels=1)
     first = policy(Numbers(1.0, 1.0), {}, {})
     assert first == Move("one.by", 0.5)
     assert policy(Numbers(0.5, 1.0), {}, {}) == first, "an accepted move may come again"
@@ -107,7 +107,7 @@ def test_random_may_propose_a_refused_move_again_once_the_model_has_changed() ->
     assert policy(Numbers(0.5, 1.0), {}, {}) is None
 
 
-@pytest.mark.parametrize("policy", [Scheduled, Greedy, Dual, Random])
+@pytest.mark.parametrize("policy", [Scheduled, Greedy, Dual, RandomPolicy])
 def test_every_policy_reaches_a_reachable_budget(policy) -> None:
     budget = Budget("total", 10.0, 20)
     run = budgeted_kmr(

@@ -8,7 +8,7 @@ from torch import nn
 from toy import Numbers, Scale, toy
 
 from kmr.core import Budget, Domain, Instantiation, Move, Policy, Readings
-from kmr.policies import Random, Scheduled
+from kmr.policies import RandomPolicy, Scheduled
 from kmr.testing import check_policy
 
 
@@ -82,7 +82,7 @@ def test_a_broken_policy_is_found_and_named(made: type[Listed]) -> None:
         check_policy(made, parts, Numbers(4.0, 4.0))
 
 
-@pytest.mark.parametrize("made", [Scheduled, Random])
+@pytest.mark.parametrize("made", [Scheduled, RandomPolicy])
 def test_a_policy_that_keeps_its_contract_passes(made: type[Policy]) -> None:
     model = Numbers(4.0, 4.0)
     check_policy(made, toy(Scale(name="one"), Scale(name="two", index=1)), model)

@@ -16,7 +16,7 @@ from sweeps.search.execution.interrupts import Interrupts, Stopped
 from sweeps.search.execution.work import Job, Tell
 from sweeps.search.study.attributes import OWNER
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, reclaim, renew
-from sweeps.search.study.point import Ended, Measured
+from sweeps.search.study.point import Ended, MeasuredModel
 from sweeps.search.study.proposal import count_untrained
 from sweeps.search.study.record import records
 
@@ -144,7 +144,7 @@ def test_a_stop_in_the_middle_keeps_what_was_measured_and_tries_again(tmp_path) 
         def work(self, tell: Tell) -> None:
             def first(told) -> None:
                 tell(told)
-                if isinstance(told, Measured):
+                if isinstance(told, MeasuredModel):
                     raise Stopped(130)
 
             super().work(first)

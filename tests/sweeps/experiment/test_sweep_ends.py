@@ -17,7 +17,7 @@ from sweeps.search.execution.work import Job, Tell, Told
 from sweeps.search.space import distributions
 from sweeps.search.study.attributes import OWNER
 from sweeps.search.study.lease import MOST_ATTEMPTS, claim, put_back, reclaim
-from sweeps.search.study.point import Ended, Measured
+from sweeps.search.study.point import Ended, MeasuredModel
 from sweeps.search.study.record import records
 
 EIGHTHS = {"low": 0.0, "high": 1.0, "step": 0.125}
@@ -216,7 +216,7 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
         def work(self, tell: Tell) -> None:
             def told(each: Told) -> None:
                 tell(each)
-                if isinstance(each, Measured) and not self.taken:
+                if isinstance(each, MeasuredModel) and not self.taken:
                     self.taken = True
                     (running,) = other.get_trials(states=(optuna.trial.TrialState.RUNNING,))
                     put_back(other, running, "its lease ended")

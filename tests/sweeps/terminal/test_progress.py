@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from sweeps.search.study.trial_state import TrialState
-from sweeps.terminal.progress import Seen, SweepProgress
+from sweeps.terminal.progress import SweepProgress, SweepView
 
 COUNTS = {TrialState.COMPLETE: 4, TrialState.DUPLICATE: 1, TrialState.FAILED: 2}
 
@@ -13,7 +13,7 @@ COUNTS = {TrialState.COMPLETE: 4, TrialState.DUPLICATE: 1, TrialState.FAILED: 2}
 def shown(terminal: bool, height: int = 40) -> tuple[SweepProgress, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=100, height=height, force_terminal=terminal, color_system=None)
-    seen = Seen(("bytes", "accuracy"), ((1.0, 0.8),), ((1.0, 0.8), (3.0, 0.9)), 3, 10, (("out of memory", 2),))
+    seen = SweepView(("bytes", "accuracy"), ((1.0, 0.8),), ((1.0, 0.8), (3.0, 0.9)), 3, 10, (("out of memory", 2),))
     return SweepProgress(console, 2, 10, lambda: seen, every=3600.0), out
 
 

@@ -51,7 +51,7 @@ class Reconstruction(Criterion):
             for part in parts
             if is_product(layer := model.get_submodule(part.path)) and convolution_groups(layer) == 1
         }
-        seen = {path: _Seen() for path in layers}
+        seen = {path: _LayerInputs() for path in layers}
         with torch.no_grad(), tracking(model, layers, lambda _: None) as tracked, ExitStack() as stack:
             for path, layer in layers.items():
                 stack.callback(layer.register_forward_hook(_hook(seen[path])).remove)
@@ -73,7 +73,7 @@ class Reconstruction(Criterion):
 
 
 @dataclass
-class _Seen:
+class _LayerInputs:
     """Running sums of a layer's inputs at sampled places, for their mean and covariance."""
 
     count: int = 0
@@ -91,7 +91,7 @@ class _Seen:
         return found
 
 
-def _hook(seen: _Seen) -> Callable[..., None]:
+def _hook(seen: _LayerInputs) -> Callable[..., None]:
     def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         places = torch.randperm(count_places(layer, output), generator=torch.Generator().manual_seed(0))[:_PLACES]
         seen.add(inputs_at(cast(Product, layer), args[0], places.to(output.device))[0])
@@ -99,7 +99,7 @@ def _hook(seen: _Seen) -> Callable[..., None]:
     return hook
 
 
-def _scale(layer: Product, norm: Any, seen: _Seen) -> Tensor:
+def _scale(layer: Product, norm: Any, seen: _LayerInputs) -> Tensor:
     """Return factors on a layer's outputs, (outputs,), that make errors of different layers comparable."""
     weight = layer.weight.detach().flatten(1).double()
     if norm is not None and norm.running_var is not None:
@@ -111,7 +111,7 @@ def _scale(layer: Product, norm: Any, seen: _Seen) -> Tensor:
     return torch.full((len(weight),), float(spread.clamp_min(1e-12)) ** -0.5, dtype=torch.float64)
 
 
-def _costs(part: Part, layer: Product, seen: _Seen, scale: Tensor, size: int) -> Tensor:
+def _costs(part: Part, layer: Product, seen: _LayerInputs, scale: Tensor, size: int) -> Tensor:
     """Return the cost of each of a group's channels in one reader, or an empty tensor if their counts differ."""
     order = part.channels.argsort(stable=True)
     each = torch.bincount(part.channels, minlength=size)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kmr.instantiations.joint.projection import Bill, Losses, Point, project, whole_widths
+from kmr.instantiations.joint.projection import Bill, Losses, ProjectedPoint, project, whole_widths
 
 
 def vector(*values: float) -> Tensor:
@@ -43,7 +43,13 @@ def test_widths_fall_by_reverse_water_filling() -> None:
     per_bit, noise, start = vector(3, 1, 2), vector(0.1, 0.4, 0.05), vector(8, 8, 8)
     limit = 25.0
     found = project(
-        widths_alone(per_bit), Point(NONE, start), Losses(NO_UNITS, noise), vector(0, 0, 0), NO_SETS, NO_UNITS, limit
+        widths_alone(per_bit),
+        ProjectedPoint(NONE, start),
+        Losses(NO_UNITS, noise),
+        vector(0, 0, 0),
+        NO_SETS,
+        NO_UNITS,
+        limit,
     )
     level = (limit - float((per_bit * (8 + 0.5 * torch.log2(noise / per_bit))).sum())) / float(per_bit.sum())
     expected = 8 + 0.5 * torch.log2(noise / per_bit) + level
@@ -54,7 +60,7 @@ def test_widths_fall_by_reverse_water_filling() -> None:
 def test_widths_do_not_fall_below_the_lowest_nor_rise() -> None:
     per_bit, noise = vector(1, 1, 1), vector(1e-9, 1e3, 1.0)
     found = project(
-        widths_alone(per_bit), Point(NONE, vector(8, 3, 8)), Losses(NO_UNITS, noise), vector(2, 2, 2), NO_SETS,
+        widths_alone(per_bit), ProjectedPoint(NONE, vector(8, 3, 8)), Losses(NO_UNITS, noise), vector(2, 2, 2), NO_SETS,
         NO_UNITS, 12.0,
     )  # fmt: skip
     assert found.widths.tolist() == pytest.approx([2, 3, 7])
@@ -64,7 +70,7 @@ def test_the_units_that_lose_least_go_and_as_many_stay_as_must() -> None:
     bill, widths = two_layers(), vector(2, 2)
     losses = Losses(vector(5, 1, 3, 0, 2, 4), vector(1e9, 1e9))
     sets, lowest = torch.zeros(6, dtype=torch.long), vector(2, 2)
-    start = Point(torch.zeros(6, dtype=torch.bool), widths)
+    start = ProjectedPoint(torch.zeros(6, dtype=torch.bool), widths)
     three = bill(torch.arange(6) < 3, widths)
     found = project(bill, start, losses, lowest, sets, vector(2), three)
     assert found.gone.tolist() == [False, True, False, True, True, False]
@@ -73,7 +79,7 @@ def test_the_units_that_lose_least_go_and_as_many_stay_as_must() -> None:
 
 
 def test_units_and_widths_go_at_one_price() -> None:
-    bill, start = two_layers(), Point(torch.zeros(6, dtype=torch.bool), vector(8, 8))
+    bill, start = two_layers(), ProjectedPoint(torch.zeros(6, dtype=torch.bool), vector(8, 8))
     losses = Losses(vector(1, 2, 4, 8, 16, 32) * 1e-3, vector(1e-3, 1e-3))
     sets = torch.zeros(6, dtype=torch.long)
     limit = 0.5 * bill(start.gone, start.widths)
@@ -91,7 +97,7 @@ def test_units_and_widths_go_at_one_price() -> None:
 
 def test_what_is_within_the_limit_stays_and_nothing_comes_back() -> None:
     bill, gone = two_layers(), torch.tensor([True] + [False] * 5)
-    start = Point(gone, vector(4, 4))
+    start = ProjectedPoint(gone, vector(4, 4))
     losses = Losses(torch.ones(6, dtype=torch.float64), vector(1, 1))
     sets = torch.zeros(6, dtype=torch.long)
     assert project(bill, start, losses, vector(2, 2), sets, vector(1), 1e9) is start
@@ -104,7 +110,7 @@ def test_whole_widths_are_the_best_of_all_that_fit(limit: float) -> None:
     noise, start = vector(3, 0.2, 0.9), vector(8, 8, 8)
     bill = widths_alone(vector(1, 1, 1))
     losses = Losses(NO_UNITS, noise)
-    point = project(bill, Point(NONE, start), losses, vector(2, 2, 2), NO_SETS, NO_UNITS, limit)
+    point = project(bill, ProjectedPoint(NONE, start), losses, vector(2, 2, 2), NO_SETS, NO_UNITS, limit)
     at_point = Losses(NO_UNITS, noise * 4 ** (start - point.widths))
     found = whole_widths(bill, point, at_point, start, limit)
 

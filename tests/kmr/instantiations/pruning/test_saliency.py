@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from kmr.core import KMRError, NotApplicable, RuleWarning
 from kmr.data import Split
-from kmr.instantiations.pruning import SNIP, Magnitude, Random, Taylor, UnstructuredPruning, Wanda
+from kmr.instantiations.pruning import SNIP, Magnitude, RandomSaliency, TaylorSaliency, UnstructuredPruning, Wanda
 from kmr.instantiations.pruning.saliency import saliency_of
 from kmr.representation.weights import WeightState, read_weight, write_weight
 
@@ -34,9 +34,9 @@ def test_magnitude_needs_no_data_and_random_is_the_seeds() -> None:
     model = linear()
     torch.testing.assert_close(scored(model, Magnitude(), None), model.weight.detach().abs())
     torch.manual_seed(3)
-    first = scored(model, Random(), None)
-    assert not torch.equal(first, scored(model, Random(), None))
-    rule = UnstructuredPruning(criterion=Random(), seed=5)
+    first = scored(model, RandomSaliency(), None)
+    assert not torch.equal(first, scored(model, RandomSaliency(), None))
+    rule = UnstructuredPruning(criterion=RandomSaliency(), seed=5)
     once, again = (read_weight(rule(nn.Linear(9, 9), "prune.sparsity", 0.5)).keep for _ in range(2))
     assert once is not None
     assert again is not None
@@ -58,8 +58,8 @@ def test_taylor_averages_the_size_of_each_batchs_change() -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     batches = order.split(2)
     expected = sum((gradient(weight, bias, X[rows], Y[rows]) * weight).abs() for rows in batches) / 6
-    torch.testing.assert_close(scored(model, Taylor(), Split((X, Y), 2)), expected)
-    assert not torch.allclose(scored(model, Taylor(), DATA), expected)
+    torch.testing.assert_close(scored(model, TaylorSaliency(), Split((X, Y), 2)), expected)
+    assert not torch.allclose(scored(model, TaylorSaliency(), DATA), expected)
 
 
 def test_wanda_is_magnitude_times_the_norm_of_the_input() -> None:
@@ -83,11 +83,11 @@ def test_a_score_is_of_what_the_model_computes_with() -> None:
     write_weight(model, WeightState(model.weight, None, torch.tensor([[True, False, True], [True, True, True]])))
     plain = linear()
     plain.weight.data[0, 1] = 0
-    for saliency in (SNIP(), Taylor(), Wanda(), Magnitude()):
+    for saliency in (SNIP(), TaylorSaliency(), Wanda(), Magnitude()):
         found = scored(model, saliency)
         torch.testing.assert_close(found, scored(plain, saliency))
         assert found[0, 1] == 0
-    assert scored(model, Random())[0, 1] == 0
+    assert scored(model, RandomSaliency())[0, 1] == 0
     assert model.parametrizations.weight.original.grad is None
 
 
@@ -95,7 +95,7 @@ def test_what_is_missing_or_diverged_is_named() -> None:
     with pytest.raises(KMRError, match="SNIP needs data to score weights"):
         scored(linear(), SNIP(), None)
     with pytest.raises(KMRError, match="does not match the model"):
-        scored(linear(), Taylor(), Split((X, torch.randn(12, 5)), 12))
+        scored(linear(), TaylorSaliency(), Split((X, torch.randn(12, 5)), 12))
     model = linear()
     model.weight.data[0, 0] = torch.inf
     with pytest.raises(NotApplicable, match="not finite"):

@@ -6,7 +6,7 @@ import torch
 from kmr.instantiations.quantization.ranges import (
     BINS,
     RANGES,
-    Seen,
+    TensorStatistics,
     entropy,
     least_squares,
     moving_average,
@@ -14,10 +14,10 @@ from kmr.instantiations.quantization.ranges import (
 )
 
 
-def seen_of(*batches: torch.Tensor) -> Seen:
+def seen_of(*batches: torch.Tensor) -> TensorStatistics:
     lows, highs = (torch.stack([f(b) for b in batches]).double() for f in (torch.min, torch.max))
     every = torch.cat(batches)
-    return Seen(lows, highs, torch.histc(every.double(), BINS, float(lows.min()), float(highs.max())))
+    return TensorStatistics(lows, highs, torch.histc(every.double(), BINS, float(lows.min()), float(highs.max())))
 
 
 def test_minmax_and_moving_average_by_hand() -> None:

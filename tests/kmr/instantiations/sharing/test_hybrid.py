@@ -13,7 +13,7 @@ from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.sharing import hybrid
 from kmr.meters import Accuracy, Predictions, WeightBytes
-from kmr.policies import Greedy, Random, Scheduled
+from kmr.policies import Greedy, RandomPolicy, Scheduled
 
 
 def stack() -> nn.Module:
@@ -25,7 +25,7 @@ def stack() -> nn.Module:
         ).eval()  # fmt: skip
 
 
-@pytest.mark.parametrize("select", [Scheduled, Greedy, Random])
+@pytest.mark.parametrize("select", [Scheduled, Greedy, RandomPolicy])
 def test_the_loop_alternates_between_the_transformations(select: Callable[..., Policy], tmp_path: Path) -> None:
     inputs = torch.randn(24, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     data = Split((inputs, torch.arange(24) % 3), 8)

@@ -13,10 +13,16 @@ from kmr.core import Instantiation, measure_base, run_sequence
 from kmr.data import Data, Split
 from kmr.finetune import FineTune
 from kmr.meters import Accuracy, Agreement, MeanSquaredError
-from sweeps.experiment.assessment.noise import Noise, bootstrap_readings, kept_noise, measure_noise, other_seed, summary
+from sweeps.experiment.assessment.noise import (
+    PointNoise,
+    bootstrap_readings,
+    kept_noise,
+    measure_noise,
+    other_seed,
+    summary,
+)
 from sweeps.experiment.compression import Compression
-from sweeps.experiment.config import Config
-from sweeps.experiment.config import Noise as NoiseConfig
+from sweeps.experiment.config import Config, NoiseConfig
 from sweeps.search.study.point import Point
 from sweeps.views.run_folder import open_run
 
@@ -112,7 +118,7 @@ def test_a_model_that_does_not_come_out_the_same_is_left_out(tmp_path) -> None:
 
 
 def test_columns_say_what_was_found() -> None:
-    noise = Noise({"accuracy": [0.8, 0.9, 1.0]}, {"accuracy": [0.7, 0.9]})
+    noise = PointNoise({"accuracy": [0.8, 0.9, 1.0]}, {"accuracy": [0.7, 0.9]})
     assert summary(noise) == pytest.approx(
         {"bootstrap_stderr/accuracy": 0.1, "seed_mean/accuracy": 0.8, "seeds": 2.0, "seed_sd/accuracy": math.sqrt(0.02)}
     )

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.search.proposals.thinning import ENOUGH, Shown
+from sweeps.search.proposals.thinning import ENOUGH, ThinnedStudy
 from sweeps.search.study.attributes import INTERMEDIATE_OF
 
 SPACE: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1)}
@@ -35,18 +35,18 @@ def study() -> optuna.Study:
 
 
 def test_a_small_study_is_shown_as_it_is_and_a_large_one_to_samplers_that_read_all_of_it(study: optuna.Study) -> None:
-    assert Shown().of(study, TPESampler()) is study
-    assert Shown().of(study, NSGAIISampler()) is study
+    assert ThinnedStudy().of(study, TPESampler()) is study
+    assert ThinnedStudy().of(study, NSGAIISampler()) is study
     add(study, (1.0, 0.0))
-    assert Shown().of(study, TPESampler()) is not study
-    assert Shown().of(study, NSGAIISampler()) is not study
-    assert Shown().of(study, GPSampler()) is study
+    assert ThinnedStudy().of(study, TPESampler()) is not study
+    assert ThinnedStudy().of(study, NSGAIISampler()) is not study
+    assert ThinnedStudy().of(study, GPSampler()) is study
 
 
 class Breeds(NSGAIISampler):
     """NSGA-II that may be shown less of a study than there is."""
 
-    shown: Shown | None = None
+    shown: ThinnedStudy | None = None
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -62,7 +62,7 @@ def test_a_genetic_algorithm_is_shown_its_last_generations_and_draws_the_same() 
     drawn: dict[bool, list[float]] = {}
     for shows in (False, True):
         sampler = Breeds(population_size=20, seed=1)
-        sampler.shown = Shown() if shows else None
+        sampler.shown = ThinnedStudy() if shows else None
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         under_way: list[optuna.Trial] = []
         for _ in range(2 * ENOUGH):
@@ -78,7 +78,7 @@ def test_a_genetic_algorithm_is_shown_its_last_generations_and_draws_the_same() 
 
 
 def test_beyond_it_models_on_the_way_are_shown_where_none_beats_them(study: optuna.Study) -> None:
-    shown, tpe = Shown(), TPESampler()
+    shown, tpe = ThinnedStudy(), TPESampler()
     add(study, (0.5, 0.5), of=1)
     add(study, (0.6, 0.4), of=1)  # beaten
     add(study, (0.6, 0.4))  # asked for
@@ -91,7 +91,7 @@ def test_beyond_it_models_on_the_way_are_shown_where_none_beats_them(study: optu
 
 
 def test_running_trials_are_shown_and_what_was_read_stays_fresh(study: optuna.Study) -> None:
-    shown, tpe = Shown(), TPESampler()
+    shown, tpe = ThinnedStudy(), TPESampler()
     trial = study.ask(SPACE)
     assert shown.of(study, tpe).trials[-1].state == TrialState.RUNNING
     assert len(shown.of(study, tpe)._get_trials(use_cache=True)) == ENOUGH + 1
@@ -107,7 +107,7 @@ def test_tpe_draws_the_same_where_every_trial_was_asked_for() -> None:
         for x, y in np.random.default_rng(0).random((ENOUGH + 50, 2)):
             study.add_trial(create_trial(values=(x, y), params={"x": float(x)}, distributions=SPACE))
         tpe = TPESampler(seed=1, multivariate=True)
-        given = Shown().of(study, tpe) if shown else study
+        given = ThinnedStudy().of(study, tpe) if shown else study
         number = study.ask().number
         asked = study.get_trials(deepcopy=False)[number]
         drawn.append(tpe.sample_relative(given, asked, SPACE))

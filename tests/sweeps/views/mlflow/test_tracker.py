@@ -13,7 +13,7 @@ from sweeps.search.study.record import Record
 from sweeps.search.study.trial_state import TrialState
 from sweeps.views.card import DatasetCard
 from sweeps.views.mlflow.backlog import Finished
-from sweeps.views.mlflow.runs import Place, StudyRuns
+from sweeps.views.mlflow.runs import RunPlace, StudyRuns
 from sweeps.views.mlflow.tracker import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -209,7 +209,7 @@ def test_the_printed_page_is_the_experiments_in_the_layout_for_training_runs(tra
 
 
 def test_a_path_with_blanks_is_quoted_in_the_command() -> None:
-    place = Place("sqlite:////my runs/mlflow.db", "1", "a")
+    place = RunPlace("sqlite:////my runs/mlflow.db", "1", "a")
     assert place.ui == "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db'"
 
 
