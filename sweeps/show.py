@@ -17,6 +17,7 @@ from sweeps.search.study.trial_state import TrialState
 from sweeps.terminal.braille_plot import sketch
 from sweeps.terminal.console import wide_console
 from sweeps.terminal.front_table import front_table
+from sweeps.views.mlflow.runs import RunPlace
 from sweeps.views.paths import JOURNAL, MLFLOW, REPORT
 from sweeps.views.run_folder import Opened, open_run
 
