@@ -58,20 +58,20 @@ def models(table: StudyTable) -> tuple[tuple[str, str], ...]:
 
 
 _STATES = ("complete", "duplicate", "failed", "infeasible", "early-stopped", "retried")
-"""How a trial ends, in the words of the table and of the meta file."""
+"""The final states of a trial, as the table and the meta file name them."""
 _COUNTED = {
     "finished": "trials finished",
     "cache_hits": "moves recalled from the cache",
-    "cache_misses": "moves taken, not in the cache",
-    "cache_seconds_saved": "time the cache saved",
+    "cache_misses": "moves applied, not in the cache",
+    "cache_seconds_saved": "time saved by the cache",
 }
 
 
 def counts(table: StudyTable) -> tuple[tuple[str, str], ...]:
-    """Say in words how the trials ended, as the study counted them, and what the cache saved.
+    """List the study's counts of trials by state, and of the cache.
 
-    Whatever numbers the meta file counts under `trials` and `cache`; the target is left out. The vector of a retried
-    trial is another trial, so it is not among the finished ones.
+    These are all numbers under `trials` and `cache` in the meta file, except the target. A retried trial is not
+    finished, because its vector is queued again as another trial.
     """
     found = []
     for part in ("trials", "cache"):
@@ -86,7 +86,7 @@ def counts(table: StudyTable) -> tuple[tuple[str, str], ...]:
 
 
 def headline(table: StudyTable) -> str:
-    """Say in one line how the trials ended: the same counts as `counts`, without those that are 0."""
+    """Write the counts of trials by state in one line, without those that are 0."""
     trials = _finished(table.meta.get("trials") or {})
     if "finished" not in trials:
         return plural(table.frame["trial"].nunique(), "trial")
@@ -96,7 +96,7 @@ def headline(table: StudyTable) -> str:
 
 
 def _finished(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the number of finished trials in the place of those asked for."""
+    """Replace the number of asked trials by that of finished ones."""
     retried = entries.get("retried") or 0
     asked = {"finished": entries["asked"] - retried} if isinstance(entries.get("asked"), int) else {}
     return {**asked, **{name: value for name, value in entries.items() if name != "asked"}}

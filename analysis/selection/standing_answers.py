@@ -124,7 +124,7 @@ def _under_limit(front: StudyTable, quality: str, limit: Limit) -> Answer:
 
 
 def _cheapest(front: StudyTable, cost: str, limit: Limit) -> Answer:
-    question = f"Least {cost} with {limit.words(front.unit(limit.meter))}"
+    question = f"Lowest {cost} with {limit.words(front.unit(limit.meter))}"
     costs = np.where(limit.holds(front.column(f"meter/{limit.meter}")), front.column(f"meter/{cost}"), np.nan)
     if not np.isfinite(costs).any():
         return Answer(question, remark="no complete model meets the limit")

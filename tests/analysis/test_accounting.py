@@ -66,7 +66,7 @@ def test_a_table_without_rows_has_nothing(ledger: StudyTable) -> None:
     assert all(entry.share == 0.0 for entry in time_spent(empty))
 
 
-def test_counts_say_what_became_of_the_trials(ledger: StudyTable) -> None:
+def test_counts_list_the_trials_by_state(ledger: StudyTable) -> None:
     meta = {**ledger.meta, "trials": {"asked": 1200, "duplicate": 3, "target": 9, "odd_one": 2, "flag": True}}
     table = StudyTable(ledger.frame, {**meta, "cache": {"hits": 5, "seconds_saved": 75.2}}, ledger.folder)
     assert counts(table) == (
@@ -74,7 +74,7 @@ def test_counts_say_what_became_of_the_trials(ledger: StudyTable) -> None:
         ("duplicate", "3"),
         ("odd one", "2"),
         ("moves recalled from the cache", "5"),
-        ("time the cache saved", "1 min 15 s"),
+        ("time saved by the cache", "1 min 15 s"),
     )
     assert counts(StudyTable(ledger.frame, {**meta, "trials": None}, ledger.folder)) == ()
 

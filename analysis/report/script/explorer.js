@@ -76,9 +76,9 @@ kmr.explorer = (() => {
     return made;
   }
 
-  // The axes fit the front and the baseline, with a margin of a quarter of their span. Very poor models, and front
-  // members worse than the reference point unless they are most of the front, are outside; a double click or "Show: all
-  // models" includes them.
+  // The axes fit the front and the baseline, with a margin of a quarter of their span. Very poor models are outside, and
+  // so are front members worse than the reference point, unless they are most of the front. A double click or
+  // "Show: all models" includes them.
   function focus(name, log, complete) {
     const scale = (values) => values.filter((value) => known(value) && (!log || value > 0)).map((value) => (log ? Math.log10(value) : value));
     const good = members.filter((row) => rows.within(row, data.reference));

@@ -84,9 +84,9 @@ def test_a_limit_is_answered_first() -> None:
     assert answer.point == "2.1"
 
 
-def test_a_limit_on_a_quality_is_answered_with_the_least_cost() -> None:
+def test_a_limit_on_a_quality_is_answered_with_the_lowest_cost() -> None:
     answer = recommend(small(limits={"accuracy": 0.89}))[0]
-    assert answer.question == "Least weight_bytes with accuracy at least 0.89"
+    assert answer.question == "Lowest weight_bytes with accuracy at least 0.89"
     assert (answer.point, answer.quality, answer.validation) == ("2.1", "accuracy", "0.8900 ± 0.0020")
     assert recommend(small(ROWS[3:], limits={"accuracy": 0.89}))[0].remark == "no complete model meets the limit"
 
