@@ -116,7 +116,7 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
     assert {record.error for record in found.records if record.state == "failed"} == {
         "RuntimeError: out of memory",
         "accuracy is nan",
-        "no reading of accuracy: evaluate gave ['bytes']",
+        "no reading of accuracy: evaluate returned ['bytes']",
     }
     assert list(found.records) == seen
     assert all(np.isfinite(t.values).all() for t in found.study.trials if t.values)

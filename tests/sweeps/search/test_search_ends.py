@@ -174,7 +174,7 @@ def test_a_space_of_one_vector_ends_when_that_is_known(start):
     space = {"width": IntRange(3, 3, neutral=3), "bits": Choice((8,), neutral=8)}
     found = search(space, readings, BOTH, start=start)
     assert found.counts.complete == 1
-    assert found.ended == "no vector is left that is new and breaks no known limit"
+    assert found.ended == "no new feasible vector is left"
     found = search(space, lambda knobs: 1 / 0, BOTH, start=start)
     assert found.counts.failed == 1
     assert found.ended is not None
@@ -266,7 +266,7 @@ def test_a_row_of_a_data_frame_is_a_reading():
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ([{"height": 1}], "start names height, which is not searched: there are width, bits"),
+        ([{"height": 1}], "start names height, not in the space: there are width, bits"),
         ([{"width": 1000, "bits": 8}], "start: width cannot be 1000: choose"),
         ([{"width": 2, "bits": 5}], "start: bits cannot be 5: choose one of 32, 8, 4, 2"),
     ],
@@ -366,7 +366,7 @@ def test_what_two_drivers_queued_again_is_tried_once():
 def test_a_study_is_told_from_one_of_another_model():
     storage = optuna.storages.InMemoryStorage()
     search(SPACE, readings, BOTH, trials=2, storage=storage, identity={"weights": "a1"})
-    with pytest.raises(SweepError, match="made with other weights: choose another name, or go back"):
+    with pytest.raises(SweepError, match="made with other weights: choose another name, or restore"):
         search(SPACE, readings, BOTH, trials=4, storage=storage, identity={"weights": "b2"})
     with pytest.raises(SweepError, match="made with other weights"):
         search(SPACE, readings, BOTH, trials=4, storage=storage)
