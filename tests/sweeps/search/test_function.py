@@ -123,7 +123,9 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
 
 
 def test_a_search_that_only_fails_stops():
-    with pytest.raises(SweepError, match=f"{MOST_EQUAL_FAILURES} trials in a row ended alike.*KeyError: 'depth'"):
+    with pytest.raises(
+        SweepError, match=f"the last {MOST_EQUAL_FAILURES} trials failed the same way.*KeyError: 'depth'"
+    ):
         search(SPACE, lambda knobs: {"bytes": knobs["depth"]}, BOTH)
 
 

@@ -138,7 +138,7 @@ def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers, forked_wo
         raise RuntimeError("no data")
 
     settings = {"storage": optuna.storages.InMemoryStorage(), "trials": 9}
-    with pytest.raises(SweepError, match="in a row ended alike"):
+    with pytest.raises(SweepError, match="trials failed the same way"):
         search(SPACE, broken, BOTH, **settings)
     found = search(SPACE, readings, BOTH, workers=workers, **settings)
     assert (found.counts.failed, found.counts.complete) == (MOST_EQUAL_FAILURES, 9 - MOST_EQUAL_FAILURES)
@@ -252,7 +252,7 @@ def test_a_task_is_told_once():
     run = Search(SPACE, BOTH)
     task = run.ask()
     run.tell(task, readings(task.params))
-    with pytest.raises(SweepError, match="trial 0 is not under way: it has been told, or put back"):
+    with pytest.raises(SweepError, match="trial 0 is not running: it has ended already; tell each trial once"):
         run.tell(task, readings(task.params))
     run.put_back(task)
     assert [record.state for record in run.result.records] == ["complete"]
@@ -328,7 +328,7 @@ def test_an_executor_that_tells_of_no_model_fails_the_trial():
         def work(self, tell):
             tell(Ended(self.jobs.pop(0).number, "complete"))
 
-    with pytest.raises(SweepError, match="it ended without telling of a model"):
+    with pytest.raises(SweepError, match="the executor reported no measured model"):
         search(SPACE, readings, BOTH, trials=8, executor=Silent)
 
 

@@ -54,7 +54,7 @@ def test_a_process_that_dies_loses_no_trial(tmp_path, caplog, forked_workers):
     assert found.counts.complete == 6
     assert vectors(found, "retried") == [(12, 8)]
     assert (12, 8) in vectors(found)
-    assert "retried: its process was killed by signal 9" in caplog.text
+    assert "its worker died (killed by signal 9" in caplog.text
 
 
 def test_what_cannot_be_sent_to_another_process_is_said_at_once():
@@ -235,7 +235,7 @@ def test_processes_that_begin_one_study_at_once_train_nothing_twice(tmp_path):
         printed = process.wait()
         assert process.returncode == 0, printed
         last = printed.splitlines()[-1]
-        assert last.startswith("24 ") or "other processes are at" in last
+        assert last.startswith("24 ") or "running in other processes" in last
     found = Search(SPACE, BOTH, storage=url).result
     trained = vectors(found)
     assert len(trained) == len(set(trained))
