@@ -223,7 +223,7 @@ def test_a_vector_that_ends_its_process_every_time_is_given_up():
         run = Search(SPACE, BOTH, **settings)
     states = [record.state for record in run.result.records]
     assert states == [*["retried"] * MOST_ATTEMPTS, "failed"]
-    assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: the run ended before it"
+    assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: its process ended first"
     trained = []
     found = search(SPACE, lambda knobs: trained.append(dict(knobs)) or readings(knobs), BOTH, **settings)
     assert (found.counts.complete, found.counts.failed) == (4, 1)

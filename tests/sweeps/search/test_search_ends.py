@@ -360,7 +360,7 @@ def test_what_two_drivers_queued_again_is_tried_once():
     assert dict(run.ask().params) != vector
     assert run.result.records[2].error == "trial 0 was queued twice for a retry"
     with pytest.raises(UpdateFinishedTrialError):
-        put_back(run.study, lost.trial, "the run ended before it")
+        put_back(run.study, lost.trial, "its process ended first")
 
 
 def test_a_study_is_told_from_one_of_another_model():
