@@ -7,7 +7,7 @@ from kmr.core.domain import rungs
 
 
 def domains(instantiation: Instantiation, space: Mapping[str, Domain] | None) -> dict[str, Domain]:
-    """Return the domain of every knob to turn, in the rules' order; a search space selects knobs and narrows domains."""
+    """Return the domain of every knob to turn, in the rules' order; a search space selects and narrows them."""
     if space is None:
         return {knob.name: knob.domain for knob in instantiation.knobs}
     return {knob.name: space[knob.name] for knob in instantiation.knobs if knob.name in space}

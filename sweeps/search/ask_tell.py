@@ -162,7 +162,7 @@ class Search:
             if point is not None:
                 self.ledger.measured(Measured(ended.number, point))
             record = self.ledger.end(ended)
-        assert record is not None, "a task is told at full fidelity"
+        assert record is not None, "a task ends at full fidelity"
         return of_record(record, self.problem)
 
 

@@ -138,7 +138,7 @@ class Halving:
                 return Decision(False, "within the noise of the front of its rung")
         quota = max(1, math.floor(count / self.reduction))
         place = int((ranked < ranked[-1]).sum() + _places_within(costs, ranked == ranked[-1])[-1])
-        return Decision(place >= quota, f"place {place + 1} of {count} in its rung; the best {quota} go on")
+        return Decision(place >= quota, f"place {place + 1} of {count} in its rung; the best {quota} continue")
 
 
 def _dominated(row: Floats, costs: Floats) -> bool:

@@ -1,7 +1,4 @@
-"""The ledger of a study: its proposed, running and finished trials; it trains no model twice.
-
-A vector whose model is known is a duplicate; one whose model is being trained waits for the result.
-"""
+"""The ledger of a study: its proposed, running and finished trials; it trains no model twice."""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -34,6 +31,8 @@ RECLAIM_EVERY = 60.0
 
 class Ledger:
     """Ledger of one study in one process; other processes may share the study.
+
+    A vector whose model is known is a duplicate; one whose model is being trained waits for the result.
 
     Args:
         study: the Optuna study; its finished trials are read at once.
@@ -210,14 +209,11 @@ class Ledger:
         return len(self._others.at_work)
 
     def reclaim(self, every: float = RECLAIM_EVERY) -> int:
-        """Queue the trials of dead processes for a retry, at most once per `every` seconds; return how many.
-
-        A trial without an owner has the whole lease to be claimed, because reading costs may take long; with
-        `every=0` it has the grace period only.
-        """
+        """Queue the trials of dead processes for a retry, at most once per `every` seconds; return how many."""
         if not self.shared or time.monotonic() < self._reclaimed + every:
             return 0
         self._reclaimed = time.monotonic()
+        # Reading costs may take long, so that an unclaimed trial has the whole lease, unless this driver is idle.
         return reclaim(self.study, alone=False, grace=LEASE if every else GRACE)
 
     def _draw(self) -> Task | None:

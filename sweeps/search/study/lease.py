@@ -36,7 +36,7 @@ LEASE = 2 * 3600
 """Seconds after which a trial on another host counts as dead, unless its process has renewed the lease."""
 _RENEW_EVERY = 600
 GRACE = 120
-"""Seconds in which a trial without an owner may still be being proposed; finding a new vector takes half of it."""
+"""Seconds that a trial may take from its proposal to its claim; a search for a new vector takes up to half of them."""
 
 
 def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) -> int:
