@@ -177,8 +177,8 @@ def _example(source: Source, data: Data | None) -> Inputs:
     described = source.card.extra.get("inputs")
     if described is None:
         raise SweepError(
-            f"{source.folder} does not say what its inputs are, and its study has no {CONFIG}: export from the study's "
-            "folder"
+            f"{source.folder} does not say what its inputs are, and no {CONFIG} of its study was found: export from "
+            "the study's folder"
         )
     return described_inputs(described)
 

@@ -22,7 +22,7 @@ def legal_orders(rules: Sequence[Rule]) -> Choice:
         if len(found) > _MOST:
             raise KMRError(f"{len(rules)} rules have more than {_MOST} orders: list the ones to choose from")
     if not found:
-        raise KMRError("no order of the rules is legal: " + "; ".join(_conflicts(rules)))
+        raise KMRError(f"no order of the rules is legal: {'; '.join(_conflicts(rules))}; drop one of these rules")
     return Choice(tuple(found), neutral=SEPARATOR.join(rule.name for rule in rules))
 
 
@@ -41,7 +41,7 @@ def knobs_in_order(instantiation: Instantiation, order: str | Sequence[str]) -> 
     known = [knob.name for knob in instantiation.knobs]
     unknown = [name for name in names if name not in by_rule and name not in known]
     if unknown:
-        raise KMRError(f"the schedule names unknown knobs {', '.join(unknown)}: there are {', '.join(known)}")
+        raise KMRError(f"the order names unknown knobs {', '.join(unknown)}: there are {', '.join(known)}")
     return [knob for name in names for knob in ([name] if name in known else by_rule[name])]
 
 

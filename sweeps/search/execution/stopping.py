@@ -32,8 +32,8 @@ class Stopping:
 
     Args:
         stop: the limits.
-        gain: function from a number of trials to the hypervolume that the last so many finished trials gained, as a
-            share of the box in which it is measured.
+        gain: function from a window to the hypervolume gained by the last `window` finished trials, as a share of the
+            box in which it is measured.
 
     Raises:
         SweepError: a limit is out of range.

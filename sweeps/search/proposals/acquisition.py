@@ -41,8 +41,8 @@ class Screening:
         randoms: candidates sampled uniformly.
         climbs: rounds of hill climbing, each of which adds the mutations of the best four candidates.
         startup: finished trials before the surrogate is used.
-        explore: after every so many trials in a row without a new front member, the inner sampler's own proposal is
-            used, because the surrogate's predictions fail; 0 turns this off.
+        explore: number of trials in a row without a new front member after which the inner sampler's own proposal is
+            used once, because the surrogate's predictions fail; 0 turns this off.
         shortlist: for static costs that are slow to read, the number of candidates whose costs are read: the best ones
             by costs predicted from those read so far; None reads all.
     """

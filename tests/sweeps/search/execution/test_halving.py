@@ -102,7 +102,7 @@ class Report(NamedTuple):
 
 
 class Rungs:
-    """Rungs in memory, with the rule under test; by default the best third of a rung go on."""
+    """Rungs in memory, with the rule under test; by default the best third of a rung continue."""
 
     def __init__(self, fidelities: Sequence[float], directions: Sequence[str], reduction: float = 3.0, **options: Any):
         self.rule, self.directions = Halving(tuple(fidelities), reduction=reduction, **options), directions
