@@ -1,6 +1,6 @@
-"""The sweep harness: turns a config into a study, and knob vectors into measured, saved models.
+"""The sweep harness, which turns a config into a study and knob vectors into measured, saved models.
 
-`from sweeps import search` is the search alone, for any function or table; it is imported when it is asked for.
+`from sweeps import search` gives the search alone, for any function or table. Names are imported on first use.
 """
 
 import importlib
@@ -28,7 +28,7 @@ _HOMES: dict[str, str] = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "search":  # a package that can be called
+    if name == "search":  # a callable package
         return importlib.import_module("sweeps.search")
     if name not in _HOMES:
         raise AttributeError(f"module 'sweeps' has no attribute {name!r}")

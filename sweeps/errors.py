@@ -1,4 +1,4 @@
-"""Errors a user can mend, printed as one line."""
+"""Errors that a user can fix, printed on one line."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -8,19 +8,19 @@ from analysis import renamed_meters
 
 
 class SweepError(ValueError):
-    """Bad input, or a part of the outside world that is not there; the message names the value and the way out."""
+    """Error of input or environment that a user can fix; the message names the value and what to do."""
 
 
 def unknown(
     name: str, known: Sequence[str], *, all_of_them: bool = True, names_now: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Return the hint that ends a sentence about an unknown name: its new name, or the nearest and all there are.
+    """Return the hint that ends a message about an unknown name: its new name, or the nearest and all known names.
 
     Args:
-        name: that is none of the known.
-        known: in the order to show.
-        all_of_them: also where one is near.
-        names_now: old names, and those they have now.
+        name: the unknown name.
+        known: the known names, in the order to show.
+        all_of_them: whether to list all known names even if one is near.
+        names_now: renamed names: old to new.
     """
     if name in names_now:
         return f": it is now {names_now[name]}"

@@ -1,7 +1,7 @@
-"""From a point on the front to a file to deploy: `python -m sweeps.export runs/<study> --trial N --to onnx`.
+"""Export of a saved model to a file to deploy: `python -m sweeps.export runs/<study> --trial N --to onnx`.
 
-What is written is read again and held against the saved model on the study's validation data, and the difference is
-printed and kept in the file. Without the study's config and data (`--no-data`) it is written unchecked.
+The written file is read back and compared with the saved model on the study's validation data; the difference is
+printed and stored in the file. Without the study's config and data (`--no-data`) the file is not checked.
 """
 
 import argparse
@@ -35,7 +35,7 @@ FORMATS = ("onnx", "pt2", "packed")
 
 @dataclass(frozen=True, eq=False)
 class ExportSource:
-    """What is exported: a saved model, the point's name, and the folder of the study where it is known."""
+    """Source of an export: a saved model, its point's name, and its study's folder if known."""
 
     folder: Path
     point: str
@@ -43,12 +43,12 @@ class ExportSource:
 
     @property
     def card(self) -> artifact.Card:
-        """What the artifact says of itself."""
+        """The artifact's card."""
         return artifact.read(self.folder)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What goes with the model into the file: knobs, meters, preprocessing, versions."""
+        """Metadata for the file: knobs, meters, preprocessing, versions."""
         card = self.card
         return {
             "study": card.extra.get("study"),
@@ -62,7 +62,7 @@ class ExportSource:
 
 @dataclass(frozen=True, eq=False)
 class ExportedModel:
-    """What was written."""
+    """Exported file or folder, and the result of its check."""
 
     path: Path
     form: str
@@ -70,29 +70,32 @@ class ExportedModel:
 
 
 def locate(source: Path, *, trial: int | None = None, point: str | None = None) -> ExportSource:
-    """Find a saved model: in a study's folder (or one with the artifacts of its MLflow run), or as such.
+    """Find a saved model by trial or point in a study's folder, or the artifacts of its MLflow run, or open one as is.
 
     Args:
-        source: the folder of the study, or of one saved model.
-        trial: a trial's number; of its points on the front the last.
-        point: a point's name, `12.3`.
+        source: folder of the study, or of one saved model.
+        trial: a trial's number, for the last of its points on the front.
+        point: a point's name, such as `12.3`.
 
     Raises:
-        SweepError: there is none there; the message says which there are.
+        SweepError: there is no such model; the message lists the saved ones.
     """
     if (source / artifact.CARD).is_file():
         study = source.parent.parent if source.parent.name == FRONT else None
         return ExportSource(source, str(artifact.read(source).extra.get("point", source.name)), study)
     if not (source / FRONT).is_dir():
-        raise SweepError(f"{source} is neither a study's folder (with {FRONT}/) nor a saved model ({artifact.CARD})")
+        raise SweepError(
+            f"{source} is neither a study's folder (no {FRONT}/) nor a saved model (no {artifact.CARD}):"
+            " name a folder such as runs/<study>"
+        )
     members = sorted((p.name for p in artifact_path(source, "").iterdir() if (p / artifact.CARD).is_file()), key=_order)
-    there = f"the front has {', '.join(members) or 'no point'}"
+    saved = f"only front members are saved: {', '.join(members) or 'none yet'}"
     if point is None and trial is None:
-        raise SweepError(f"say which point: --point or --trial; {there}")
+        raise SweepError(f"no point is named: pass --point or --trial; {saved}")
     wanted = [name for name in members if name == point or (point is None and name.split(".")[0] == str(trial))]
     if not wanted:
         what = f"point {point}" if point is not None else f"trial {trial}"
-        raise SweepError(f"{what} has no saved model, which points on the front have alone: {there}")
+        raise SweepError(f"{what} has no saved model; {saved}")
     return ExportSource(artifact_path(source, wanted[-1]), wanted[-1], source)
 
 
@@ -106,25 +109,27 @@ def export(
     with_data: bool = True,
     tolerance: float = TOLERANCE,
 ) -> ExportedModel:
-    """Write a saved model in a form.
+    """Write a saved model in a deployment format.
 
     Args:
-        source: what.
-        form: `onnx`, `pt2` or `packed` (the folder as it is: safetensors and JSON).
-        path: where; nothing may be there.
-        precision: of ONNX, see `kmr.runtimes.OnnxRuntime`.
+        source: the model to export.
+        form: `onnx`, `pt2` or `packed` (a copy of the folder: safetensors and JSON).
+        path: file or folder to write, which must not exist.
+        precision: precision of ONNX, see `kmr.runtimes.OnnxRuntime`.
         trusted: modules whose code the model or its data may run.
-        with_data: whether to make the study's data, to calibrate and to check.
-        tolerance: of the check.
+        with_data: whether to load the study's data, for calibration and for the check.
+        tolerance: tolerance of the check.
 
     Raises:
-        SweepError, KMRError: it cannot be made.
+        SweepError, KMRError: the export fails.
     """
     if path.exists():
-        raise SweepError(f"{path} is there already: choose another with --out, or remove it")
+        raise SweepError(f"{path} exists already: choose another with --out, or remove it")
     if form == "packed":
         if artifact.digest(source.folder) != source.card.sha256:
-            raise SweepError(f"{source.folder} is damaged: its weights are not those its {artifact.CARD} describes")
+            raise SweepError(
+                f"{source.folder} is damaged: its weights do not match {artifact.CARD}; run the sweep again to save it"
+            )
         shutil.copytree(source.folder, path)
         return ExportedModel(path, form, None)
     model = artifact.load(source.folder, trusted_modules=trusted)
@@ -163,7 +168,7 @@ def _check(model: nn.Module, example: Inputs, made: Session, data: Data | None, 
 
 
 def _data(source: ExportSource, trusted: Sequence[str]) -> Data | None:
-    """Make the study's data, as its config says."""
+    """Load the study's data from its config; return None without a config."""
     config = None if source.study is None else source.study / CONFIG
     if config is None or not config.is_file():
         return None
@@ -177,7 +182,10 @@ def _example(source: ExportSource, data: Data | None) -> Inputs:
         return data.train.first_inputs()
     described = source.card.extra.get("inputs")
     if described is None:
-        raise SweepError(f"{source.folder} does not say what its inputs are, and there is no config.yaml of its study")
+        raise SweepError(
+            f"{source.folder} does not say what its inputs are, and no {CONFIG} of its study was found: export from "
+            "the study's folder"
+        )
     return described_inputs(described)
 
 
@@ -207,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export; return 0, 1 where the check is outside the tolerance, 2 where nothing could be written."""
+    """Export a model; return 0, 1 if the check exceeds the tolerance, 2 with one line on stderr if the export fails."""
     options = _parser().parse_args(argv)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:

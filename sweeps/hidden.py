@@ -1,6 +1,6 @@
-"""Folders of the user's that hide a package of this project, found before anything else is imported.
+"""Check for user folders that hide a package of this project, made before any other import.
 
-`python -m` puts the working directory first on the search path, so that `./analysis` is imported instead of ours.
+`python -m` puts the working directory first on the search path, so that `./analysis` would be imported instead of ours.
 """
 
 import sys
@@ -12,7 +12,7 @@ _HOME = Path(__file__).resolve().parent.parent
 
 
 def check_packages() -> None:
-    """Stop a command with one line, and raise `ImportError` elsewhere, where the working directory hides a package."""
+    """Stop a command with one line, or raise `ImportError` elsewhere, if the working directory hides a package."""
     for name in _OURS:
         found = _path(name)
         if found is None or found.parent == _HOME or found.parent != Path.cwd().resolve():
@@ -21,14 +21,14 @@ def check_packages() -> None:
             f"{found} hides the package {name} of kmr-sweeps: rename it, or start from another directory, or with "
             "kmr-sweeps or python -P -m, which search the working directory last"
         )
-        if sys.argv[:1] == ["-m"]:  # what Python puts there while it looks for the module of `python -m`
+        if sys.argv[:1] == ["-m"]:  # Python's placeholder while it locates the module of `python -m`
             print(f"error: {message}", file=sys.stderr)
             raise SystemExit(2)
         raise ImportError(message)
 
 
 def _path(name: str) -> Path | None:
-    """Return the folder or file that a top-level name is imported from."""
+    """Return the folder or file from which a top-level name is imported."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""`python -m sweeps.recommend runs/<study> 'latency_ms<=5' 'accuracy>=0.98*baseline'`: the one point to take."""
+"""Best point under limits: `python -m sweeps.recommend runs/<study> 'latency_ms<=5' 'accuracy>=0.98*baseline'`."""
 
 import argparse
 import json
@@ -19,15 +19,15 @@ from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Print the answer; return 0, 1 when no model meets the limits, 2 with one line on stderr for bad input."""
+    """Print the best point; return 0, 1 if no model meets the limits, 2 with one line on stderr for bad input."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.recommend", description=__doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument(
         "limits",
         nargs="*",
-        help="none asks for the best there is; such as latency_ms<=5, accuracy>=0.98*baseline, mse<=1.02*baseline",
+        help="limits such as latency_ms<=5, accuracy>=0.98*baseline or mse<=1.02*baseline (default: none)",
     )
-    parser.add_argument("--best", metavar="METER", help="the meter to be best in (default: a quality without a limit)")
+    parser.add_argument("--best", metavar="METER", help="the meter to optimise (default: a quality without a limit)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args(arguments)
     try:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 
 def reproduce_command(folder: str | Path, point: str) -> str:
-    """Return the command that makes a point's model again and compares its readings."""
+    """Return the command that rebuilds a point's model and compares its readings."""
     return shlex.join(["python", "-m", "sweeps.reproduce", str(folder), point])
 
 
@@ -65,7 +65,7 @@ def _print(choice: Selection, opened: Opened, folder: str, limited: bool, consol
         line("note", choice.remark, "yellow")
     if choice.runner_up is not None:
         _print_pick("runner-up", choice.runner_up, line)
-        line("", f"the first is better in {choice.best} with probability {choice.p_better:.2f}")
+        line("", f"the recommended point is better in {choice.best} with probability {choice.p_better:.2f}")
     else:
         line("runner-up", "none: no other model meets the limits" if limited else "none: there is no other model")
     if choice.pick.artifact:
@@ -75,11 +75,11 @@ def _print(choice: Selection, opened: Opened, folder: str, limited: bool, consol
     if not choice.pick.is_baseline:
         line("reproduce", reproduce_command(folder, choice.pick.point))
     if not limited:
-        line("limits", f"set some to ask for less: {_example(opened.table())}")
+        line("limits", f"add some to narrow the choice: {_example(opened.table())}")
 
 
 def _example(table: StudyTable) -> str:
-    """Return limits on the study's first objectives, as one would type them."""
+    """Return example limits on the study's first objectives, as typed in a shell."""
     shown = []
     for name in table.objectives[:2]:
         baseline = table.baseline(name)[0]

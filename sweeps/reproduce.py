@@ -1,4 +1,4 @@
-"""`python -m sweeps.reproduce runs/<study> <point>`: make a point's model again and compare what it reads."""
+"""Reproduction of a point's model and its readings: `python -m sweeps.reproduce runs/<study> <point>`."""
 
 import argparse
 import sys
@@ -20,23 +20,23 @@ from sweeps.views.card import StudyCard
 from sweeps.views.run_folder import open_run
 
 _TIMED = ("s", "ms", "us", "J", "mJ")
-"""Units of what no two measurements read alike."""
+"""Units of readings that differ from one measurement to the next."""
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Make the model and compare; return 0, 1 when a reading differs, 2 with one line on stderr for bad input."""
+    """Rebuild a model and compare; return 0, 1 if a reading differs, 2 with one line on stderr for bad input."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.reproduce", description=__doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
-    parser.add_argument("point", help="a point of it, such as 12.3")
-    parser.add_argument("--out", metavar="DIR", help="also write the model there, as an artifact")
+    parser.add_argument("point", help="a point of the study, such as 12.3")
+    parser.add_argument("--out", metavar="DIR", help="also save the model in this folder, as an artifact")
     asked = parser.parse_args(arguments)
     console = console or wide_console()
     try:
         opened = open_run(asked.folder)
         points = opened.state.points
         if asked.point not in points:
-            there = ", ".join(opened.front.members)
-            raise SweepError(f"there is no point {asked.point} in {asked.folder}; on the front are {there}")
+            members = ", ".join(opened.front.members)
+            raise SweepError(f"there is no point {asked.point} in {asked.folder}: the front has {members}")
         same = reproduce(opened.card, points[asked.point], console, Path(asked.out) if asked.out else None)
     except (SweepError, KMRError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 
 def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None = None) -> bool:
-    """Make a point's moves from the base model again, without the cache, and print its readings beside the study's.
+    """Repeat a point's moves on the base model, without the cache, and print its readings beside the study's.
 
-    Returns whether all are the same, timings aside.
+    Returns whether all readings but timings are equal.
 
     Raises:
-        SweepError: the config's model, data or weights cannot be made, or are others than the study's.
+        SweepError: the config's model, data or weights cannot be built, or differ from the study's.
     """
     config = replace(card.config, cache=replace(card.config.cache, enabled=False))
     torch.set_num_threads(config.threads or torch.get_num_threads())
@@ -58,7 +58,9 @@ def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None 
     digests = {data.context: data.digest for data in card.datasets}
     now = {data.context: data.digest for data in StudyCard.of(experiment).datasets}
     if other := [context for context, digest in digests.items() if now.get(context) != digest]:
-        raise SweepError(f"the {', '.join(other)} data are not those the study was made with")
+        raise SweepError(
+            f"the {', '.join(other)} data differ from the study's: restore the data the study was made with"
+        )
     run = run_sequence(
         experiment.model, experiment.instantiation, point.moves, finetune=experiment.finetune, base=experiment.base
     )
@@ -83,8 +85,9 @@ def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None 
         console.print(f"written to {out}", markup=False, highlight=False, soft_wrap=True)
     if not same:
         console.print(
-            "not the same: another machine, thread count or torch version gives other last digits", style="yellow"
-        )
+            "some readings differ: another machine, thread count or torch version changes the last digits",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
     return bool(same)
 
 

@@ -58,7 +58,7 @@ from sweeps.views.paths import CONFIG, LOCK
 
 
 def main() -> None:
-    """Run the experiment named on the command line, or list those there are; exit with 0, 1, 2, 130 or 143."""
+    """Run the experiment named on the command line, or list all experiments; exit with 0, 1, 2, 130 or 143."""
     enter(_sweep, __doc__)
 
 
@@ -66,16 +66,16 @@ def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int
     """Run a composed config; return the exit code.
 
     Args:
-        raw: the config, checked against `sweeps.experiment.config.Config`.
-        argv: the overrides it was composed from, for the commands that are printed.
-        console: where to print.
+        raw: the config, validated against `sweeps.experiment.config.Config`.
+        argv: its overrides, for the printed commands.
+        console: console to print on.
     """
     return guarded(_sweep, raw, argv, console)
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A study that is open, its experiment, and the commands to print for it."""
+    """Open study with its experiment and the commands to print."""
 
     experiment: Experiment
     study: optuna.Study
@@ -88,7 +88,7 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _Searched:
-    """A search that has ended: why, and with which exit code or error."""
+    """End of a search: its reason, exit code and error."""
 
     sweep: Sweep
     saved: SavedFront
@@ -106,7 +106,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
     """Prepare, search, report; return the exit code."""
     started = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # The greeting says which sampler was chosen.
+    # The greeting already names the sampler.
     logging.getLogger("sweeps.search.proposals.choose_sampler").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(threads_of(config))
@@ -136,7 +136,7 @@ def _sweep(config: Config, plain: dict[str, Any], argv: list[str], console: Cons
 
 
 def _prepare(config: Config, plain: dict[str, Any], argv: list[str], folder: Path) -> _Prepared:
-    """Build the experiment and open its study; the base model is measured, on test data too."""
+    """Build the experiment, open its study and measure the base model, on test data too."""
     experiment = build_experiment(config, plain)
     study = open_study(experiment, folder)
     fidelities = fidelities_of(experiment)
@@ -147,7 +147,7 @@ def _prepare(config: Config, plain: dict[str, Any], argv: list[str], folder: Pat
 
 
 def _take_up(prepared: _Prepared, console: Console) -> None:
-    """Queue what a dead run left, keep the config, and say what was there before."""
+    """Queue the trials of a dead run for a retry, write the config, and print what was reused."""
     config, reused = prepared.experiment.config, prepared.reused
     if reused is not None:
         console.print(f'reused {reused[0]} of {plural(reused[1], "trial")} from "{config.reuse}"', highlight=False)
@@ -158,7 +158,7 @@ def _take_up(prepared: _Prepared, console: Console) -> None:
 
 
 def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, interrupts: Interrupts) -> _Searched:
-    """Run the trials; what listens to them is made here."""
+    """Run the trials, with observers for the progress display and MLflow."""
     experiment, folder, config = prepared.experiment, prepared.folder, prepared.experiment.config
     saved = SavedFront(experiment, folder)
     sweep = Sweep(experiment, prepared.study, saved)
@@ -172,7 +172,7 @@ def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, inte
         try:
             why = sweep.run(config.trials, executor, interrupts, listeners, progress.say)
         except Stopped as stop:
-            progress.say("stopping: writing the report of what is there")
+            progress.say("stopping: writing the report of the finished trials")
             return _Searched(sweep, saved, stopped=stop.exit_code)
         except SweepError as error:
             return _Searched(sweep, saved, problem=error)
@@ -182,7 +182,7 @@ def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, inte
 def _report(
     prepared: _Prepared, searched: _Searched, tracker: Tracker | None, console: Console, interrupts: Interrupts
 ) -> Written:
-    """Assess the front, write every view of the study, and print what a user asks first."""
+    """Assess the front, write every view of the study, and print a summary."""
     sweep, config = searched.sweep, prepared.experiment.config
     if searched.why is not None and not searched.did_nothing:
         ended = f"ended after {plural(sweep.finished, 'trial')}: {searched.why}"
@@ -203,7 +203,7 @@ def _report(
 
 
 def _exit_code(searched: _Searched) -> int:
-    """Return the exit code of a search; raise what it failed with."""
+    """Return the exit code of a search, or raise its error."""
     if searched.problem is not None:
         raise searched.problem
     if not searched.stopped and not any(record.state.has_result for record in searched.sweep.records):
@@ -214,7 +214,7 @@ def _exit_code(searched: _Searched) -> int:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no other sweep runs in it."""
+    """Lock the folder, so that no other sweep runs in it."""
     lock = FileLock(folder / LOCK)
     try:
         held = lock.acquire(timeout=0)
@@ -225,14 +225,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _forget_if_empty(folder: Path) -> None:
-    """Remove a folder in which nothing but the lock was made, so that a failed start leaves no trace."""
+    """Remove a folder that holds only the lock, so that a failed start leaves no trace."""
     if {path.name for path in folder.iterdir()} <= {LOCK}:
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
 def _open_tracker(prepared: _Prepared, console: Console) -> Tracker | None:
-    """Keep the study's card, and start the tracker where the config wants one."""
+    """Store the study's card, and start the tracker if the config enables it."""
     card = StudyCard.of(prepared.experiment, prepared.command, prepared.command)
     card.keep(prepared.study)
     if not prepared.experiment.config.tracking.enabled:

@@ -1,7 +1,7 @@
 """Measure how much quality each layer of a model loses when it alone is compressed.
 
-Each layer (or group of layers that shrink together) is changed at a few values of its knob, without training. Layers
-that lose alike form a group with one knob; a search that starts from these groups is printed as a command.
+Each layer (or group of layers that shrink together) is compressed at a few values of its knob, without training. Layers
+with similar losses form a group with one knob. The command of a search that starts from these groups is printed.
 
 Examples:
     python -m sweeps.sensitivity +exp=quickstart
@@ -27,12 +27,12 @@ from sweeps.experiment.config import Config
 from sweeps.terminal.hydra_entry import enter, guarded
 
 MOST_GROUPS = 20
-"""Each group is a knob, and to search over many more takes thousands of trials."""
+"""Most groups; each is a knob, and a search over many more would take thousands of trials."""
 
 
 def main() -> None:
     """Scan the experiment named on the command line; exit with 0, 1, 2 or 130."""
-    enter(_scan, __doc__, stopped="stopped; the same command goes on where it was")
+    enter(_scan, __doc__, stopped="stopped: run the same command again to resume")
 
 
 def run(raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
@@ -67,7 +67,7 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
         for value in values_of(probe, config.sensitivity.values, config.sensitivity.levels)
     ]
     if not wanted:
-        raise SweepError(f"the rule {rule.name} finds no layer to scan")
+        raise SweepError(f"the rule {rule.name} matches no layer: choose another with sensitivity.rule=…")
     stamp = _stamp(experiment.identity, rule, quality)
     rows = _known(folder, stamp)
     done = {(row["layer"], row["value"]) for row in rows}
@@ -78,7 +78,7 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
     )  # fmt: skip
     base = {name: reading.value for name, reading in experiment.base.readings.items()}
     found = scan(experiment.model, left, quality, experiment.instantiation.costs, base)
-    # Written anew first: a line cut short by a kill would spoil the next one.
+    # The file is rewritten first: an incomplete last line after a kill would corrupt the next one.
     write_bytes(folder / "scan.jsonl", "".join(_line(stamp, row) for row in rows).encode())
     with (folder / "scan.jsonl").open("a") as file:
         for row in counted(console, found, len(left), "cuts"):
@@ -110,17 +110,17 @@ def _scan(config: Config, plain: dict[str, Any], argv: list[str], console: Conso
 
 
 def vectors(groups: list[LayerGroup], knob: Knob, rule: Rule, count: int) -> list[dict[str, float]]:
-    """Return knob vectors that take from each group what it bears, one for each of some losses a layer may have.
+    """Return knob vectors that compress each group as far as it tolerates, one vector for each level of loss per layer.
 
-    Channels have a ratio that all layers share, which is the smallest of the groups'; each group then gives the rest by
-    its own knob, of what is left: (1 − ratio)·(1 − extra) of its channels stay. In other rules each group has the
-    setting for itself.
+    In structured pruning all layers share a ratio, the smallest of the groups' ratios. Each group prunes the rest with
+    its own knob `extra`, so that (1 − ratio)·(1 − extra) of its channels stay. In other rules each group has its own
+    setting.
 
     Args:
-        groups: of the rule's layers.
-        knob: that was scanned.
-        rule: of the knob.
-        count: of losses.
+        groups: groups of the rule's layers.
+        knob: the scanned knob.
+        rule: the knob's rule.
+        count: number of loss levels.
     """
     neutral = float(knob.domain.neutral)
     whole = isinstance(knob.domain, IntRange) or (
@@ -151,18 +151,20 @@ def _write_seed(
     folder: Path,
     argv: list[str],
 ) -> str:
-    """Write the groups as a config and the vectors as a file; return the command that searches with them."""
+    """Write the groups as a config and the vectors to a file; return the command of a search that uses them."""
     together = dict(zip(table["layer"], table["together"], strict=True))
     patterns = {g.name: [path for layer in g.layers for path in str(together[layer]).split()] for g in groups}
     seeds = folder / "first_trials.json"
     seeds.write_text(json.dumps(vectors(groups, knob, rule, config.sensitivity.seeds), indent=1))
     (folder / "conf" / "seed").mkdir(parents=True, exist_ok=True)
-    # Patterns are taken as they are: module paths have no character a pattern reads otherwise.
+    # Module paths need no escaping: they contain no special character of patterns.
     shared: dict[str, Any] = {"groups": patterns}
     if not isinstance(rule, StructuredPruning):
         shared["layers"] = list(patterns)
     content = {"rules": {rule.name: shared}, "first_trials": str(seeds.absolute())}
-    head = "# @package _global_\n# Layers that bear the same share a knob; the search begins with what each bears.\n"
+    head = (
+        "# @package _global_\n# Layers with similar losses share a knob; the search starts from what each tolerates.\n"
+    )
     (folder / "conf" / "seed" / "groups.yaml").write_text(head + OmegaConf.to_yaml(OmegaConf.create(content)))
     given = " ".join(word for word in argv if not word.startswith(("name=", "sensitivity.")))
     return f"python -m sweeps.run --config-dir {folder / 'conf'} {given} +seed=groups name={config.name}_groups"
@@ -173,7 +175,7 @@ def _rule(rules: tuple[Rule, ...], wanted: str | None) -> Rule:
     if wanted is None:
         return next((rule for rule in rules if isinstance(rule, StructuredPruning)), rules[0])
     if wanted not in names:
-        raise SweepError(f"sensitivity.rule={wanted} is no rule of the experiment: there are {', '.join(names)}")
+        raise SweepError(f"sensitivity.rule={wanted} is not a rule of the experiment: there are {', '.join(names)}")
     return rules[names.index(wanted)]
 
 
@@ -182,13 +184,13 @@ def _quality(qualities: tuple[Quality, ...], objectives: list[str], config: Conf
     wanted = config.sensitivity.quality or next((name for name in objectives if name in by_name), None)
     if wanted not in by_name:
         raise SweepError(
-            f"sensitivity.quality={wanted} is no quality of the experiment{unknown(str(wanted), list(by_name))}"
+            f"sensitivity.quality={wanted} is not a quality of the experiment{unknown(str(wanted), list(by_name))}"
         )
     return by_name[wanted]
 
 
 def _stamp(identity: Any, rule: Rule, quality: Quality) -> str:
-    """Return a digest of what a measured loss depends on."""
+    """Return a digest of everything on which a measured loss depends."""
     parts = {name: identity[name] for name in ("model", "weights_digest", "data_digest", "rules", "meters", "seed")}
     text = json.dumps([parts, rule.name, rule.version, quality.name], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -199,7 +201,7 @@ def _line(stamp: str, row: dict[str, Any]) -> str:
 
 
 def _known(folder: Path, stamp: str) -> list[dict[str, Any]]:
-    """Return the rows measured before under the same conditions; what a kill cut short is left out."""
+    """Return the rows measured earlier under the same conditions, without incomplete lines."""
     rows = []
     path = folder / "scan.jsonl"
     for line in path.read_text().splitlines() if path.exists() else ():

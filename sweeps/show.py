@@ -1,4 +1,4 @@
-"""`python -m sweeps.show runs/<study>`: how a study stands, also while it runs."""
+"""Status of a study, also while it runs: `python -m sweeps.show runs/<study>`."""
 
 import argparse
 import sys
@@ -23,10 +23,10 @@ from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Print the study; return 0, or 2 with one line on stderr when the folder cannot be read."""
+    """Print the status; return 0, or 2 with one line on stderr if the folder cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.show", description=__doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="refresh at this interval, until Ctrl-C")
     asked = parser.parse_args(arguments)
     console = console or wide_console()
     try:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 
 
 def show(opened: Opened, console: Console) -> None:
-    """Print counts, the front as a sketch and as a table, answers, causes of failure, and where everything is."""
+    """Print counts, a sketch and a table of the front, answers, causes of failure, and where to find the results."""
     state, card = opened.state, opened.card
     front, found = opened.front, state.records
 
@@ -95,7 +95,7 @@ def _where(opened: Opened, line: object) -> None:
     if card.config.storage is None:
         line(f"Optuna  optuna-dashboard {folder / JOURNAL} --host 127.0.0.1")
     if card.resume:
-        line(f"go on   {card.resume}")
+        line(f"resume  {card.resume}")
 
 
 if __name__ == "__main__":

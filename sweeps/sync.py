@@ -1,4 +1,4 @@
-"""`python -m sweeps.sync runs/<study>`: write the tables, the report and the MLflow runs again from the study alone."""
+"""Rebuild of a study's tables, report and MLflow runs: `python -m sweeps.sync runs/<study>`."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ from sweeps.views.run_folder import open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Bring the views up to date; return 0, or 2 with one line on stderr when that cannot be done."""
+    """Bring the views up to date; return 0, or 2 with one line on stderr if that fails."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.sync", description=__doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument("--images", action="store_true", help="also draw the report's pictures (needs a browser)")
@@ -44,20 +44,20 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
 def sync(
     folder: str | Path, console: Console, *, images: bool = False, models: bool = True, mlflow: bool = True
 ) -> None:
-    """Write everything again that is derived from a study.
+    """Rebuild all views of a study from its storage.
 
-    Runs of MLflow that are whole are left as they are, those that are missing or were left half written are written;
-    no trial is there twice. The data function of the config is called to log models with an example of their input.
+    Complete MLflow runs stay as they are; missing and incomplete ones are written, and no trial appears twice. The data
+    function of the config is called to log models with an input example.
 
     Args:
-        folder: of the study.
-        console: where to print.
-        images: also draw the report's pictures.
-        models: also log the front as models of MLflow.
-        mlflow: write to MLflow at all.
+        folder: the study's folder.
+        console: console to print on.
+        images: whether to draw the report's images.
+        models: whether to log the front as MLflow models.
+        mlflow: whether to write to MLflow.
 
     Raises:
-        SweepError: it is no run folder, a sweep is running in it, or MLflow cannot be reached.
+        SweepError: the folder is not a run folder, a sweep is running in it, or MLflow cannot be reached.
     """
 
     def say(message: str) -> None:
@@ -68,7 +68,7 @@ def sync(
     try:
         held = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
-        raise SweepError(f"a sweep is running in {folder} and keeps everything up to date: wait for it") from error
+        raise SweepError(f"a sweep is running in {folder} and updates the views itself: wait for it") from error
     with held:
         card = opened.card
         if mlflow:
@@ -83,7 +83,9 @@ def sync(
                 published = publish(opened.state, folder, ResultsTracking(tracker), images=images, example=example)
                 tracker.close("FINISHED" if done else "KILLED")
             if failures:
-                raise SweepError(f"the tables and the report are written, MLflow is not: {failures[0]}")
+                raise SweepError(
+                    f"the tables and the report are written, MLflow is not: {failures[0]}; run the command again"
+                )
             assert tracker.place is not None
             say(f"MLflow  {plural(len(tracker.run_ids), 'trial')}, {tracker.place.ui}")
             say(f"        then open {tracker.place.link}")
@@ -96,7 +98,7 @@ def sync(
 
 
 def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
-    """Begin the folder's own MLflow anew where it was made in another place, to which its artifacts would go."""
+    """Set the folder's MLflow database aside if it was created elsewhere, as its artifacts would be written there."""
     database = folder / MLFLOW
     if card.config.tracking.uri is not None or not database.is_file():
         return
@@ -111,15 +113,15 @@ def set_aside_if_moved(card: StudyCard, folder: Path, say: Any) -> None:
         rows = [("a damaged database",)]
     if rows and rows[0][0] != (folder / MLFLOW_FILES).as_uri():
         database.rename(database.with_suffix(".moved"))
-        say(f"{database} was made for {rows[0][0]}: set aside as mlflow.moved, and written anew")
+        say(f"{database} was created for {rows[0][0]}: set aside as mlflow.moved; writing a new one")
 
 
 def _example(card: StudyCard, say: Any) -> Any:
     try:
         made = part("data", card.plain["data"], card.config.trusted_modules)
         return as_data(made, card.config.batch_size).train.first_inputs(8)
-    except Exception as error:  # a user's data function may fail anywhere, or be elsewhere
-        say(f"models are not logged, the data cannot be made: {' '.join(str(error).split())[:200]}")
+    except Exception as error:  # a user's data function may fail anywhere, or be missing
+        say(f"models are not logged, because the data cannot be loaded: {' '.join(str(error).split())[:200]}")
         return None
 
 

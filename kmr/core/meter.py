@@ -19,9 +19,9 @@ View: TypeAlias = Callable[[nn.Module], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """One measured value; `stderr` is its standard error where the value is an estimate.
+    """Measured value; `stderr` is its standard error if the value is an estimate.
 
-    `note` says what is doubtful about the value; it is kept with the step, and no part of what was read.
+    `note` explains a doubt about the value; it is stored with the step and does not count in comparisons.
     """
 
     value: float
@@ -33,34 +33,34 @@ Readings: TypeAlias = Mapping[str, Reading]
 
 
 def the_model(model: nn.Module) -> nn.Module:
-    """Look at the model itself: the view of a meter that needs no data."""
+    """Return the model itself, as the view of a meter that needs no data."""
     return model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meter(ABC):
-    """Reads one number off a model and leaves parameters, buffers, train/eval mode and random state as they were.
+    """Scalar reading of a model, which leaves parameters, buffers, train/eval mode and random state unchanged.
 
-    A meter reads what its `view` shows of the model. Meters that share a view object (the predictions on one data
-    split, say) share the work of making it when they are read together by `measure`.
+    A meter reads its value from a `view` of the model. Meters with the same view object (the predictions on one data
+    split, say) share the computation of the view when `measure` reads them together.
     """
 
     name: str
     unit: str = field(init=False)
     direction: Direction = field(init=False)
     kind: ClassVar[Kind]
-    """Whether it says what a model takes or how good it is; which way is better is the direction."""
+    """Whether the meter reads a cost or a quality; `direction` defines which values are better."""
     static: ClassVar[bool] = False
-    """Whether structure and bits alone decide the reading, so that it is known before anything is fine-tuned."""
+    """Whether the reading depends on structure and bits only, so that it is known before fine-tuning."""
 
     @property
     def view(self) -> View:
-        """Return what this meter looks at: by default, the model itself."""
+        """Return this meter's view: by default, the model itself."""
         return the_model
 
     @abstractmethod
     def read(self, seen: Any) -> Reading:
-        """Read the value off what the view showed."""
+        """Read the value from the result of the view."""
 
     @final
     def __call__(self, model: nn.Module) -> Reading:
@@ -70,17 +70,17 @@ class Meter(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Meter):
-    """Meter of what a model takes: never negative, always minimised."""
+    """Meter of a model's cost: never negative, always minimised."""
 
     kind: ClassVar[Kind] = "cost"
     trained: ClassVar[bool] = False
-    """Whether it reads something that training changes (how confident a model is, say), and may rise with it."""
+    """Whether training changes the reading and may raise it, as with the confidence of a model."""
     direction: Direction = field(init=False, default="minimize")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality(Meter):
-    """Meter of how good a model is, in the direction its users know.
+    """Meter of a model's quality, in its usual direction.
 
     Higher is better unless the class says otherwise, as a loss or an error does:
     `direction: Direction = field(init=False, default="minimize")`.
@@ -90,7 +90,7 @@ class Quality(Meter):
     direction: Direction = field(init=False, default="maximize")
 
     def lost(self, before: float, after: float) -> float:
-        """Return by how much a reading is worse than the one before it (ΔQ); negative where it is better."""
+        """Return by how much the second reading is worse than the first (ΔQ); negative if it is better."""
         return after - before if self.direction == "minimize" else before - after
 
 
@@ -121,11 +121,11 @@ def measure(model: nn.Module, meters: Iterable[Meter]) -> dict[str, Reading]:
 
 def _checked(meter: Meter, reading: object) -> Reading:
     if not isinstance(reading, Reading):
-        raise KMRError(f"meter {meter.name} gave a {type(reading).__name__}, not a Reading(value, stderr)")
+        raise KMRError(f"meter {meter.name} returned a {type(reading).__name__}: return a Reading(value, stderr)")
     if reading.stderr is not None and not math.isfinite(reading.stderr):
         raise NonFiniteReading(f"meter {meter.name} has a standard error of {reading.stderr}")
     if not math.isfinite(reading.value):
         raise NonFiniteReading(f"meter {meter.name} read {reading.value}: the model has diverged")
     if isinstance(meter, Cost) and reading.value < 0:
-        raise KMRError(f"meter {meter.name} read {reading.value}: a cost cannot be negative")
+        raise KMRError(f"meter {meter.name} read {reading.value}: a cost cannot be negative; make it a Quality")
     return reading

@@ -1,4 +1,4 @@
-"""The allocated policy: what each knob's rungs lose and save is measured once, then the budget is shared out."""
+"""The allocated policy: one measurement of every rung's loss and saving, then an allocation of the budget to knobs."""
 
 from collections.abc import Mapping, Sequence
 from typing import final
@@ -24,20 +24,20 @@ from kmr.policies.ladder import ladders
 
 @final
 class Allocated(Policy):
-    """Gives each knob the rung with which all of them together lose the least quality at the budget.
+    """Policy that chooses the rungs with the least total loss of quality within the budget.
 
-    At its first call every rung of every knob is tried on the model alone, without fine-tuning; losses and savings are
-    taken to add up, as those of layers' bits nearly do, and the best choice within the budget is solved for
-    (`kmr.knapsack`). Where the real cost comes out above it, the budget is tightened by the excess and solved again.
-    With one knob for each layer this is mixed precision by sensitivity (Dong et al. 2019) or layer-wise pruning ratios.
+    At its first call it measures every rung of every knob on its own, without fine-tuning. Losses and savings are
+    assumed to add up, as they nearly do for the bits of layers, and the best choice within the budget is a knapsack
+    problem (`kmr.knapsack`). If the real cost exceeds the budget, the excess is subtracted and the problem solved
+    again. With one knob for each layer this is mixed precision by sensitivity (Dong et al. 2019) or layer-wise pruning.
 
     Args:
-        instantiation: whose knobs are turned.
-        budget: whose cost is shared out.
-        space: narrower domains by knob name; a knob it leaves out is not turned.
+        instantiation: the instantiation whose knobs are turned.
+        budget: the budget to allocate.
+        space: narrower domains by knob name; a knob missing from it is not turned.
         levels: rungs of each ladder.
-        probe: the quality meters of which the first judges; a loss tells small differences better than an accuracy. By
-            default the instantiation's own.
+        probe: quality meters, of which the first measures the loss; a loss function resolves smaller differences than
+            an accuracy. By default those of the instantiation.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Allocated(Policy):
         self._cost = next(cost for cost in instantiation.costs if cost.name == budget.cost)
         qualities = tuple(probe) if probe else instantiation.qualities
         if not qualities:
-            raise KMRError("the allocated policy needs a quality meter")
+            raise KMRError("the allocated policy needs a quality meter: pass probe, or add one to the instantiation")
         self._quality = qualities[0]
         self._ladders = ladders(instantiation, space, levels)
         self._table: dict[str, list[tuple[Move | None, float, float]]] = {}
@@ -70,7 +70,7 @@ class Allocated(Policy):
             self._measure(model, here)
             self._plan()
         elif not self._planned and here > self._budget.limit:
-            # Savings on the same layers multiply instead, so that their sum may say much less than the model costs.
+            # Savings on the same layers multiply instead, so that their sum may predict far less than the real cost.
             said = self._start - sum(self._table[knob][place][1] for knob, place in self._taken.items())
             self._limit = min(self._limit, said) - (here - self._budget.limit)
             self._plan()
@@ -97,7 +97,7 @@ class Allocated(Policy):
                 self._table[knob] = options
 
     def _plan(self) -> None:
-        """Choose the moves still to make: never one that goes back on a knob already turned."""
+        """Choose the remaining moves; none lowers a knob that has been turned."""
         knobs = list(self._table)
         if not knobs:
             return

@@ -1,4 +1,4 @@
-"""The dual controller: costs have a price that rises while the budget is exceeded (paper, section 3.4)."""
+"""The dual controller, whose price on cost rises while the budget is exceeded (paper, section 3.4)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from kmr.core import (
 from kmr.policies.ladder import domains, ladders
 
 _ASCENTS = 10
-"""Ascents at the first excess to the price of the dearest option, where the step is not given."""
+"""Ascents at the first excess that reach the price of the most expensive option, with the default step."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,28 @@ class _Option:
 
 @final
 class Dual(Policy):
-    """Maximises Q(M) − λ·max(0, (C(M) − B)/B), with λ raised by dual ascent, λ ← λ + step·(C − B)/B.
+    """Policy that maximises Q(M) − λ·max(0, (C(M) − B)/B) and raises λ by dual ascent, λ ← λ + step·(C − B)/B.
 
     A quality to minimise counts as −Q. Each call ascends once, and then again until some move is worth more than
-    staying; so far from the budget the price rises fast and moves are large, near it both are small. Every rung above a
-    knob's last one is tried, without fine-tuning. What a move saves below the budget is worth nothing. A rung of a
-    range that would jump over the budget has a rival: the value found by bisection whose cost lies within `tolerance`
-    below the budget.
+    staying. Far from the budget the price therefore rises fast and moves are large; near it both are small. Every rung
+    above a knob's last one is tried, without fine-tuning. A saving below the budget is worth nothing. For a rung of a
+    range that would jump over the budget there is an alternative: the value found by bisection whose cost lies within
+    `tolerance` below the budget.
 
     Args:
-        instantiation: whose knobs are turned.
-        budget: whose limit B, above 0, is approached.
-        space: narrower domains by knob name; a knob it leaves out is not turned.
+        instantiation: the instantiation whose knobs are turned.
+        budget: the budget, whose limit B is above 0.
+        space: narrower domains by knob name; a knob missing from it is not turned.
         levels: rungs of each ladder.
-        step: of the ascent, in units of quality; by default such that ten ascents would pay for the dearest move there
-            is at first, whatever the unit of the quality.
-        tolerance: how far below the budget, as a share of it, is near enough.
-        bisections: halvings of the way between two rungs at most.
-        probe: the quality meters of which the first judges; on a small split they make candidates cheap. By default
-            the instantiation's own.
+        step: step of the ascent, in units of quality; by default ten ascents reach the price of the most expensive move
+            available at first.
+        tolerance: accepted distance below the budget, as a share of it.
+        bisections: most bisection steps between two rungs.
+        probe: quality meters, of which the first judges; a small split makes candidates cheap. By default those of the
+            instantiation.
 
     Raises:
-        KMRError: a limit of 0, no quality meter, or a step or tolerance out of range.
+        KMRError: the limit is 0, there is no quality meter, or the step, tolerance or bisections are out of range.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Dual(Policy):
         probe: Sequence[Quality] | None = None,
     ) -> None:
         if not budget.limit > 0:
-            raise KMRError(f"the dual policy needs a budget above 0, not {budget.limit}: its excess is relative")
+            raise KMRError(f"the dual policy needs a budget above 0, not {budget.limit}: it divides by the budget")
         if step is not None and not (math.isfinite(step) and step > 0):
             raise KMRError(f"the step of the dual policy must be above 0, not {step}")
         if not 0 < tolerance < 1 or bisections < 0:
@@ -93,7 +93,7 @@ class Dual(Policy):
         self._cost = next(cost for cost in instantiation.costs if cost.name == budget.cost)
         qualities = tuple(probe) if probe else instantiation.qualities
         if not qualities:
-            raise KMRError("the dual policy needs a quality meter")
+            raise KMRError("the dual policy needs a quality meter: pass probe, or add one to the instantiation")
         self._quality = qualities[0]
         self._domains = domains(instantiation, space)
         self._ladders = ladders(instantiation, space, levels)
@@ -103,7 +103,7 @@ class Dual(Policy):
         self._bisections = bisections
         self._refused: set[Move] = set()
         self.price = 0.0
-        """λ: the quality that a relative excess of 1 is worth now."""
+        """λ: the present price of a relative excess of 1, in units of quality."""
 
     def __call__(self, model: nn.Module, costs: Readings, qualities: Readings) -> Move | None:
         cost = costs[self._cost.name].value
@@ -112,12 +112,12 @@ class Dual(Policy):
         if not options or excess <= 0:
             return None
         if self._step is None:
-            dearest = max(option.price for option in options)
-            self._step = dearest / (_ASCENTS * excess) if dearest > 0 else 1.0
+            highest = max(option.price for option in options)
+            self._step = highest / (_ASCENTS * excess) if highest > 0 else 1.0
         ascent = self._step * excess
         missing = min(option.price for option in options) - (self.price + ascent)
         self.price += ascent * (1 + max(0, math.ceil(missing / ascent)))
-        # Of equals, the one that changes the model least.
+        # Among equals, prefer the option that changes the model least.
         best = max(options, key=lambda option: (self.price * option.relief - option.lost, option.cost))
         knob = best.move.knob
         self._places[knob] = best.place
@@ -132,7 +132,7 @@ class Dual(Policy):
     def _options(self, model: nn.Module, cost: float) -> Iterator[_Option]:
         here, excess = self._quality(model).value, self._excess(cost)
         for knob, climb in self._ladders.items():
-            # From the weakest value on, whatever was turned before: some rules count from the model they find.
+            # The range starts at the weakest value, whatever was turned before: some rules count from the given model.
             below = _weakest(self._domains[knob])
             for place in range(self._places[knob], len(climb)):
                 move = climb[place]
@@ -166,7 +166,7 @@ class Dual(Policy):
     def _nearer(
         self, model: nn.Module, knob: str, low: Value, high: Value, cost: float
     ) -> tuple[Move, nn.Module, float] | None:
-        """Look between a value above the budget and one that fits for one that fits more closely."""
+        """Bisect between a value above the budget and one within it for one that meets the budget more closely."""
         found = None
         for _ in range(self._bisections):
             middle = _between(self._domains[knob], low, high)
@@ -181,12 +181,12 @@ class Dual(Policy):
 
 
 def _weakest(domain: Domain) -> Value:
-    """Return the value of a domain nearest to its neutral one; a choice has no distances."""
+    """Return the value of a range nearest to its neutral value, or the neutral value of a choice."""
     return domain.neutral if isinstance(domain, Choice) else min(max(domain.neutral, domain.low), domain.high)
 
 
 def _between(domain: Domain, low: Value, high: Value) -> Value | None:
-    """Return the value of a range about halfway between two, or None where there is none."""
+    """Return a value of a range about halfway between two others, or None if there is none."""
     if isinstance(domain, Choice):
         return None
     middle = (float(low) + float(high)) / 2

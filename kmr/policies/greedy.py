@@ -1,4 +1,4 @@
-"""The greedy policy: the candidate that loses the least quality per unit of cost saved (paper, section 3.4)."""
+"""The greedy policy: the move with the least loss of quality per unit of cost saved (paper, section 3.4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final
@@ -23,20 +23,20 @@ from kmr.policies.ladder import ladders
 
 @final
 class Greedy(Policy):
-    """Tries the next rung of every knob and takes the one with the smallest ΔQ/ΔC: quality lost for cost saved.
+    """Policy that tries the next rung of every knob and takes the move with the smallest ΔQ/ΔC (loss per saving).
 
-    Candidates are measured without fine-tuning. A rung that saves nothing is passed over for the one above it. With
-    `lookahead`, sequences of up to that many moves are tried, and the first move of the one with the smallest ΔQ/ΔC is
-    taken: it finds a dear move that makes the next ones cheap. So many knobs to the power of `lookahead` are tried.
+    Candidates are measured without fine-tuning. A rung that saves nothing is skipped. With `lookahead` above 1,
+    sequences of up to that many moves are tried, and the first move of the best sequence is taken. This finds an
+    expensive move that makes the next ones cheap. The number of candidates grows as knobs to the power of `lookahead`.
 
     Args:
-        instantiation: whose knobs are turned.
-        budget: whose cost is saved.
-        space: narrower domains by knob name; a knob it leaves out is not turned.
+        instantiation: the instantiation whose knobs are turned.
+        budget: the budget whose cost is saved.
+        space: narrower domains by knob name; a knob missing from it is not turned.
         levels: rungs of each ladder.
-        lookahead: moves of a sequence at most; at least 1. A sequence ends where the budget is met.
-        probe: the quality meters of which the first judges; on a small split they make candidates cheap. By default
-            the instantiation's own.
+        lookahead: most moves of a sequence, at least 1. A sequence ends when the budget is met.
+        probe: quality meters, of which the first judges; a small split makes candidates cheap. By default those of the
+            instantiation.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Greedy(Policy):
         probe: Sequence[Quality] | None = None,
     ) -> None:
         if lookahead < 1:
-            raise KMRError(f"the greedy policy looks at least 1 move ahead, not {lookahead}")
+            raise KMRError(f"the lookahead of the greedy policy must be at least 1, not {lookahead}")
         self._instantiation = instantiation
         self._cost = next(cost for cost in instantiation.costs if cost.name == budget.cost)
         qualities = tuple(probe) if probe else instantiation.qualities
         if not qualities:
-            raise KMRError("the greedy policy needs a quality meter")
+            raise KMRError("the greedy policy needs a quality meter: pass probe, or add one to the instantiation")
         self._quality = qualities[0]
         self._limit = budget.limit
         self._lookahead = lookahead
@@ -80,9 +80,9 @@ class Greedy(Policy):
     def _sequences(
         self, model: nn.Module, cost: float, places: dict[str, int], depth: int
     ) -> Iterator[tuple[Move, nn.Module, float]]:
-        """Yield the first move, the model and the cost of every sequence, the shorter ones before what follows them.
+        """Yield the first move, the model and the cost of every sequence, each before its extensions.
 
-        `places`, the next rung of each knob, come to lie above the rungs that save nothing here.
+        `places`, the next rung of each knob, is moved above rungs that save nothing.
         """
         for knob in self._ladders:
             found = self._next_saving(model, knob, cost, places)

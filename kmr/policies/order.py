@@ -1,4 +1,4 @@
-"""Orders of rules: which there are, without those in which one rule spoils what another did before it."""
+"""Legal orders of rules, in which no rule undoes the effect of an earlier one."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,12 +9,12 @@ _MOST = 5040
 
 
 def legal_orders(rules: Sequence[Rule]) -> Choice:
-    """Return the orders in which no rule comes after one that leaves what it must precede, as a knob's domain.
+    """Return, as a knob's domain, the orders in which no rule follows a rule that leaves a trait it must precede.
 
-    An order is the names of the rules joined by ` > `, first applied first; the order given is neutral.
+    An order consists of the rules' names in order of application, joined by ` > `; the given order is neutral.
 
     Raises:
-        KMRError: no order is legal, or more than 5,040 are (seven rules without needs).
+        KMRError: no order is legal, or more than 5,040 are (the number for seven rules without constraints).
     """
     found = []
     for order in _orders(tuple(rules), frozenset()):
@@ -22,26 +22,26 @@ def legal_orders(rules: Sequence[Rule]) -> Choice:
         if len(found) > _MOST:
             raise KMRError(f"{len(rules)} rules have more than {_MOST} orders: list the ones to choose from")
     if not found:
-        raise KMRError("no order of the rules is legal: " + "; ".join(_conflicts(rules)))
+        raise KMRError(f"no order of the rules is legal: {'; '.join(_conflicts(rules))}; drop one of these rules")
     return Choice(tuple(found), neutral=SEPARATOR.join(rule.name for rule in rules))
 
 
 def knobs_in_order(instantiation: Instantiation, order: str | Sequence[str]) -> list[str]:
-    """Return the knobs that an order stands for.
+    """Return the knobs named by an order.
 
     Args:
-        instantiation: whose knobs and rules are meant.
+        instantiation: the instantiation with the knobs and rules.
         order: names of knobs, or of rules for all their knobs, as a list or joined by `>`.
 
     Raises:
-        KMRError: a name is neither.
+        KMRError: a name is neither a knob nor a rule.
     """
     names = [name.strip() for name in order.split(SEPARATOR.strip())] if isinstance(order, str) else list(order)
     by_rule = {rule.name: [knob.name for knob in rule.knobs] for rule in instantiation.rules}
     known = [knob.name for knob in instantiation.knobs]
     unknown = [name for name in names if name not in by_rule and name not in known]
     if unknown:
-        raise KMRError(f"the schedule names unknown knobs {', '.join(unknown)}: there are {', '.join(known)}")
+        raise KMRError(f"the order names unknown knobs {', '.join(unknown)}: there are {', '.join(known)}")
     return [knob for name in names for knob in ([name] if name in known else by_rule[name])]
 
 

@@ -1,4 +1,4 @@
-"""The random policy: the baseline every other policy is held against."""
+"""The random policy: the baseline for every other policy."""
 
 import random
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from kmr.policies.ladder import ladders
 
 @final
 class RandomPolicy(Policy):
-    """Turns a random knob to a random rung, never one that was refused on the current model.
+    """Policy that turns a random knob to a random rung, except a move that was refused on the current model.
 
     Args:
-        instantiation: whose knobs are turned.
-        budget: of the run (the choice does not depend on it).
-        space: narrower domains by knob name; a knob it leaves out is not turned.
+        instantiation: the instantiation whose knobs are turned.
+        budget: the run's budget (the choice does not depend on it).
+        space: narrower domains by knob name; a knob missing from it is not turned.
         levels: rungs of each ladder.
-        seed: of the choices.
+        seed: seed of the choices.
     """
 
     def __init__(

@@ -13,16 +13,16 @@ from kmr.policies.order import knobs_in_order
 
 @final
 class Scheduled(Policy):
-    """Climbs the knobs' ladders in a fixed order, whatever the meters read.
+    """Policy that climbs the knobs' ladders in a fixed order, independent of the readings.
 
     Args:
-        instantiation: whose knobs are turned.
-        budget: of the run (the order does not depend on it).
-        space: narrower domains by knob name; a knob it leaves out is not turned.
+        instantiation: the instantiation whose knobs are turned.
+        budget: the run's budget (the order does not depend on it).
+        space: narrower domains by knob name; a knob missing from it is not turned.
         levels: rungs of each ladder.
-        order: the knobs in the order to turn them, by their names or their rules' (`kmr.policies.legal_orders` gives
-            the choices there are); by default the order of the rules.
-        interleaved: climb all ladders together, one rung each (True), or one knob to its end before the next (False).
+        order: order of the knobs, by their names or their rules' names (`kmr.policies.legal_orders` lists the legal
+            orders); by default the order of the rules.
+        interleaved: whether to climb all ladders together, one rung each, or each knob to its end before the next.
     """
 
     def __init__(

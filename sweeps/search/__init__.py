@@ -1,7 +1,7 @@
 """The search alone: minimise or maximise any function with Optuna, without a model, a config or a tracker.
 
 The package is callable: `sweeps.search(...)` is `sweeps.search.function.search`. So `from sweeps import search` gives
-what a script calls, and `sweeps.search.study` still names a module. The function is imported at the first call.
+a function, and `sweeps.search.study` still names a module. The function is imported at the first call.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _CallablePackage(ModuleType):
-    """This package, which passes calls on to `search`."""
+    """Package that forwards a call to `search`."""
 
     @property
     def __signature__(self) -> Signature:

@@ -1,6 +1,6 @@
-"""The search in parts, for those who train elsewhere: `ask` for a vector, train it, `tell` its readings.
+"""Ask-and-tell interface of the search, for training elsewhere: `ask` for a vector, train it, `tell` its readings.
 
-Many may be under way at once.
+Several trials may run at once.
 """
 
 import json
@@ -35,19 +35,18 @@ from sweeps.search.tables import GivenReadings
 from sweeps.search.watcher import CompleteTrials, Watcher
 
 _FORMAT = 2
-"""Of what a study keeps of its trials."""
+"""Version of the format in which a study keeps its trials."""
 
 
 class Search:
-    """A search by ask and tell, in a study that may outlive the process; several processes may share one.
+    """Search by ask and tell, in a study that may outlive the process and that several processes may share.
 
-    Args:
-        as those of `search`, without `evaluate` and how it is run. A study found in the storage is continued: trials
-            that a dead process left are tried again first, each so often as `sweeps.search.study.lease` says; those of
-            a live one are left alone.
+    The arguments are those of `search`, without `evaluate` and the settings of its execution. A study found in the
+    storage is resumed. Trials of a dead process are retried first, as often as `sweeps.search.study.lease` allows;
+    trials of a live process keep running.
 
     Raises:
-        SweepError: the problem makes no sense, or the study in the storage is of another.
+        SweepError: the problem is invalid, or the study in the storage has another problem.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Search:
                 study_name=name, storage=storage, directions=list(objectives.values()), load_if_exists=True
             )
         except ValueError as error:
-            raise SweepError(f"study {name} has other objectives: choose another name ({error})") from error
+            raise SweepError(f"study {name} has other objectives ({error}): choose another name") from error
         _identify(self.study, self.problem, identity or {})
         found = self.study.get_trials(deepcopy=False)
         seed = seed_after(seed, len(found))
@@ -96,18 +95,19 @@ class Search:
             for vector in anchors(self.problem.space, trials // 8) if first is None else first:
                 self.study.enqueue_trial(vector, skip_if_exists=True)
         self.watcher = Watcher(self.problem, stop or Stop())
-        """Is told of every trial."""
+        """Observer of every trial."""
         self.ledger = Ledger(
             self.study, self.problem, proposer, CompleteTrials(self.problem), [self.watcher], shared=storage is not None
         )
-        """Every trial of the study, and what is under way."""
+        """All trials of the study, finished and running."""
         self._work = FunctionWork(dict, self.problem.objectives, tuple(self.problem.limits))
 
     def ask(self) -> Task | None:
-        """Return what to train next, or None where nothing is left that is new and feasible.
+        """Return the next trial to train, or None if no new feasible vector is left.
 
-        Of models already trained, whose vectors can only come from `start`, the study is told at once; one that is
-        being trained is waited for. A trial is under way until it is told of, or this search is let go of.
+        A vector from `start` whose model is already trained is closed at once as a duplicate; one whose model is being
+        trained waits for the result. A trial runs until `tell`, `fail` or `put_back` closes it, or this object is
+        garbage-collected.
         """
         task = None
         try:
@@ -125,15 +125,15 @@ class Search:
         return task
 
     def tell(self, task: Task, readings: GivenReadings, seconds: float | None = None) -> TrialResult:
-        """Close a trial with its readings; the static ones need not be given again.
+        """Close a trial with its readings; static costs may be left out.
 
-        A trial without a finite reading of every objective and limited meter fails: the sampler is told of no number
-        that is not one.
+        A trial without a finite reading of every objective and limited meter fails, so that the sampler sees finite
+        values only.
 
         Args:
-            task: from `ask`.
-            readings: by meter; a `kmr.core.Reading` has a standard error.
-            seconds: that it took; since it was asked for, if not given.
+            task: the trial, from `ask`.
+            readings: readings by meter; a `kmr.core.Reading` has a standard error.
+            seconds: duration of the trial; by default the time since `ask`.
         """
         seconds = task.seconds if seconds is None else seconds
         try:
@@ -143,18 +143,18 @@ class Search:
         return self._end(Ended(task.number, TrialState.COMPLETE, seconds=seconds), point)
 
     def fail(self, task: Task, error: str, seconds: float | None = None) -> TrialResult:
-        """Close a trial that gave no result; its vector is not proposed again."""
+        """Close a trial without a result; its vector is not proposed again."""
         seconds = task.seconds if seconds is None else seconds
         return self._end(Ended(task.number, TrialState.FAILED, error, seconds))
 
     def put_back(self, task: Task) -> None:
-        """Close a trial that was interrupted, unless it was told; its vector waits for the search to go on."""
+        """Close a running trial and queue its vector for a retry; do nothing if the trial has ended."""
         with undisturbed():
-            self.ledger.put_back(task, "interrupted")
+            self.ledger.put_back(task, "stopped before it was finished")
 
     @property
     def result(self) -> SearchResult:
-        """What has been found so far."""
+        """The result so far."""
         return result_of(self.study, self.problem)
 
     def _end(self, ended: Ended, point: Point | None = None) -> TrialResult:
@@ -162,7 +162,7 @@ class Search:
             if point is not None:
                 self.ledger.measured(MeasuredModel(ended.number, point))
             record = self.ledger.end(ended)
-        assert record is not None, "a task is told at full fidelity"
+        assert record is not None, "a task ends at full fidelity"
         return of_record(record, self.problem)
 
 
@@ -170,7 +170,10 @@ def _check(problem: Problem, trials: int) -> None:
     if trials < 1:
         raise SweepError(f"trials must be at least 1, not {trials}")
     if not problem.space or not problem.objectives:
-        raise SweepError("a search needs at least one knob and one objective")
+        raise SweepError(
+            f"a search needs at least one knob and one objective, not {len(problem.space)} "
+            f"and {len(problem.objectives)}"
+        )
     for name, direction in problem.objectives.items():
         if direction not in ("minimize", "maximize"):
             raise SweepError(f"objective {name} must be 'minimize' or 'maximize', not {direction!r}")
@@ -182,7 +185,7 @@ def _check(problem: Problem, trials: int) -> None:
 def _checked(start: Sequence[Params] | None, space: Space) -> list[dict[str, Value]] | None:
     for vector in start or ():
         if unknown := [name for name in vector if name not in space]:
-            raise SweepError(f"start names {', '.join(unknown)}, which is not searched: there are {', '.join(space)}")
+            raise SweepError(f"start names {', '.join(unknown)}, not in the space: there are {', '.join(space)}")
         for name, value in vector.items():
             if not is_searched(space[name], value):
                 raise SweepError(f"start: {name} cannot be {value!r}: choose {space[name]}")
@@ -190,7 +193,7 @@ def _checked(start: Sequence[Params] | None, space: Space) -> list[dict[str, Val
 
 
 def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]) -> None:
-    """Keep with the study what must not change, and refuse to continue another."""
+    """Store what must not change with the study; refuse to resume a study with another identity."""
     mine = {
         **identity,
         "format": _FORMAT,
@@ -205,6 +208,6 @@ def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]
     elif known != mine:
         changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
         raise SweepError(
-            f"study {study.study_name} was made with other {changed}: choose another name, or go back "
-            "(to kmr-sweeps 0.1 for a study that it made of a Compression)"
+            f"study {study.study_name} was made with other {changed}: choose another name, or restore the old settings "
+            "(a study that kmr-sweeps 0.1 made with Compression needs that version)"
         )

@@ -17,22 +17,22 @@ from sweeps.search.study.trial_state import TrialState
 from sweeps.search.tables import GivenReadings, value_of
 
 Evaluate: TypeAlias = Callable[[Params], GivenReadings] | Callable[[Params, float], GivenReadings]
-"""Returns the readings of a vector; with fidelities, at a share of what a full evaluation takes."""
+"""Function from a vector to its readings; with fidelities, the second argument is the share of a full evaluation."""
 
 
 class Unusable(Exception):
-    """What a function returned is no result; the message says why."""
+    """Error of a function's return value that is not a result; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class FunctionWork:
-    """Evaluates vectors.
+    """Work that evaluates vectors with a user's function.
 
     Args:
-        evaluate: the function; with `fidelities` it is called for one after the other until the trial is stopped.
-        objectives: the direction of each.
-        limited: meters that must be read beside them.
-        fidelities: rising shares of a full evaluation, the last one 1; none where every evaluation is a full one.
+        evaluate: the function; with `fidelities` it is called at each in turn until the trial is stopped early.
+        objectives: the direction of each objective.
+        limited: meters with a limit, which must be read too.
+        fidelities: rising shares of a full evaluation, ending in 1; empty if every evaluation is a full one.
     """
 
     evaluate: Callable[..., GivenReadings]
@@ -56,7 +56,7 @@ class FunctionWork:
             point = self.point(readings, job.static, time.perf_counter() - started)
         except Unusable as error:
             return ended(TrialState.FAILED, str(error))
-        except Exception as error:  # a user's function may raise anything, and no other trial is to blame
+        except Exception as error:  # a user's function may raise anything; only this trial fails
             return ended(TrialState.FAILED, describe(error))
         if job.rung < len(self.fidelities) - 1:
             return ended(TrialState.RUNNING, low=point)
@@ -64,17 +64,17 @@ class FunctionWork:
         return ended(TrialState.COMPLETE)
 
     def point(self, readings: GivenReadings, static: Mapping[str, float], seconds: float) -> Point:
-        """Return what was measured as a point of the study; readings that are no objective or limit need not be finite.
+        """Convert readings to a point of the study; only objectives and limited meters must be finite.
 
         Raises:
-            Unusable: a reading is missing, or not a finite number.
+            Unusable: a required reading is missing or is not a finite number.
         """
         if not hasattr(readings, "items"):
-            raise Unusable(f"evaluate returned a {type(readings).__name__}, not readings by name")
+            raise Unusable(f"evaluate returned a {type(readings).__name__}: return a mapping from meter to reading")
         found: dict[str, float | Reading] = {**static, **dict(readings.items())}
         wanted = dict.fromkeys((*self.objectives, *self.limited))
         if missing := [name for name in wanted if name not in found]:
-            raise Unusable(f"no reading of {', '.join(missing)}: evaluate gave {sorted(found)}")
+            raise Unusable(f"no reading of {', '.join(missing)}: evaluate returned {sorted(found)}")
         values = {name: _number(name, reading) for name, reading in found.items()}
         if strange := [name for name in wanted if not math.isfinite(values[name])]:
             raise Unusable(", ".join(f"{name} is {values[name]}" for name in strange))
@@ -102,10 +102,10 @@ def _stderr(name: str, reading: float | Reading) -> float | None:
 
 
 def halving_of(fidelities: Halving | Sequence[float] | None) -> Halving | None:
-    """Return how trials are halved, of the fidelities alone or of all settings.
+    """Make the halving rule from its fidelities alone, or return the given rule.
 
     Raises:
-        SweepError: they do not rise from above 0 to 1, or another setting is out of its range.
+        SweepError: the fidelities do not rise from above 0 to 1, or another setting is out of range.
     """
     if fidelities is None or isinstance(fidelities, Halving):
         return fidelities

@@ -1,7 +1,7 @@
-"""The search as a library (`from sweeps import search`): any function or table of readings, any space, no model needed.
+"""The search as a library (`from sweeps import search`) over any function or table of readings; no model is needed.
 
-The Hydra entry runs the same driver (`sweeps.search.execution.driver`) on the same ledger
-(`sweeps.search.execution.ledger`) with a model's trials.
+`python -m sweeps.run` uses the same driver (`sweeps.search.execution.driver`) and the same ledger
+(`sweeps.search.execution.ledger`) for a model's trials.
 """
 
 import logging
@@ -27,7 +27,7 @@ from sweeps.search.tables import Table, as_function, columns
 logger = logging.getLogger(__name__)
 
 _RENAMED = {"budget": "trials", "constraints": "limits"}
-"""Arguments until version 0.1, and their names now."""
+"""Names of arguments up to version 0.1, and their new names."""
 
 
 def search(
@@ -44,7 +44,7 @@ def search(
     on_trial: Callable[[TrialResult], None] | None = None,
     **settings: Any,
 ) -> SearchResult:
-    """Search a space until `trials` vectors have been evaluated in all.
+    """Search a space until the study holds `trials` evaluated vectors.
 
         >>> from kmr.core import Choice, IntRange
         >>> from sweeps import search
@@ -61,40 +61,41 @@ def search(
 
     Args:
         space: the domain of each knob.
-        evaluate: takes a vector and returns readings by name, or a table that has them: a data frame with a column for
-            each knob and meter, or a mapping from the tuples of values, in the order of the space, to readings. A
-            `kmr.core.Reading` has a standard error. An exception fails the trial; five that are alike in a row end the
-            search.
+        evaluate: function from a vector to readings by name, or a table of readings: a data frame with a column for
+            each knob and meter, or a mapping from tuples of values, in the order of the space, to readings. A
+            `kmr.core.Reading` has a standard error. An exception fails the trial; five equal failures in a row end
+            the search.
         objectives: `minimize` or `maximize` for each meter.
-        limits: the largest value of a meter to minimise, or that is no objective; the smallest of one to maximise.
-        trials: trainings in all, failed and early-stopped ones included; a resumed study continues to this total.
-        static_costs: reads what is exact before anything is trained, so that infeasible vectors cost no training; for a
-            table, the names of its columns. It is called for hundreds of candidates a proposal: let it take well under
-            a millisecond, or pass `screening=None`.
-        fidelities: rising shares of a full evaluation, the last one 1, or all settings as
-            `sweeps.search.execution.halving.Halving` has them. `evaluate` is then called with the vector and a share,
-            for one share after the other, until the trial is stopped early. The study keeps what was decided, for
-            later runs and other processes.
-        workers: local processes that evaluate; more than one need an `evaluate` that can be pickled, and a script that
-            searches only under `if __name__ == "__main__"`.
-        executor: makes of the work what does it, in place of `workers`; see
-        `sweeps.search.execution.executors.Executor`.
-        on_trial: told of every trial as it ends.
-        settings: `canonical`, equal for vectors of the same model, which is trained once; `sampler`, an Optuna sampler
-            in place of `sweeps.search.proposals.choose_sampler.pick_sampler`'s; `screening`, a `Screening`, None for
-            none, or True to decide by the problem; `start`, the vectors tried first in place of
-            `sweeps.search.proposals.initial.anchors`; `seed`; `storage`, Optuna's or its URL, and `name`, which
-            keep the study; `stop`, a `sweeps.search.execution.stopping.Stop`: seconds, seconds of training, or a front
-            that has stopped growing; `identity`, by name and as JSON has it, what else must be the same for a study to
-            be continued, such as a digest of the weights and the recipe of the training.
+        limits: the smallest value allowed for a meter to maximise; the largest for any other meter.
+        trials: number of evaluations, failed and early-stopped ones included; a resumed study continues to this total.
+        static_costs: function that reads the costs known exactly before training, so that infeasible vectors cost no
+            training; for a table, the names of its columns. It is called for hundreds of candidates per proposal: keep
+            it well under a millisecond, or pass `screening=None`.
+        fidelities: rising shares of a full evaluation, ending in 1, or a
+            `sweeps.search.execution.halving.Halving` with all settings. `evaluate` is then called with the vector and
+            each share in turn, until the trial is stopped early. The study keeps the decisions for later runs and
+            other processes.
+        workers: number of local processes that evaluate; more than one requires an `evaluate` that can be pickled, and
+            a script that searches only under `if __name__ == "__main__"`.
+        executor: function from the work to an `Executor` that does it, in place of `workers`; see
+            `sweeps.search.execution.executors.Executor`.
+        on_trial: callback for each trial that ends.
+        settings: `canonical`, a function that is equal for vectors of the same model, which is trained once;
+            `sampler`, an Optuna sampler in place of the one from
+            `sweeps.search.proposals.choose_sampler.pick_sampler`; `screening`, a `Screening`, None for none, or True
+            to decide by the problem; `start`, the first vectors in place of
+            `sweeps.search.proposals.initial.anchors`; `seed`; `storage`, an Optuna storage or its URL, and `name`,
+            which keep the study; `stop`, a `sweeps.search.execution.stopping.Stop` with limits on time, on training
+            time, or on trials without progress; `identity`, a JSON mapping of what else must be equal for a study to
+            be resumed, such as a digest of the weights and of the training recipe.
 
     Returns:
-        What was found; its `ended` says why it ended before all trials, where it did.
+        The result; its `ended` gives the reason for an early end.
 
     Raises:
-        SweepError: the problem makes no sense, the study in the storage is of another, or evaluations keep failing
-            alike.
-        KeyboardInterrupt: Ctrl-C; the trials under way wait for the study to go on. A second one acts at once.
+        SweepError: the problem is invalid, the study in the storage has another problem, or evaluations keep failing
+            the same way.
+        KeyboardInterrupt: Ctrl-C; running trials are queued for a retry. A second Ctrl-C acts at once.
     """
     if isinstance(static_costs, Sequence):
         static_costs = columns(evaluate, space, static_costs)
@@ -107,7 +108,7 @@ def search(
         raise TypeError(f"search() takes no {misnamed[0]}{unknown(misnamed[0], arguments, names_now=_RENAMED)}")
     read = getattr(function, "objectives", None)
     if isinstance(read, Mapping) and (unread := [n for n in (*objectives, *(limits or {})) if n not in read]):
-        raise SweepError(f"there is no meter {', '.join(unread)}: {', '.join(read)} are read")
+        raise SweepError(f"there is no meter {', '.join(unread)}: there are {', '.join(read)}")
     run = Search(space, objectives, limits, trials, static_costs=static_costs, **settings)
     run.watcher.on_trial = on_trial
     if executor is None:
@@ -119,10 +120,10 @@ def search(
         work = FunctionWork(function, run.problem.objectives, tuple(run.problem.limits), fidelities)
         ended = drive(
             run.ledger, trials, executor(work), run.watcher.stopping, interrupts, logger.warning,
-            lambda: "no vector is left that is new and breaks no known limit",
+            lambda: "no new feasible vector is left",
         )  # fmt: skip
     if interrupts.pending:
-        logger.warning("Ctrl-C came when the search was done")
+        logger.warning("Ctrl-C arrived after the search had finished; the result is complete")
     return result_of(run.study, run.problem, ended)
 
 

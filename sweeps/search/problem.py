@@ -1,4 +1,4 @@
-"""What is searched: a space, objectives, limits, and what is known of a vector before anything is trained."""
+"""Search problem: a space, objectives, limits, and the costs of a vector that are known before training."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -13,22 +13,22 @@ StaticCosts: TypeAlias = Callable[[Params], Mapping[str, float]]
 
 
 def as_given(params: Params) -> Hashable:
-    """Take every vector for itself: two are the same where all their values are."""
+    """Return a key under which two vectors are the same only if all their values are equal."""
     return tuple(sorted((name, round(v, 10) if isinstance(v, float) else v) for name, v in params.items()))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched.
+    """Search problem.
 
     Args:
         space: the domain of each knob.
         objectives: the direction of each objective, in the study's order.
         limits: the largest value of a meter to minimise, the smallest of one to maximise.
-        canonical: equal for vectors that lead to the same model.
-        static_costs: reads the meters that are exact before anything is trained, by name; the same names every time.
-            Called for every candidate that is thought about, so milliseconds count; a vector is asked about once.
-        directions: of meters that are no objectives; one that is not here either is to minimise.
+        canonical: function that is equal for vectors that lead to the same model.
+        static_costs: function that reads, by name, the meters known exactly before training; the same names every
+            time. It is called once for every candidate, so milliseconds count.
+        directions: directions of meters that are not objectives; `minimize` for those not listed.
     """
 
     space: Space
@@ -39,7 +39,7 @@ class Problem:
     directions: Mapping[str, Direction] = field(default_factory=dict)
 
     def violations(self, readings: Mapping[str, float]) -> dict[str, float]:
-        """Return value − limit for every limit, sorted by name; ≤ 0 is feasible, and 0 stands for one not read yet."""
+        """Return value − limit for every limit, sorted by name; ≤ 0 is feasible, and 0 if there is no reading yet."""
         return {
             name: 0.0 if name not in readings
             else limit - readings[name] if self.objectives.get(name, self.directions.get(name)) == "maximize"
@@ -48,5 +48,5 @@ class Problem:
         }  # fmt: skip
 
     def is_feasible(self, readings: Mapping[str, float]) -> bool:
-        """Tell whether no limit is known to be broken."""
+        """Tell whether the readings meet every limit, as far as they are known."""
         return all(violation <= 0 for violation in self.violations(readings).values())

@@ -18,17 +18,17 @@ from sweeps.search.study.trial_state import TrialState
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trial that has ended.
+    """Result of a trial that has ended.
 
     Args:
-        number: Optuna's of the trial.
+        number: the trial's number in Optuna.
         params: its vector.
-        state: how it ended.
-        readings: what was measured; none where it has no result.
-        is_feasible: whether it has a result and breaks no limit.
+        state: its final state.
+        readings: its readings; empty if it has no result.
+        is_feasible: whether it has a result and meets all limits.
         error: why it has no result.
-        seconds: it took.
-        stderrs: of the readings that have one.
+        seconds: its duration.
+        stderrs: standard errors of the readings that have one.
     """
 
     number: int
@@ -43,18 +43,18 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ProposalCounts:
-    """Counts of a search's proposals: trials by state, and what happened before they became trials.
+    """Counts of a search's proposals: trials by state, and candidates that were rejected before a trial.
 
     Args:
         complete: evaluations that gave readings.
-        failed: evaluations that raised an error, gave no usable readings, or whose process died every time.
+        failed: evaluations that raised an error, gave no usable readings, or whose worker died every time.
         early_stopped: evaluations that halving stopped at a low fidelity.
-        infeasible: vectors that break a limit or cannot be applied, most of them found so before training.
-        duplicate: vectors of models that were known, closed without training.
-        retried: evaluations that were interrupted or whose process died; their vectors are other trials.
+        infeasible: vectors that break a limit or cannot be applied, mostly detected before training.
+        duplicate: vectors of known models, closed without training.
+        retried: evaluations that were stopped or whose worker died; a new trial has their vector.
         evaluated: trials that count towards the total: complete, failed, early-stopped, and infeasible in training.
         rejected: candidates that break a limit on a static cost, dropped without a trial.
-        replaced: trials whose vector took the place of the sampler's own, which was known or infeasible.
+        replaced: trials whose vector replaced the sampler's proposal, which was a duplicate or infeasible.
     """
 
     complete: int = 0
@@ -70,14 +70,14 @@ class ProposalCounts:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Args:
-        records: its trials that have ended, in the order they were proposed.
-        front: the complete, feasible ones that no other dominates, by the first objective.
-        counts: of the proposals.
-        study: Optuna's, for anything else.
-        ended: why it ended early; None where it did not.
+        records: trials that have ended, in the order of proposal.
+        front: complete, feasible trials that no other dominates, sorted by the first objective.
+        counts: counts of the proposals.
+        study: the Optuna study.
+        ended: why the search ended early; None if it did not.
     """
 
     records: tuple[TrialResult, ...]
@@ -100,7 +100,7 @@ def of_trial(trial: FrozenTrial, problem: Problem) -> TrialResult:
 
 
 def of_record(record: Record, problem: Problem) -> TrialResult:
-    """Read one trial that was tried."""
+    """Convert the record of a trial to its result."""
     readings = {} if record.final is None else record.final.readings
     values = {name: float(value) for name, (value, _) in readings.items() if value is not None}
     return TrialResult(
@@ -116,14 +116,14 @@ def of_record(record: Record, problem: Problem) -> TrialResult:
 
 
 def result_of(study: optuna.Study, problem: Problem, ended: str | None = None) -> SearchResult:
-    """Read everything a study holds."""
+    """Read the result of a search from its study."""
     closed = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and _is_shown(trial)]
     records = tuple(of_trial(trial, problem) for trial in closed)
     return SearchResult(records, _front(records, problem), _count(closed), study, ended)
 
 
 def _is_shown(trial: FrozenTrial) -> bool:
-    """Tell whether a trial is one to the user: no intermediate model, and not asked for only to find nothing left."""
+    """Tell whether the user sees a trial: neither an intermediate model nor the last ask of an exhausted search."""
     untrained = untrained_of(trial)
     return not (is_intermediate(trial) or (untrained is not None and untrained.state is None))
 

@@ -16,12 +16,12 @@ Space: TypeAlias = dict[str, Domain]
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return what Optuna samples each knob from."""
+    """Return the Optuna distribution of each knob."""
     return {name: distribution(domain) for name, domain in space.items()}
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """Return what Optuna samples a parameter from."""
+    """Return the Optuna distribution of a domain."""
     match domain:
         case FloatRange(low, high, _, step, log):
             return FloatDistribution(low, high, step=step, log=log)
@@ -32,7 +32,7 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 
 def grid(space: Space, points: int = 5) -> dict[str, list[Value]]:
-    """Return every value of each knob; a range without a step is cut at this many points."""
+    """Return every value of each knob; a range without a step is sampled at this many points."""
     values: dict[str, list[Value]] = {}
     for name, domain in space.items():
         match domain:

@@ -1,4 +1,4 @@
-"""Tables in place of training: readings that are known for every vector of a space."""
+"""Tables in place of training: known readings for every vector of a space."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from sweeps.search.problem import Params, StaticCosts
 from sweeps.search.space import Space
 
 GivenReadings: TypeAlias = Mapping[str, float | Reading]
-"""What was read, by meter; a `Reading` has a standard error."""
+"""Readings by meter; a `Reading` has a standard error."""
 Table: TypeAlias = Mapping[tuple[Value, ...], GivenReadings] | pd.DataFrame
 
 
 @dataclass(frozen=True)
 class TableLookup:
-    """Looks a vector up in rows by the values of its knobs. Raises SweepError where there is none."""
+    """Lookup of a vector's row by the values of its knobs; a vector without a row raises SweepError."""
 
     knobs: tuple[str, ...]
     rows: Mapping[Hashable, GivenReadings] = field(repr=False)
@@ -26,7 +26,7 @@ class TableLookup:
     def __call__(self, params: Params) -> GivenReadings:
         key = _key(tuple(params[name] for name in self.knobs))
         if key not in self.rows:
-            raise SweepError(f"the table has no row for {dict(params)}")
+            raise SweepError(f"the table has no row for {dict(params)}: add it, or narrow the space")
         return self.rows[key]
 
 
@@ -68,17 +68,21 @@ def columns(table: Any, space: Space, names: Sequence[str]) -> StaticCosts:
     """Return the function that reads only these meters of a table.
 
     Raises:
-        SweepError: there is no table to read them of.
+        SweepError: `table` is a function, not a table.
     """
     if callable(table):
-        raise SweepError(f"static_costs={list(names)} names columns of a table, but evaluate is a function")
+        raise SweepError(
+            f"static_costs={list(names)} names columns of a table, but evaluate is a function: pass a function here too"
+        )
     look_up = as_function(table, space)
 
     def read(params: Params) -> Mapping[str, float]:
         readings = look_up(params)
         missing = [name for name in names if name not in readings]
         if missing:
-            raise SweepError(f"static_costs names {', '.join(missing)}: the table has {', '.join(readings)}")
+            raise SweepError(
+                f"static_costs: the table has no column {', '.join(missing)}: it has {', '.join(readings)}"
+            )
         return {name: value_of(readings[name]) for name in names}
 
     return read

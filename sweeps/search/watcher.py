@@ -1,4 +1,4 @@
-"""Follows a search over a user's function: what it has found, and when it has found enough."""
+"""Catalogue and observer of a search over a user's function."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -16,7 +16,7 @@ from sweeps.search.study.trial_state import TrialState
 
 
 class CompleteTrials(Catalogue):
-    """Knowledge of the models of complete trials, by the problem's canonical vectors."""
+    """Catalogue of the models of complete trials, by the problem's canonical vectors."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -31,17 +31,17 @@ class Watcher(Observer):
     """Observer of a search over a user's function.
 
     Args:
-        problem: what is searched.
-        stop: what ends the search early.
+        problem: the search problem.
+        stop: limits that end the search early.
     """
 
     def __init__(self, problem: Problem, stop: Stop) -> None:
         self._problem = problem
         self._values: list[list[float] | None] = []
         self.stopping = Stopping(stop, self._gain)
-        """Says when the search has done enough."""
+        """Rule that ends the search early."""
         self.on_trial: Callable[[TrialResult], None] | None = None
-        """Told of every trial of this run as it ends."""
+        """Callback for each trial of this run that ends."""
 
     def took(self, record: Record) -> None:
         """Keep the values of the trial."""
@@ -55,12 +55,12 @@ class Watcher(Observer):
         self._values.append([result.readings[name] for name in names] if result.is_feasible else None)
 
     def closed(self, record: Record) -> None:
-        """Tell the user."""
+        """Call `on_trial`."""
         if self.on_trial is not None:
             self.on_trial(of_record(record, self._problem))
 
     def _gain(self, window: int) -> float:
-        """Return by how much the last trials raised the hypervolume, as a share of the box that all models span."""
+        """Return the hypervolume gained by the last `window` trials, as a share of the box that all models span."""
         directions = list(self._problem.objectives.values())
         before, every = (
             as_costs(_rows(values, directions), directions) for values in (self._values[:-window], self._values)

@@ -49,7 +49,8 @@ def test_a_point_is_found_by_its_name_its_trial_or_its_folder(study: Path) -> No
     alone = locate(study / "front" / "4.1")
     assert (alone.point, alone.study) == ("4.1", study)
     for asked, message in (
-        ({"trial": 3}, "trial 3 has no saved model"), ({"point": "4.3"}, "the front has 4.1, 4.2"), ({}, "say which")
+        ({"trial": 3}, "trial 3 has no saved model"), ({"point": "4.3"}, "only front members are saved: 4.1, 4.2"),
+        ({}, "no point is named"),
     ):  # fmt: skip
         with pytest.raises(SweepError, match=message):
             locate(study, **asked)  # type: ignore[arg-type]
@@ -90,7 +91,7 @@ def test_onnx_carries_what_it_is_and_how_it_was_checked(study: Path, tmp_path: P
     assert notes["preprocessing"] == {"divided by": 8}
     assert notes["check"]["samples"] == 60
     assert abs(notes["check"]["difference"]) <= 0.2
-    assert main(command) == 2, "it is there already"
+    assert main(command) == 2, "it exists already"
 
 
 def test_without_the_studys_folder_a_model_is_written_unchecked(

@@ -98,7 +98,10 @@ def test_a_group_has_the_bits_that_its_layers_bear() -> None:
     [
         ("sensitivity.rule=nothing", "structured, lowrank, quantize"),
         ("sensitivity.quality=neg_ece", "neg_ece is now ece, lower is better"),
-        ("sensitivity.quality=top1", "sensitivity.quality=top1 is no quality of the experiment: there are accuracy, "),
+        (
+            "sensitivity.quality=top1",
+            "sensitivity.quality=top1 is not a quality of the experiment: there are accuracy, ",
+        ),
         ("sensitivity.groups=21", "sensitivity.groups must be between 1 and 20, not 21"),
         ("sensitivity.groups=0", "sensitivity.groups must be between 1 and 20, not 0"),
     ],

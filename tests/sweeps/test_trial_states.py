@@ -74,7 +74,7 @@ class LosesOne(InProcess):
         if self.job.params == {"first.by": 0.5} and not self.lost:
             self.lost = True
             self.close()
-            tell(Ended(self.job.number, TrialState.RETRIED, "its process was killed by signal 9", 0.1))
+            tell(Ended(self.job.number, TrialState.RETRIED, "its worker died (killed by signal 9)", 0.1))
         else:
             super().work(tell)
 

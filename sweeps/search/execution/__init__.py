@@ -1,1 +1,1 @@
-"""Execution: who evaluates trials, and how a search ends."""
+"""Execution: the driver, its executors and workers, and the end of a search."""

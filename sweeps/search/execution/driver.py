@@ -1,7 +1,7 @@
-"""The driver: ask, hand out, tell, until the trials are done, a limit is reached or the user stops.
+"""The driver: a loop of ask, submit and tell, until all trials are done, a limit is reached or the user stops.
 
-`sweeps.search` and the Hydra entry run this loop. It waits for no batch: whoever is free gets the next trial, which is
-proposed by all that is known then.
+`sweeps.search` and `python -m sweeps.run` use this loop. It is asynchronous: a free worker gets the next trial at once,
+proposed from all results so far.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from sweeps.search.study.record import Record
 from sweeps.search.study.trial_state import TrialState
 
 MOST_EQUAL_FAILURES = 5
-"""After this many trials in a row that fail alike, the cause is not in the trials."""
+"""Equal failures in a row after which the cause is not in the trials."""
 
 
 def drive(
@@ -35,37 +35,38 @@ def drive(
     say: Callable[[str], None],
     exhausted: Callable[[], str],
 ) -> str | None:
-    """Run a study until this many of its trials are finished in all; return why it ended earlier, if it did.
+    """Run a study until `trials` trials have finished; return why it ended earlier, or None.
 
     Args:
-        ledger: of the study.
-        trials: in all, those of earlier runs included.
-        executor: does them; it is closed at the end.
-        stopping: what else ends the study; it has been told of every record in the ledger.
-        interrupts: let a signal in only while the executor works, so that no trial is left half told.
-        say: tells the user of trials that gave nothing.
-        exhausted: why nothing is left to try.
+        ledger: ledger of the study.
+        trials: number of trials to finish, those of earlier runs included.
+        executor: executor of the trials; it is closed at the end.
+        stopping: rule that ends the study early; it has seen every record in the ledger.
+        interrupts: guard that lets a signal in only while the executor works, so that no trial is half recorded.
+        say: function that prints a message about a trial without a result.
+        exhausted: function that explains why nothing is left to try.
 
     Raises:
-        Stopped, KeyboardInterrupt: by `interrupts`; the trials in progress are closed and queued again, before
-            anything new is drawn.
-        SweepError: too many trials in a row failed alike; what finished is kept.
+        Stopped, KeyboardInterrupt: from `interrupts`; running trials are closed and queued for a retry, ahead of new
+            proposals.
+        SweepError: too many trials in a row failed the same way; finished trials are kept.
     """
     why, before = None, len(ledger.records)
     try:
         while True:
             interrupts.check()
             if ledger.reclaim():
-                why = None  # what waits again is tried, also where nothing was left before
+                why = None  # the queued retry runs, even if the search was exhausted
             while executor.free and (task := ledger.released()) is not None:
                 executor.submit(ledger.job(task))
             while executor.free and why is None:
                 others = ledger.take_in_others()
                 if ledger.finished + ledger.under_way + others >= trials:
                     if others and not ledger.under_way and ledger.reclaim(every=0.0):
-                        continue  # one of them has died, and its trial waits again
+                        continue  # one of them has died, and its trial is queued again
                     if others and not ledger.under_way and ledger.finished < trials:
-                        why = f"other processes are at {plural(others, 'trial')} of it"
+                        verb = "is" if others == 1 else "are"
+                        why = f"{plural(others, 'trial')} {verb} still running in other processes"
                     break
                 why = stopping.reason
                 task = ledger.ask() if why is None else None
@@ -79,10 +80,10 @@ def drive(
             try:
                 with interrupts.allowed():
                     executor.work(partial(_take, ledger, ended))
-            finally:  # outside of it, so that no signal leaves a trial half told
+            finally:  # outside `allowed()`, so that no signal leaves a trial half recorded
                 _end_all(ledger, ended, say)
             if any(each.state == TrialState.RETRIED for each in ended):
-                why = None  # its vector waits again, also where nothing was left before
+                why = None  # its vector is queued again, even if the search was exhausted
             if ended:
                 _give_up_on_equal_failures(ledger, before)
     finally:
@@ -100,7 +101,7 @@ def _take(ledger: Ledger, ended: list[Ended], told: Told) -> None:
 
 
 def _end_all(ledger: Ledger, ended: Sequence[Ended], say: Callable[[str], None]) -> None:
-    """End every one of them, then raise what went wrong with the first."""
+    """Record the end of each job, then raise the first error."""
     problems = []
     for each in ended:
         try:
@@ -115,23 +116,25 @@ def _end(ledger: Ledger, ended: Ended, say: Callable[[str], None]) -> None:
     try:
         record = ledger.end(ended)
     except UpdateFinishedTrialError:
-        say(f"trial {ended.number} was finished by another driver meanwhile")
+        say(f"trial {ended.number}: another driver has finished it; its result here is dropped")
         return
-    if record is not None and (record.state.is_failure or record.state == TrialState.RETRIED):
+    if record is not None and record.state.is_failure:
         say(f"trial {record.number} {record.state}: {record.error}")
+    elif record is not None and record.state == TrialState.RETRIED:
+        say(f"trial {record.number}: {record.error}; retrying")
 
 
 def _give_up_on_equal_failures(ledger: Ledger, before: int) -> None:
-    """Raise where the last trials failed alike, those aside that were known when this run began."""
+    """Raise SweepError if the last trials of this run failed the same way."""
     of_this_run = islice(reversed(ledger.records), len(ledger.records) - before)
     last = list(islice((record for record in of_this_run if record.state != TrialState.RETRIED), MOST_EQUAL_FAILURES))
     if len(last) < MOST_EQUAL_FAILURES:
         return
     if len(set(map(_kind, last))) == 1 and last[0].state.is_failure:
-        raise SweepError(f"{MOST_EQUAL_FAILURES} trials in a row ended alike, so the search stops: {last[0].error}")
+        raise SweepError(f"stopping: the last {MOST_EQUAL_FAILURES} trials failed the same way: {last[0].error}")
 
 
 def _kind(record: Record) -> tuple[str, str]:
-    """Return what is equal for trials that ended alike; infeasible vectors often differ in numbers alone."""
+    """Return a key that is equal for equal failures; the errors of failed trials may differ in numbers."""
     error = record.error or ""
     return record.state, cause(error) if record.state == TrialState.FAILED else error

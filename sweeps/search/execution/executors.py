@@ -1,6 +1,6 @@
-"""Who does the trials: this process, or several local ones. A cluster is a third `Executor`.
+"""Executors of trials: this process, or several local worker processes. A cluster would be a third `Executor`.
 
-An executor is made of a `Work`. One that does it elsewhere sends the work's recipe there once, and then job after job.
+An executor is built from a `Work`. A remote executor sends the work's recipe once, then one job after another.
 """
 
 import contextlib
@@ -21,28 +21,28 @@ from sweeps.search.study.point import Ended
 from sweeps.search.study.trial_state import TrialState
 
 MOST_FALSE_STARTS = 3
-"""Worker processes in a row that may die before they are ready."""
+"""Worker processes in a row that may die before they are ready, before the search gives up."""
 
 
 class Executor(Protocol):
-    """Does jobs, one or several at a time, and tells of each model they measure and of how they end."""
+    """Interface that runs jobs, one or several at a time, and reports each measured model and each end of a job."""
 
     @property
     def free(self) -> int:
-        """How many more jobs it would start at once."""
+        """Number of jobs it can start now."""
 
     def submit(self, job: Job) -> None:
-        """Take a job; `free` is at least 1."""
+        """Accept a job; `free` must be at least 1."""
 
     def work(self, tell: Tell) -> None:
-        """Wait until something has happened to a submitted job, and tell it; may do the job meanwhile."""
+        """Wait for progress on a submitted job and report it through `tell`; may run the job itself."""
 
     def close(self) -> None:
-        """Give up what is under way and let go of everything."""
+        """Abort the running jobs and release all resources."""
 
 
 class InProcess:
-    """Does one job at a time, in this process."""
+    """Executor of one job at a time, in this process."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -66,27 +66,27 @@ class InProcess:
 
 
 class LocalProcesses:
-    """Does a job in each of several processes, which make the work for themselves and live for many jobs.
+    """Executor with several worker processes, each of which builds the work once and runs many jobs.
 
-    A process that dies loses its job, whose trial is told as `retried`, and another takes its place. Signals are the
-    parent's business; workers end when it does.
+    If a worker dies, its trial is reported as `retried` and a new worker replaces it. Only the parent handles signals;
+    workers exit with their parent.
 
     Args:
-        work: its recipe goes to every process.
-        count: of processes.
+        work: the work, whose recipe is sent to every worker.
+        count: number of workers.
 
     Raises:
-        SweepError: the recipe cannot be sent to another process.
+        SweepError: the recipe cannot be pickled.
     """
 
     def __init__(self, work: Work, count: int) -> None:
         self._recipe = work.recipe
         try:
             pickle.dumps(self._recipe)
-        except Exception as error:  # pickle raises what it likes
+        except Exception as error:  # pickle may raise anything
             raise SweepError(
-                "what is evaluated cannot be sent to other processes: define it at the top of a module, or use one "
-                f"worker ({describe(error)})"
+                f"the evaluation cannot be sent to worker processes ({describe(error)}): "
+                "define it at the top of a module, or use workers=1"
             ) from error
         self._threads = max(1, (os.cpu_count() or 1) // count)
         self._context = multiprocessing.get_context("spawn")
@@ -100,14 +100,14 @@ class LocalProcesses:
     def submit(self, job: Job) -> None:
         worker = next(worker for worker in self._workers if worker.job is None)
         worker.job, worker.started = job, time.perf_counter()
-        with contextlib.suppress(OSError):  # it is dead, which `work` will see
+        with contextlib.suppress(OSError):  # a dead worker, which `work` will notice
             worker.pipe.send(job)
 
     def work(self, tell: Tell) -> None:
         ready = wait([*(w.pipe for w in self._workers), *(w.process.sentinel for w in self._workers)], timeout=1.0)
         for index, worker in enumerate(self._workers):
             if worker.pipe in ready or worker.process.sentinel in ready:
-                dead = not worker.process.is_alive()  # asked first: what it sent before it died is still in the pipe
+                dead = not worker.process.is_alive()  # checked first: the pipe still holds its last messages
                 for told in worker.messages():
                     if isinstance(told, Ended):
                         worker.job = None
@@ -128,13 +128,13 @@ class LocalProcesses:
         dead.process.join()
         dead.pipe.close()
         self._false_starts = 0 if dead.was_ready else self._false_starts + 1
-        # One that was killed may be followed by one that lives; one that says what is wrong will say it again.
+        # After a kill, the next worker may live; a worker that reported an error would fail again.
         if dead.trouble or self._false_starts > MOST_FALSE_STARTS:
-            what = "go on" if dead.was_ready else "start"
+            what = "continue" if dead.was_ready else "start"
             raise SweepError(f"a worker process could not {what}: {dead.trouble or _exit(dead.process)}")
         self._workers[index] = self._start()
         if dead.job is not None:
-            why = f"its process {_exit(dead.process)}"
+            why = f"its worker died ({_exit(dead.process)})"
             tell(Ended(dead.job.number, TrialState.RETRIED, why, dead.seconds))
 
     def _start(self) -> "_Worker":
@@ -158,7 +158,7 @@ class _Worker:
         return time.perf_counter() - self.started
 
     def messages(self) -> Iterator[Told]:
-        """Yield what the process has sent."""
+        """Yield the messages that the process has sent."""
         try:
             while self.pipe.poll():
                 sent = self.pipe.recv()
@@ -173,7 +173,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, recipe: Callable[[], Work], threads: int) -> None:
-    """Do jobs until the pipe ends: the body of a worker process."""
+    """Run jobs until the pipe closes, as the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
@@ -185,7 +185,7 @@ def _serve(pipe: Connection, recipe: Callable[[], Work], threads: int) -> None:
         while (job := _next(pipe)) is not None:
             pipe.send(work(job, pipe.send))
     except BaseException as error:
-        with contextlib.suppress(OSError):  # nobody is there to be told
+        with contextlib.suppress(OSError):  # the parent is gone
             pipe.send(describe(error))
         raise SystemExit(1) from error
 
@@ -199,7 +199,7 @@ def _next(pipe: Connection) -> Job | None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has: nobody would hear of what it does."""
+    """Exit when the parent has exited: nobody would receive the results."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -208,5 +208,5 @@ def _end_with(parent: int) -> None:
 def _exit(process: BaseProcess) -> str:
     code = process.exitcode
     if code is not None and code < 0:
-        return f"was killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    return f"ended with exit code {code}"
+        return f"killed by signal {-code}" + ("; out of memory?" if code == -signal.SIGKILL else "")
+    return f"exit code {code}"

@@ -1,10 +1,10 @@
-"""Multi-objective asynchronous successive halving: which trials are worth measuring at the next fidelity.
+"""Multi-objective asynchronous successive halving, which decides the trials to measure at the next fidelity.
 
-Successive halving measures many trials cheaply and takes the best share of them on. Made of: a *rung* for each fidelity
-(a share of the validation data, of the fine-tuning steps); an *order* of the points in a rung, by non-dominated rank
-and inside a rank by hypervolume contribution; and a *rule* that compares a newcomer with what its rung holds now, so
-that no trial waits for another (ASHA, Li et al. 2020; with several objectives MO-ASHA, Schmucker et al. 2021). The rule
-adds two things: a point on the front of its rung always goes on, and so does one that noise may be keeping off it.
+Successive halving measures many trials cheaply and promotes the best share of them. It decomposes into a *rung* for
+each fidelity (a share of the validation data or of the fine-tuning steps); an *order* of the points in a rung, by
+non-dominated rank and then by hypervolume contribution; and a *rule* that compares a new trial with the current rung,
+so that no trial waits for another (ASHA, Li et al. 2020; with several objectives MO-ASHA, Schmucker et al. 2021). The
+rule adds two exceptions: a point on the front of its rung is always promoted, and so is a point within noise of it.
 
 Optuna's `Trial.report` takes one objective only, so the rungs are attributes of the trials (`study.rungs`).
 """
@@ -26,7 +26,7 @@ from sweeps.search.study.rungs import Rungs
 
 
 def non_dominated_ranks(values: Floats, directions: Sequence[str]) -> Ranks:
-    """Return the rank of each row of (n, d) `values`, as (n,) ints; rows that are not finite come after all others."""
+    """Return the rank of each row of (n, d) `values`, as (n,) ints; rows that are not finite rank last."""
     found = ranks(values, directions)
     found[found < 0] = found.max(initial=0) + 1
     return found
@@ -35,8 +35,9 @@ def non_dominated_ranks(values: Floats, directions: Sequence[str]) -> Ranks:
 def positions(values: Floats, directions: Sequence[str]) -> Ranks:
     """Return the place of each row of (n, d) `values` in their total order, as (n,) ints; 0 is the best.
 
-    By rank; inside a rank the larger hypervolume contribution first, with the objectives scaled to the unit box of the
-    finite rows and the reference at 1.1; of equal rows the first. Raises ValueError as `non_dominated_ranks` does.
+    Rows are ordered by rank, then by hypervolume contribution, larger first, then by index. Contributions use
+    objectives scaled to the unit box of the finite rows and the reference point 1.1. Raises ValueError as
+    `non_dominated_ranks` does.
     """
     ranked = non_dominated_ranks(values, directions)
     costs = as_costs(values, directions)
@@ -62,7 +63,7 @@ def _places_within(costs: Floats, members: BoolArray) -> Ranks:
 
 
 class Decision(NamedTuple):
-    """Whether a trial stops at a rung, and the sentence that explains it."""
+    """Decision whether a trial stops at a rung, and its reason."""
 
     stops: bool
     reason: str
@@ -71,20 +72,20 @@ class Decision(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Halving:
-    """Rule that says which trials go on to the next fidelity.
+    """Rule that decides which trials continue at the next fidelity.
 
-    A cost is exact and the same at every fidelity; a quality read on little data is not, and should come with its
-    standard error. Trials that pass the last rung are measured at full fidelity: only they can be on the front.
+    A cost is exact and the same at every fidelity; a quality read on little data is not, and should have a standard
+    error. Trials that pass the last rung are measured at full fidelity: only they can be on the front.
 
     Args:
-        fidelities: rising shares of what a full evaluation takes, the last one 1; one rung for each below 1.
-        reduction: the best 1/reduction of a rung, the newcomer counted, go on, and at least one; more than 1.
-        grace: how many trials a rung takes, the newcomer counted, before it stops any; at least 1.
-        z: standard errors of luck that a trial is granted when it is held against the front of its rung; at least 0.
-        keep_front: whether the rung's front goes on whatever its size, and whoever noise may be keeping off it.
+        fidelities: rising shares of a full evaluation, ending in 1; one rung for each share below 1.
+        reduction: the best 1/reduction of a rung, new trial included, continue, and at least one; above 1.
+        grace: number of trials in a rung, new trial included, before any is stopped; at least 1.
+        z: tolerance, in standard errors, when a trial is compared with the front of its rung; at least 0.
+        keep_front: whether the whole front of the rung continues, and every trial within noise of it.
 
     Raises:
-        SweepError: a setting out of its range.
+        SweepError: a setting is out of range.
     """
 
     fidelities: tuple[float, ...] = (0.25, 1.0)
@@ -114,18 +115,18 @@ class Halving:
     def decide(
         self, values: Sequence[float], others: Floats, directions: Sequence[str], stderrs: Sequence[float] | None = None
     ) -> Decision:
-        """Decide whether a newcomer to a rung goes on, by the points the rung holds now.
+        """Decide whether a trial that enters a rung continues, compared with the points in the rung.
 
         Args:
-            values: the newcomer's (d,) values; it stops where one is not finite.
-            others: (n, d), the points already in the rung.
+            values: (d,) values of the new trial; it stops if one is not finite.
+            others: (n, d) values of the points in the rung.
             directions: `minimize` or `maximize` for each objective.
-            stderrs: (d,), the standard errors of the newcomer's values, 0 where exact.
+            stderrs: (d,) standard errors of the new trial's values, 0 if exact.
         """
         costs = as_costs(np.vstack([np.reshape(others, (-1, len(directions))), [values]]), directions)
         own, count = costs[-1], len(costs)
         if not np.isfinite(own).all():
-            return Decision(True, "a value is not finite")
+            return Decision(True, f"values {[float(value) for value in values]} are not all finite")
         if count <= self.grace:
             return Decision(False, f"among the first {self.grace} of its rung")
         ranked = non_dominated_ranks(costs, ["minimize"] * costs.shape[1])
@@ -137,7 +138,7 @@ class Halving:
                 return Decision(False, "within the noise of the front of its rung")
         quota = max(1, math.floor(count / self.reduction))
         place = int((ranked < ranked[-1]).sum() + _places_within(costs, ranked == ranked[-1])[-1])
-        return Decision(place >= quota, f"place {place + 1} of {count} in its rung; the best {quota} go on")
+        return Decision(place >= quota, f"place {place + 1} of {count} in its rung; the best {quota} continue")
 
 
 def _dominated(row: Floats, costs: Floats) -> bool:
@@ -146,12 +147,12 @@ def _dominated(row: Floats, costs: Floats) -> bool:
 
 @final
 class EarlyStopping:
-    """Halving of one study's trials, whose rungs the study keeps.
+    """Early stopping of one study's trials by halving; the study keeps the rungs.
 
     Args:
-        study: Optuna's.
+        study: the Optuna study.
         halving: the rule.
-        objectives: the direction of each.
+        objectives: the direction of each objective.
 
     Raises:
         SweepError: the study was searched with other fidelities or objectives.
@@ -162,11 +163,11 @@ class EarlyStopping:
         self._rungs = Rungs(study, halving.low, len(objectives))
 
     def passed(self, trial: optuna.Trial) -> int:
-        """Return how many rungs a trial that begins has passed before it was retried."""
+        """Return the number of rungs that a trial has passed, before a retry too."""
         return self._rungs.passed(trial)
 
     def stops(self, trial: optuna.Trial, rung: int, low: Point) -> str | None:
-        """Keep what a trial measured at a rung, and return why it is not worth going on; None where it is.
+        """Record a trial's values at a rung; return why it stops, or None if it continues.
 
         Raises:
             UpdateFinishedTrialError: another driver has finished the trial.

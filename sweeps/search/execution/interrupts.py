@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, let in only where stopping loses nothing."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP, which act only where stopping loses nothing."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Stopped(BaseException):
-    """The user or the system asked the sweep to end."""
+    """Request of the user or the system to end the sweep."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"stopped, exit code {exit_code}")
@@ -17,13 +17,14 @@ class Stopped(BaseException):
 
 
 class Interrupts:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into `Stopped`, inside `allowed()` only; the second acts at once.
+    """Handler that turns the first SIGINT, SIGTERM or SIGHUP into `Stopped`, inside `allowed()` only.
 
-    A signal that comes outside `allowed()` waits until the next one is entered, so that a trial is never half told.
+    A second signal acts at once. A signal outside `allowed()` waits for the next `allowed()`, so that no trial is half
+    recorded.
 
     Args:
-        signals: that are taken.
-        error: what one becomes, made of the exit code that belongs to it.
+        signals: the signals to handle.
+        error: function from a signal's exit code to the exception to raise.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class Interrupts:
 
     @property
     def pending(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self._pending is not None
 
     def check(self) -> None:
-        """Raise as `allowed` does if a signal has come."""
+        """Raise as `allowed` does if a signal has arrived."""
         if self._pending is not None:
             raise self._error(self._pending)
 
@@ -62,7 +63,7 @@ class Interrupts:
         """Let a signal stop the body.
 
         Raises:
-            Stopped, or what `error` makes: a signal came, now or since the last time.
+            Stopped, or the exception from `error`: a signal arrived in the body or before it.
         """
         self.check()
         self._open = True
@@ -85,7 +86,7 @@ class Interrupts:
 
 
 def ctrl_c() -> Interrupts:
-    """Return what takes Ctrl-C alone, as `KeyboardInterrupt`; where the user handles it, it is left to that."""
+    """Return a handler of Ctrl-C alone, as `KeyboardInterrupt`; a handler of the user's own stays in place."""
     handler = signal.getsignal(signal.SIGINT)
     nested = isinstance(getattr(handler, "__self__", None), Interrupts)
     ours = nested or handler is signal.default_int_handler
@@ -94,10 +95,10 @@ def ctrl_c() -> Interrupts:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let the body come to its end before Ctrl-C acts.
+    """Delay Ctrl-C until the body has finished.
 
     Raises:
-        KeyboardInterrupt: it came meanwhile.
+        KeyboardInterrupt: Ctrl-C arrived in the body.
     """
     with ctrl_c() as interrupts:
         yield

@@ -1,8 +1,4 @@
-"""The ledger of a study: what was asked for, what is under way, what was found out; every trial goes through it.
-
-It hands out no model twice: a vector of a model that is known is a duplicate, and one of a model that is being trained
-waits for it.
-"""
+"""The ledger of a study: its proposed, running and finished trials; it trains no model twice."""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -28,23 +24,25 @@ from sweeps.search.study.record import Record, abandon, finish, record_of, recor
 from sweeps.search.study.trial_state import TrialState
 
 MOST_DUPLICATES = 100
-"""Proposals in a row that may lead to models that are known before nothing is thought to be left."""
+"""Duplicates in a row after which the search counts as exhausted."""
 RECLAIM_EVERY = 60.0
-"""Seconds after which a driver that is at work looks again for trials of others that have died."""
+"""Seconds between two checks of a working driver for trials of dead processes."""
 
 
 class Ledger:
-    """Follows one study for one process; others may be at it too.
+    """Ledger of one study in one process; other processes may share the study.
+
+    A vector whose model is known is a duplicate; one whose model is being trained waits for the result.
 
     Args:
-        study: Optuna's; all that has finished in it is taken in.
-        problem: what is searched.
-        proposer: of the trials.
-        catalogue: knows which vectors lead to one model.
-        observers: hear of every event.
-        shared: whether other processes may be at the study now.
+        study: the Optuna study; its finished trials are read at once.
+        problem: the search problem.
+        proposer: source of trials.
+        catalogue: catalogue of known models.
+        observers: observers of every event.
+        shared: whether other processes may work on the study now.
         counts_duplicates: whether duplicates count as finished.
-        early_stopping: decides at low fidelities which trials go on; None evaluates all in full.
+        early_stopping: rule that stops trials at low fidelities; None evaluates all trials in full.
     """
 
     def __init__(
@@ -61,14 +59,14 @@ class Ledger:
     ) -> None:
         self.study, self.problem, self._proposer, self._catalogue = study, problem, proposer, catalogue
         self.observers = list(observers)
-        """Those that hear of every event."""
+        """Observers of every event."""
         self.shared, self._counts_duplicates, self.early_stopping = shared, counts_duplicates, early_stopping
         self.records: list[Record] = []
-        """Finished trials, in the order they were learned of."""
+        """Finished trials, in the order in which this process learned of them."""
         self.counts: dict[TrialState, int] = {}
-        """How many there are of each state."""
+        """Number of finished trials by state."""
         self.exhausted = False
-        """Whether the last `ask` found nothing that is left to try."""
+        """Whether the last `ask` found nothing left to try."""
         self._known: dict[Hashable, tuple[int, Sequence[Point]]] = {}
         self._told: set[int] = set()
         self._others = Others(study, problem)
@@ -76,28 +74,28 @@ class Ledger:
         self._under_way: dict[int, Task] = {}
         self._duplicates_in_a_row = 0
         self._held: list[int] = []
-        """Those under way that wait for another one of the same model to end."""
+        """Running trials that wait for another trial of the same model."""
         self._climbing: list[int] = []
-        """Those under way that wait for a job at their next fidelity."""
+        """Running trials that wait for a job at their next fidelity."""
         for record in records(study):
             self._remember(record)
 
     @property
     def finished(self) -> int:
-        """Trials that count towards the total: all that ended by themselves."""
+        """Number of trials that count towards the total: all but the retried ones and uncounted duplicates."""
         free = [TrialState.RETRIED, *([] if self._counts_duplicates else [TrialState.DUPLICATE])]
         return len(self.records) - sum(self.counts.get(state, 0) for state in free)
 
     @property
     def under_way(self) -> int:
-        """Trials of this process that have not ended."""
+        """Number of running trials of this process."""
         return len(self._under_way)
 
     def ask(self) -> Task | None:
         """Return the next trial to train.
 
-        None where the one that was asked for needs no training now: it is a duplicate, or waits for another of the
-        same model; or where nothing is left, and `exhausted` is set.
+        None if the proposed trial needs no training now, because it is a duplicate or waits for another trial of the
+        same model; also None if nothing is left, and then `exhausted` is set.
         """
         self.exhausted = False
         started = datetime.now()
@@ -117,12 +115,12 @@ class Ledger:
         return self._unless_known(task)
 
     def first(self, key: Hashable) -> int | None:
-        """Return the number of the first trial that came to a model, or None."""
+        """Return the number of the first trial that measured a model, or None."""
         known = self._known.get(key)
         return None if known is None else known[0]
 
     def released(self) -> Task | None:
-        """Return a trial that has waited: for its next fidelity, or for one of the same model, which gave no result."""
+        """Return a waiting trial that can run now, at its next fidelity or because its twin gave no result, or None."""
         if self._climbing:
             return self._under_way[self._climbing.pop(0)]
         at_work = {task.key for number, task in self._under_way.items() if number not in self._held}
@@ -135,25 +133,25 @@ class Ledger:
         return None
 
     def job(self, task: Task) -> Job:
-        """Return what whoever does a trial must know."""
+        """Return the next job of a trial."""
         return Job(task.number, dict(task.params), self._catalogue.front_values, task.static, task.rung)
 
     def measured(self, told: MeasuredModel) -> None:
-        """Take a model that a trial measured. Raises SweepError where it is not under way."""
+        """Add a model that a trial measured. Raises SweepError if the trial is not running."""
         self._task(told.number).points.append(self._catalogue.kept(told.point))
         each(self.observers, lambda observer: observer.measured(told))
 
     def end(self, ended: Ended) -> Record | None:
-        """Take the end of a job: close its trial, or put it back; None where it goes on to its next fidelity.
+        """Handle the end of a job: close or requeue its trial; return None if it continues at its next fidelity.
 
         Raises:
-            UpdateFinishedTrialError: another driver has finished it; it is no longer under way here.
-            SweepError: it is not under way.
+            UpdateFinishedTrialError: another driver has finished the trial; it no longer runs here.
+            SweepError: the trial is not running.
         """
         task = self._task(ended.number)
         ended = task.whole(ended)
         if ended.state == TrialState.COMPLETE and not task.points and self._catalogue.base is None:
-            ended = replace(ended, state=TrialState.FAILED, error="it ended without telling of a model")
+            ended = replace(ended, state=TrialState.FAILED, error="the executor reported no measured model")
         try:
             if ended.state == TrialState.RUNNING:
                 if (why := self._stops(task, ended)) is None:
@@ -176,7 +174,7 @@ class Ledger:
         return self._close(task)
 
     def put_back(self, task: Task, why: str) -> None:
-        """Close a trial that was stopped, so that its vector waits for the search to go on."""
+        """Close a stopped trial and queue its vector for a retry."""
         if self._under_way.pop(task.number, None) is None:
             return
         for waiting in (self._held, self._climbing):
@@ -190,7 +188,7 @@ class Ledger:
         self._remember(self._record(task))
 
     def put_all_back(self, why: str) -> None:
-        """Close everything under way, then raise what went wrong with the first."""
+        """Put back every running trial, then raise the first error."""
         problems = []
         for number in sorted(self._under_way):
             try:
@@ -201,7 +199,7 @@ class Ledger:
             raise problems[0]
 
     def take_in_others(self) -> int:
-        """Learn what other drivers of the same study have finished since; return how many trials they are at."""
+        """Read the trials that other drivers have finished; return how many trials they are running."""
         if not self.shared:
             return 0
         mine = {task.trial.number for task in self._under_way.values()}
@@ -211,17 +209,15 @@ class Ledger:
         return len(self._others.at_work)
 
     def reclaim(self, every: float = RECLAIM_EVERY) -> int:
-        """Queue the trials of other processes that have died again, at most so often (s); return how many.
-
-        While there is other work to do, a trial that nobody owns yet is given the time that reading costs can take.
-        """
+        """Queue the trials of dead processes for a retry, at most once per `every` seconds; return how many."""
         if not self.shared or time.monotonic() < self._reclaimed + every:
             return 0
         self._reclaimed = time.monotonic()
+        # Reading costs may take long, so that an unclaimed trial has the whole lease, unless this driver is idle.
         return reclaim(self.study, alone=False, grace=LEASE if every else GRACE)
 
     def _draw(self) -> Task | None:
-        """Return the next trial, claimed; None where nothing is left, or another driver was faster."""
+        """Propose and claim the next trial; return None if nothing is left, or another driver was faster."""
         started = time.perf_counter()
         proposal = None if self._duplicates_in_a_row >= MOST_DUPLICATES else self._proposer.ask()
         if proposal is None:
@@ -237,7 +233,7 @@ class Ledger:
         return Task(number, trial, proposal.static, key, started, rung)
 
     def _is_one_too_many(self, task: Task) -> bool:
-        """Drop a trial that another driver is at as well; tell whether it is one."""
+        """Drop a trial whose model another driver is evaluating; tell whether it was dropped."""
         if not self.shared:
             return False
         self.take_in_others()
@@ -251,11 +247,11 @@ class Ledger:
 
     def _task(self, number: int) -> Task:
         if number not in self._under_way:
-            raise SweepError(f"trial {number} is not under way: it has been told, or put back")
+            raise SweepError(f"trial {number} is not running: it has ended already; tell each trial once")
         return self._under_way[number]
 
     def _unless_known(self, task: Task) -> Task | None:
-        """Return the trial, or close it as a duplicate where its model is known."""
+        """Return the trial, or close it as a duplicate and return None if its model is known."""
         known = self._known.get(task.key)
         if known is None:
             self._duplicates_in_a_row = 0
@@ -272,15 +268,15 @@ class Ledger:
         return None
 
     def _stops(self, task: Task, ended: Ended) -> str | None:
-        """Return why a trial stops at a low fidelity, or None."""
+        """Return why a trial stops at a low fidelity, or None if it continues."""
         if self.early_stopping is None or ended.low is None:
-            raise SweepError(f"trial {task.number} was measured at a low fidelity, which this search does not use")
+            raise SweepError(f"trial {task.number} ended at a low fidelity, but this search has none: pass fidelities")
         return self.early_stopping.stops(task.trial, task.rung, ended.low)
 
     def _final(self, points: Sequence[Point]) -> Point:
-        """Return the model that a complete trial came to."""
+        """Return the final model of a complete trial."""
         final = points[-1] if points else self._catalogue.base
-        assert final is not None, "only where there is a base model can a trial measure nothing"
+        assert final is not None, "without a base model, a complete trial has measured a model"
         return final
 
     def _close(self, task: Task) -> Record:

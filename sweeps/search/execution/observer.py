@@ -7,14 +7,14 @@ from sweeps.search.study.record import Record
 
 
 class Catalogue:
-    """Knowledge of models, by which the ledger avoids to train one twice; this one knows nothing."""
+    """Catalogue of known models, so that the ledger trains no model twice; this one is empty."""
 
     def kept(self, point: Point) -> Point:
-        """Return a point of a running trial as the study shall keep it."""
+        """Return a point of a running trial in the form that the study keeps."""
         return point
 
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield the models that a trial measured: the key of each, and the points that lead to it."""
+        """Yield the key of each model that a trial measured, with the points that lead to the model."""
         return ()
 
     @property
@@ -29,23 +29,23 @@ class Catalogue:
 
 
 class Observer:
-    """Listener to the events of a study; this one does nothing."""
+    """Observer of the events of a study; this one does nothing."""
 
     def measured(self, told: MeasuredModel) -> None:
-        """Hear of a model that a running trial measured; the ledger has its point."""
+        """React to a model that a running trial measured; the ledger already has its point."""
 
     def took(self, record: Record) -> None:
-        """Hear of a finished trial, of this run or another; those of earlier runs come when the ledger is opened."""
+        """React to a finished trial, of this run or another; trials of earlier runs come when the ledger is opened."""
 
     def closed(self, record: Record) -> None:
-        """Hear of a trial of this run that has ended; `took` was called before."""
+        """React to the end of a trial of this run; `took` was called before."""
 
     def overtaken(self) -> None:
-        """Forget what a trial measured that another driver finished: it is no record of the study."""
+        """Discard the measurements of a trial that another driver has finished: the study has no record of them."""
 
 
 def each(observers: Sequence[Observer], event: Callable[[Observer], None]) -> None:
-    """Call every observer, then raise the first error: one that fails does not silence the others."""
+    """Call every observer, then raise the first error, so that a failing observer does not block the others."""
     problems = []
     for observer in observers:
         try:

@@ -1,4 +1,4 @@
-"""When a search has done enough before its trials are: a limit on time, or a front that has stopped growing."""
+"""Stopping rules that end a search before all its trials: limits on time, and a front that no longer improves."""
 
 import math
 import time
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stop:
-    """Limits that end a search before its trials are done; None never does."""
+    """Limits that end a search before all its trials; None is no limit."""
 
     seconds: float | None = None
     """Wall time of this run."""
     training_seconds: float | None = None
-    """Time of all trials of the study together."""
+    """Total duration of all trials of the study."""
     window: int | None = None
-    """Ends the search when this many finished trials in a row raised the hypervolume by less than `gain`."""
+    """Finished trials in a row after which the search ends if they raised the hypervolume by less than `gain`."""
     gain: float = 0.001
-    """See `window`; a share of the box in which the hypervolume is measured."""
+    """Smallest gain of hypervolume in a window, as a share of the box in which it is measured."""
 
 
 class Stopping:
-    """Follows a study and says when one of its limits is reached.
+    """Check of a study against its limits.
 
     Args:
         stop: the limits.
-        gain: tells by how much the last so many finished trials raised the hypervolume, as a share of the box that it
-            is measured in.
+        gain: function from a window to the hypervolume gained by the last `window` finished trials, as a share of the
+            box in which it is measured.
 
     Raises:
-        SweepError: a limit out of its range.
+        SweepError: a limit is out of range.
     """
 
     def __init__(self, stop: Stop, gain: Callable[[int], float]) -> None:

@@ -1,4 +1,4 @@
-"""Task: a trial that was handed out, and what it has measured so far."""
+"""Task: a running trial and the models it has measured so far."""
 
 import time
 from collections.abc import Hashable, Mapping
@@ -12,15 +12,15 @@ from sweeps.search.study.point import NOTHING_RECALLED, Ended, Point, Recalled
 
 @dataclass(eq=False)
 class Task:
-    """A trial that was handed out.
+    """Running trial.
 
     Args:
-        number: its place among the trials that were asked for.
-        trial: Optuna's.
-        static: the costs of its vector that are known beforehand.
-        key: equal for vectors of the same model.
-        started: when, by `time.perf_counter`.
-        rung: how many low fidelities it has passed.
+        number: the trial's number among the trials proposed for evaluation.
+        trial: the Optuna trial.
+        static: static costs of its vector.
+        key: key that is equal for vectors of the same model.
+        started: start time, by `time.perf_counter`.
+        rung: number of low fidelities it has passed.
         points: the models it has measured.
     """
 
@@ -41,13 +41,13 @@ class Task:
 
     @property
     def seconds(self) -> float:
-        """Since it was asked for."""
+        """Time since the trial was proposed."""
         return time.perf_counter() - self.started
 
     def climb(self, ended: Ended) -> None:
-        """Go on to the next fidelity after a job at a low one."""
+        """Move to the next fidelity after a job at a low one."""
         self.rung, self._spent, self._recalled = self.rung + 1, ended.seconds, ended.recalled
 
     def whole(self, ended: Ended) -> Ended:
-        """Add what the jobs before this one took."""
+        """Add the durations and cache hits of the trial's earlier jobs."""
         return replace(ended, seconds=self._spent + ended.seconds, recalled=self._recalled + ended.recalled)

@@ -1,7 +1,7 @@
-"""Messages between the driver and whoever does the trials: a job goes out, measured models and its end come back.
+"""Messages between driver and executor: a job in one direction, measured models and the end of the job in the other.
 
-A `Work` does one job after the other where it is; an `Executor` (`sweeps.search.execution.executors`) has it done, here
-or elsewhere.
+A `Work` runs one job at a time in its process; an `Executor` (`sweeps.search.execution.executors`) runs a work in this
+process or in others.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,14 +14,14 @@ from sweeps.search.study.point import Ended, MeasuredModel
 
 @dataclass(frozen=True)
 class Job:
-    """A trial to do.
+    """Evaluation of a trial at one fidelity.
 
     Args:
-        number: of the trial.
+        number: the trial's number.
         params: its vector.
-        front: the objectives' values of the front when it was handed out.
-        static: what is known of the vector beforehand.
-        rung: place of its fidelity among those of the halving; a trial is a job for each until it is stopped.
+        front: the objectives' values on the front when the job was created.
+        static: static costs of the vector.
+        rung: index of the fidelity; a trial has a job for each fidelity until it is stopped early.
     """
 
     number: int
@@ -38,14 +38,14 @@ Tell: TypeAlias = Callable[[Told], None]
 
 
 class Work(Protocol):
-    """Does trials, one at a time."""
+    """Interface that runs jobs, one at a time."""
 
     def __call__(self, job: Job, tell: Tell) -> Ended:
-        """Do a job: tell of every model as it is measured, and return how the job ended.
+        """Run a job: report every model through `tell` as it is measured, and return the end of the job.
 
-        Whatever goes wrong with one trial is its end; an exception is of what would go wrong with every other too.
+        A failure of one trial is returned as its end; an exception means that every other trial would fail too.
         """
 
     @property
     def recipe(self) -> Callable[[], "Work"]:
-        """What makes the same work in another process; it can be pickled."""
+        """Function that builds the same work in another process; it can be pickled."""

@@ -1,1 +1,1 @@
-"""Proposals: which vector is evaluated next."""
+"""Proposals of the next vector: sampler, acquisition, prefilter and mutation."""

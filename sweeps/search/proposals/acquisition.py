@@ -1,8 +1,8 @@
-"""Screening: which of many candidates is expected to add most to the front.
+"""Acquisition by expected hypervolume improvement.
 
-Candidates come from the sampler, from one- and two-knob mutations of the front and from chance; the best few are
-improved by hill climbing. Costs known beforehand are exact, what is not known is a surrogate's guess (Gaussian
-processes on knobs and costs), and the expected gain of hypervolume decides.
+Candidates are the sampler's proposal, one- and two-knob mutations of the front, and uniform samples; hill climbing
+improves the best few. Static costs are exact; a surrogate (Gaussian processes on knobs and costs) predicts the other
+objectives; the candidate with the largest expected improvement wins.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,25 +26,25 @@ Costs: TypeAlias = Mapping[str, float]
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _MARGIN = 0.1
-"""By how much the reference lies beyond the worst that counts, as a share of its distance to the best."""
+"""Distance of the reference point beyond the worst relevant value, as a share of that value's distance to the best."""
 _MOST = 300
-"""Trials the surrogate learns from: the newest half of these and an even pick of the older ones."""
+"""Most trials that the surrogate is fitted on: one half the newest, the other an even selection of the older ones."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """How much thought goes into a proposal.
+    """Settings of the acquisition.
 
     Args:
-        mutants: candidates one knob away from the front, at most.
+        mutants: most candidates one knob away from the front.
         pairs: candidates two knobs away from the front.
-        randoms: candidates drawn uniformly.
-        climbs: times that the best four candidates are joined by their own mutations.
-        startup: finished trials before the surrogate has a say.
-        explore: after so many trials in a row without a place on the front, and again after as many more, a proposal is
-            the inner sampler's own: what the surrogate expects does not come true then; 0 never.
-        shortlist: where static costs take long to read, how many candidates have them read: those that look best with
-            costs that are guessed by those read so far; None reads them all.
+        randoms: candidates sampled uniformly.
+        climbs: rounds of hill climbing, each of which adds the mutations of the best four candidates.
+        startup: finished trials before the surrogate is used.
+        explore: number of trials in a row without a new front member after which the inner sampler's own proposal is
+            used once, because the surrogate's predictions fail; 0 turns this off.
+        shortlist: for static costs that are slow to read, the number of candidates whose costs are read: the best ones
+            by costs predicted from those read so far; None reads all.
     """
 
     mutants: int = 300
@@ -57,12 +57,12 @@ class Screening:
 
 
 class Screen:
-    """Ranks candidates of one study; keeps the surrogates between proposals, so that each starts from the last.
+    """Ranking of one study's candidates; it keeps the surrogates, so that each fit starts from the last one.
 
     Args:
-        problem: what is searched.
-        settings: how much thought.
-        rng: for the pool.
+        problem: the search problem.
+        settings: settings of the acquisition.
+        rng: random generator of the pool.
     """
 
     def __init__(self, problem: Problem, settings: Screening, rng: np.random.Generator) -> None:
@@ -76,7 +76,7 @@ class Screen:
             self._shortlist = Shortlist(problem, self._encoder, settings.shortlist)
 
     def read(self, vector: Mapping[str, Value], costs: Costs) -> None:
-        """Take in the static costs of a vector, whatever became of it."""
+        """Add the static costs of a vector, whether or not it is evaluated."""
         if self._shortlist is not None:
             self._shortlist.guess.read(vector, costs)
 
@@ -87,13 +87,13 @@ class Screen:
         running: Sequence[tuple[Vector, Costs]],
         fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> Vector | None:
-        """Return the most promising vector, or None where no candidate fits.
+        """Return the candidate with the largest expected improvement, or None if no candidate is new and feasible.
 
         Args:
-            drawn: by the inner sampler.
+            drawn: the inner sampler's proposal.
             done: vector, (d,) values in the study's order and static costs of the feasible finished trials; at least 2.
-            running: vector and static costs of the trials under way, taken to end as they are expected to.
-            fitting: keeps those that are new and break no known limit, each once, with their static costs.
+            running: vector and static costs of the running trials, assumed to end as predicted.
+            fitting: filter that keeps new, feasible vectors, each once, and returns them with their static costs.
         """
         learned = done
         if len(done) > _MOST:
@@ -116,7 +116,7 @@ class Screen:
             return None
         guess = self._guesser(learned)
         exact = np.array([name in candidates[0][1] for name in self._signs])
-        # Where no objective is known beforehand, any of them may be the one to give way at the far end of the front.
+        # Without an exact objective, any objective may be traded off at the far end of the front.
         far = front.max(axis=0) if exact.any() else np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
         worst = np.where(exact, observed.max(axis=0), far)
         reference = worst + _MARGIN * np.maximum(worst - front.min(axis=0), 1e-12)
@@ -144,7 +144,7 @@ class Screen:
         self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Costs]], observed: Array,
         front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> list[tuple[Vector, Costs]]:  # fmt: skip
-        """Return what fits of a pool, and of what climbs from it, and looks best with every objective guessed."""
+        """Return the best feasible vectors of a pool and its hill climbing, ranked with every objective predicted."""
         for vector, _, _ in done:
             shortlist.leave_out(vector)
         far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
@@ -174,11 +174,11 @@ class Screen:
     def _guesser(
         self, done: Sequence[tuple[Vector, Array, Costs]], without: Collection[str] = ()
     ) -> Callable[[Sequence[tuple[Vector, Costs]]], Array]:
-        """Fit what is not known; return a function from n vectors to their (nodes, n, d) values, to minimise.
+        """Fit the surrogates; return a function from n vectors to their (nodes, n, d) values, to minimise.
 
         Args:
-            done: vector, values and static costs to learn from.
-            without: objectives that are guessed elsewhere and come as readings, beside the costs that `done` has.
+            done: vectors, values and static costs to fit on.
+            without: objectives that are predicted elsewhere and passed as readings, besides the costs in `done`.
         """
         signs = self._array_of_signs
         costs = tuple(sorted(set.intersection(*(set(readings) for _, _, readings in done))))

@@ -1,4 +1,4 @@
-"""Which sampler draws, by the space, and what is tried before it does."""
+"""Choice of the sampler and of screening, by the space and the number of trials."""
 
 import hashlib
 import logging
@@ -17,16 +17,16 @@ from sweeps.search.space import Space
 logger = logging.getLogger(__name__)
 
 MANY_TRIALS = 1000
-"""From here on TPE, whose cost grows with every trial, gives way to evolution."""
+"""Number of trials above which NSGA-II replaces TPE, whose cost grows with every trial."""
 FEW_TRIALS, FEW_KNOBS = 150, 8
-"""Up to here a Gaussian process is affordable, some tenths of a second for each proposal."""
+"""Trials and knobs up to which a Gaussian process is affordable, at some tenths of a second per proposal."""
 
 
 _REASONS: "WeakKeyDictionary[optuna.samplers.BaseSampler, str]" = WeakKeyDictionary()
 
 
 class ChosenSampler(NamedTuple):
-    """A sampler, and the reason it was taken."""
+    """Sampler and the reason for its choice."""
 
     sampler: optuna.samplers.BaseSampler
     reason: str
@@ -39,10 +39,10 @@ def pick_sampler(
 
     Args:
         space: the domain of each knob.
-        trials: how many will be trained in all.
-        seed: of the sampler.
-        conditional: whether some knobs are drawn only where others have certain values.
-        separable: whether the knobs are known to act each for itself; only a space without choices and steps asks.
+        trials: total number of trials.
+        seed: seed of the sampler.
+        conditional: whether some knobs exist only for certain values of others.
+        separable: whether the knobs are known not to interact; it matters in a continuous space only.
     """
     if conditional:
         sampler: optuna.samplers.BaseSampler = _tpe(multivariate=True, group=True, seed=seed)
@@ -64,7 +64,7 @@ def pick_sampler(
 def by_space(
     space: Space, trials: int, seed: int, conditional: bool = False, separable: bool = False
 ) -> optuna.samplers.BaseSampler:
-    """Return the sampler that suits the space, as `pick_sampler` does: what `conf/sampler/auto.yaml` names."""
+    """Return the sampler from `pick_sampler`, for `conf/sampler/auto.yaml`."""
     return pick_sampler(space, trials, seed, conditional, separable).sampler
 
 
@@ -76,20 +76,20 @@ def describe_sampler(sampler: optuna.samplers.BaseSampler) -> str:
 
 
 def is_fixed(sampler: optuna.samplers.BaseSampler) -> bool:
-    """Tell whether a sampler goes through a fixed sequence, in which nothing else has a place."""
+    """Tell whether a sampler follows a fixed sequence, so that its proposals must not be replaced."""
     return isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.QMCSampler)
 
 
 def seed_after(seed: int, trials: int) -> int:
-    """Return the seed of a sampler that takes a study up after so many trials, so that it does not repeat its start."""
+    """Return the seed for a study resumed after this many trials, so that the sampler does not repeat its start."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{trials}".encode()).digest()[:4])
 
 
 def screening_pays(problem: Problem) -> bool:
-    """Tell whether candidates are worth screening, and log the choice.
+    """Tell whether screening is expected to pay, and log the choice.
 
-    In `benchmarks/search_quality.py` and on the tables it was developed on, screening wins where some knob is discrete
-    and some objective is known before training; elsewhere it has not been shown to.
+    In `benchmarks/search_quality.py` and on the tables used in its development, screening wins if some knob is discrete
+    and some objective is known before training. In other cases no gain has been shown.
     """
     known = static_names(problem) & set(problem.objectives)
     pays = not _is_continuous(problem.space) and bool(known)
@@ -100,12 +100,12 @@ def screening_pays(problem: Problem) -> bool:
 
 
 def static_names(problem: Problem) -> set[str]:
-    """Return which meters are known before training, from one vector of the space."""
+    """Return the names of the meters known before training, read from one vector of the space."""
     if problem.static_costs is None:
         return set()
     try:
         return set(problem.static_costs(random_vector(problem.space, np.random.default_rng(0))))
-    except Exception:  # a user's function; the vector may be one it cannot take
+    except Exception:  # a user's function, which may reject this vector
         return set()
 
 

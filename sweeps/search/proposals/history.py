@@ -1,4 +1,4 @@
-"""What a study has tried so far, kept up as it grows: to look at all trials for each proposal is quadratic in them."""
+"""History of a study's trials, updated incrementally, as a scan of all trials for each proposal would be quadratic."""
 
 from bisect import bisect, insort
 from collections.abc import Hashable
@@ -14,12 +14,12 @@ from sweeps.search.study.record import was_tried
 
 
 class History:
-    """The trials of a study whose vector is whole, by what they lead to.
+    """History of the trials with a complete vector, by model.
 
-    A trial that has ended never changes, so it is read once; those waiting or running are looked at every time.
+    A trial that has ended never changes and is read once; waiting and running trials are read every time.
 
     Args:
-        problem: tells which vectors lead to the same model.
+        problem: the search problem, whose `canonical` identifies a model.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -32,17 +32,17 @@ class History:
         self.feasible: list[FrozenTrial] = []
         """Complete trials that meet all limits, by number."""
         self.running: list[FrozenTrial] = []
-        """Trials under way, by number."""
+        """Waiting and running trials, by number."""
         self._tried: list[int] = []
         self._front, self._numbers = np.empty((0, len(problem.objectives))), np.empty(0, dtype=np.intp)
 
     @property
     def idle(self) -> int:
-        """Trials that were tried and have ended since the newest on the front: none added to it."""
+        """Number of finished trials since the newest front member."""
         return len(self._tried) - bisect(self._tried, self._numbers.max(initial=-1))
 
     def read(self, study: Study) -> None:
-        """Take in what the study has become."""
+        """Read the trials that have changed."""
         trials = study.get_trials(deepcopy=False)
         changed = self._feed.read(len(trials), trials.__getitem__)
         whole = [trial for trial in changed if trial.params.keys() == self._problem.space.keys()]
@@ -53,11 +53,11 @@ class History:
                 self._end(trial)
 
     def knows(self, key: Hashable) -> bool:
-        """Tell whether a vector that leads to the same model has been tried or is under way."""
+        """Tell whether a trial of the same model has ended, is running or is waiting."""
         return key in self._ended or key in self._under_way
 
     def has_ended(self, key: Hashable) -> bool:
-        """Tell whether a vector that leads to the same model has been tried to its end."""
+        """Tell whether a trial of the same model has ended."""
         return key in self._ended
 
     def _end(self, trial: FrozenTrial) -> None:

@@ -1,4 +1,4 @@
-"""Expected gain of hypervolume of candidates whose costs are known and whose quality is a guess."""
+"""Expected hypervolume improvement of candidates with known costs and predicted quality."""
 
 from typing import Any, TypeAlias
 
@@ -11,16 +11,16 @@ _SAMPLES = 2048
 
 
 def expected_gain(points: Array, weights: Array, front: Array, reference: Array) -> Array:
-    """Return the expected hypervolume that each candidate alone adds to a front, (n,); all objectives to minimise.
+    """Return the expected hypervolume that each candidate alone adds to a front, (n,); all objectives are minimised.
 
-    Exact for two objectives; for more, the share of 2048 Halton points that the candidate dominates and the front does
-    not.
+    The value is exact for two objectives. For more, it is the share of 2048 Halton points that the candidate dominates
+    and the front does not.
 
     Args:
-        points: (q, n, d) values of the n candidates at each of the q nodes of a quadrature over what is not known.
-        weights: (q,) of the nodes, summing to 1.
-        front: (m, d) what there is.
-        reference: (d,) the corner that bounds the hypervolume.
+        points: (q, n, d) values of n candidates at the q nodes of a quadrature over the unknown objectives.
+        weights: (q,) weights of the nodes, which sum to 1.
+        front: (m, d) values of the present front.
+        reference: (d,) reference point of the hypervolume.
     """
     if points.shape[2] == 2:
         each = (_gain_2d(at_node, front, reference) for at_node in points)
@@ -43,7 +43,7 @@ def _dominated(points: Array, sampled: Array) -> Array:
 def _gain_2d(points: Array, front: Array, reference: Array) -> Array:
     order = np.argsort(front[:, 0])
     x, y = front[order, 0], front[order, 1]
-    # Between two neighbours of the front, what is dominated starts at the left one's y.
+    # Between two neighbours on the front, the dominated region starts at the left neighbour's y.
     edges = np.concatenate([[-np.inf], x, [np.inf]])
     tops = np.concatenate([[reference[1]], np.minimum(y, reference[1])])
     left = np.maximum(edges[None, :-1], points[:, :1])

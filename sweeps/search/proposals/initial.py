@@ -1,4 +1,4 @@
-"""Initial vectors: what a search tries before it proposes."""
+"""Initial vectors of a search, evaluated before the first proposal."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -8,7 +8,7 @@ from kmr.core.domain import rungs
 from sweeps.search.space import Space, is_searched
 
 FEW_TOGETHER = 4
-"""Knobs up to which every two are tried together at first."""
+"""Most knobs for which all pairs are tried at the start."""
 
 
 def anchors(
@@ -19,17 +19,17 @@ def anchors(
     together: bool = False,
     cost: Callable[[Mapping[str, Value]], float] | None = None,
 ) -> list[dict[str, Value]]:
-    """Return what is tried first: the vector that changes nothing, and each knob alone at a few strengths.
+    """Return the first vectors to try: the neutral vector, and each knob alone at a few strengths.
 
-    They give the front its ends, the report its comparison with every technique alone, and the sampler a fair start.
+    They give the front its ends, the report a comparison with every technique alone, and the sampler a good start.
 
     Args:
-        space: the domain of each knob; without anchors where some knob's neutral value is not in its own.
-        most: fewer strengths are taken where there would be more; at least the neutral vector stays.
+        space: the domain of each knob; there are no anchors if a knob's neutral value is outside its domain.
+        most: most vectors; strengths are dropped until they fit, and the neutral vector always stays.
         levels: strengths of each knob, the strongest included.
-        together: whether the middle strengths come first, and then every two knobs together at those, where there are
-            at most `FEW_TOGETHER` knobs: where techniques compose well, that is most of the front.
-        cost: of a vector, where it is known before training; of the pairs, the cheapest come first.
+        together: whether the middle strengths come first, then all pairs of knobs at those strengths if there are at
+            most `FEW_TOGETHER` knobs; if techniques compose well, the pairs form most of the front.
+        cost: function from a vector to its cost, if known before training; the cheapest pairs come first.
     """
     if not all(is_searched(domain, domain.neutral) for domain in space.values()):
         return []

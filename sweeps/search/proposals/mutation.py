@@ -1,4 +1,4 @@
-"""Vectors near a vector: one knob turned to another value."""
+"""Mutations of a vector: one knob turned to another value."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from kmr.core import Choice, Domain, FloatRange, IntRange, Value
 from sweeps.search.space import Space
 
 _FAR = 3
-"""Further values tried for a range beside the ones next to the present."""
+"""Number of random values tried for a range, besides the neighbours of the present value."""
 
 
 def mutations(space: Space, params: Mapping[str, Value], rng: np.random.Generator) -> list[dict[str, Value]]:
     """Return vectors that differ from the given one in one knob, in random order.
 
-    A choice is turned to each of its other values; a range to the values next to the present one and to a few others.
+    A choice takes each of its other values; a range takes the neighbours of the present value and a few random values.
     """
     found = [
         {**params, name: value}
@@ -27,7 +27,7 @@ def mutations(space: Space, params: Mapping[str, Value], rng: np.random.Generato
 
 
 def random_vector(space: Space, rng: np.random.Generator) -> dict[str, Any]:
-    """Return a vector drawn uniformly from the space (log-uniformly where a domain says so)."""
+    """Return a vector sampled uniformly from the space, or log-uniformly in a domain with `log`."""
     return {name: _random(domain, rng) for name, domain in space.items()}
 
 

@@ -1,7 +1,7 @@
-"""Which few of many candidates have their costs read, where that takes long: what is read of some tells of the others.
+"""Prefilter that selects the candidates whose static costs are read, for costs that are slow to read.
 
-A cost of a vector that has not been read is guessed from those that have been in this run, whether they fit or not, and
-so is whether a limit is broken; a candidate counts by its expected gain times the probability that it breaks none.
+A surrogate fitted on all costs read in this run predicts the costs and limit violations of the other vectors. A
+candidate is ranked by its expected improvement times its probability of feasibility.
 """
 
 import math
@@ -21,19 +21,19 @@ Costs: TypeAlias = Mapping[str, float]
 Key: TypeAlias = tuple[Any, ...]
 
 _MOST = 120
-"""Vectors the costs are learned from, the newest."""
+"""Number of newest vectors on which the costs are fitted."""
 _MOST_OUT = 50_000
-"""Vectors that are known not to be worth a look, before they are forgotten."""
+"""Most excluded vectors that are remembered."""
 _ROUNDS = 4
-"""How often a shortlist of which nothing fits gives way to the next, by what was learned from it."""
+"""Most shortlists per proposal; each infeasible one improves the predictions for the next."""
 
 
 class CostGuess:
-    """Guesses the static costs of vectors by those that have been read.
+    """Predictor of static costs, fitted on the costs that have been read.
 
     Args:
-        problem: what is searched.
-        encoder: of its vectors.
+        problem: the search problem.
+        encoder: encoder of its vectors.
     """
 
     def __init__(self, problem: Problem, encoder: Encoder) -> None:
@@ -44,16 +44,16 @@ class CostGuess:
 
     @property
     def objectives(self) -> Collection[str]:
-        """Those that can be guessed."""
+        """Names of the objectives that can be predicted."""
         return self._models.keys()
 
     def read(self, vector: Mapping[str, Value], readings: Costs) -> None:
-        """Take in the costs of a vector, those that are numbers."""
+        """Add the finite costs of a vector."""
         finite = {name: value for name, value in readings.items() if math.isfinite(value)}
         self._read.append((dict(vector), finite))
 
     def fit(self) -> None:
-        """Learn from what has been read."""
+        """Fit the surrogates on the costs read so far."""
         for name in self._problem.objectives:
             self._fit(self._models, name, [(v, self._sign(name) * r[name]) for v, r in self._read if name in r])
         for name in self._problem.limits:
@@ -61,12 +61,12 @@ class CostGuess:
             self._fit(self._limits, name, broken)
 
     def __call__(self, name: str, vectors: Sequence[Vector]) -> Array:
-        """Return (n,) guesses of an objective."""
+        """Return (n,) predictions of an objective."""
         model = self._models[name]
         return self._sign(name) * model.unwarp(model.predict(self._encoder(vectors))[0])
 
     def feasible(self, vectors: Sequence[Vector]) -> Array:
-        """Return (n,) probabilities that no limit is broken."""
+        """Return (n,) probabilities of feasibility."""
         encoded = self._encoder(vectors)
         likely = np.ones(len(vectors))
         for model in self._limits.values():
@@ -83,18 +83,18 @@ class CostGuess:
 
 
 class Shortlist:
-    """Picks the candidates whose costs are read.
+    """Selection of the candidates whose costs are read.
 
     Args:
-        problem: what is searched.
-        encoder: of its vectors.
-        size: how many have their costs read at once.
+        problem: the search problem.
+        encoder: encoder of its vectors.
+        size: number of candidates whose costs are read at once.
     """
 
     def __init__(self, problem: Problem, encoder: Encoder, size: int) -> None:
         self._problem, self._size = problem, size
         self.guess = CostGuess(problem, encoder)
-        """Of the costs that have not been read; whoever reads some tells it."""
+        """Predictor of unread costs; every cost that is read must be added to it."""
         self._out: set[Key] = set()
 
     def pick(
@@ -105,14 +105,14 @@ class Shortlist:
         climbs: int,
         fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> list[tuple[Vector, Costs]]:
-        """Return those of a pool, and of what climbs from it, that look best and fit, with their costs.
+        """Return the best feasible candidates of a pool and its hill climbing, with their costs.
 
         Args:
             pool: candidates.
-            gains: (n,) expected, by what is guessed now; `guess` has been fitted.
-            near: vectors near those given.
-            climbs: times that the best four are joined by what is near them.
-            fitting: as in `sweeps.search.proposals.acquisition.Screen.choose`.
+            gains: function to (n,) expected improvements by the present predictions; `guess` has been fitted.
+            near: function to the mutations of vectors.
+            climbs: rounds of hill climbing from the best four.
+            fitting: filter as in `sweeps.search.proposals.acquisition.Screen.choose`.
         """
         found: dict[Key, Vector] = {}
         scores: dict[Key, float] = {}
@@ -136,7 +136,7 @@ class Shortlist:
         return []
 
     def leave_out(self, vector: Mapping[str, Value]) -> None:
-        """Never pick a vector, one that has been trained."""
+        """Exclude a vector from later picks."""
         if len(self._out) >= _MOST_OUT:
             self._out.clear()
         self._out.add(self._key(vector))

@@ -1,9 +1,9 @@
-"""Proposing: what to train next, once duplicates and what cannot be used are taken out.
+"""Proposer of the next trial to train, without duplicates and infeasible vectors.
 
-`Proposer` asks for trials with a `Screened` sampler, which never returns a vector that leads to a model already
-trained, gives up on vectors that break a limit on a cost known before training after a few asks, and, with
-`Screening`, picks the candidate with the largest expected gain of hypervolume. It tells the study of those that are
-infeasible, with the values of their constraints, so that the inner sampler learns from them.
+`Proposer` asks the study for trials through a `Screened` sampler. That sampler never proposes a model already trained,
+replaces proposals after a few that break a limit on a static cost, and, with `Screening`, chooses the candidate with
+the largest expected hypervolume improvement. Infeasible vectors are closed with their constraint values, so that the
+inner sampler learns from them.
 """
 
 import math
@@ -24,25 +24,25 @@ from sweeps.search.study.record import screen
 from sweeps.search.study.trial_state import TrialState
 
 MOST_SCREENED = 1000
-"""Vectors in a row that end before training before nothing is thought to be left; a fixed sequence may never fit."""
+"""Vectors closed in a row before training after which the search counts as exhausted."""
 
 
 class Proposal(NamedTuple):
-    """A trial to train, and the static costs of its vector."""
+    """Trial to train, and the static costs of its vector."""
 
     trial: optuna.Trial
     static: Mapping[str, float]
 
 
 class Proposer:
-    """Asks a study for trials that are worth training.
+    """Source of a study's trials that need training.
 
     Args:
-        study: its sampler becomes a `Screened` around the present one.
-        problem: what is searched.
-        seed: of mutations and random candidates.
+        study: the study, whose sampler is wrapped in a `Screened`.
+        problem: the search problem.
+        seed: seed of mutations and random candidates.
         screening: as in `Screened`.
-        wrap: whether the sampler is wrapped at all; one that goes through a fixed sequence should not be.
+        wrap: whether to wrap the sampler; False for a sampler with a fixed sequence.
         patience: as in `Screened`.
     """
 
@@ -64,11 +64,10 @@ class Proposer:
             study.sampler = self._sampler
 
     def ask(self) -> Proposal | None:
-        """Return the next trial, running, or None where nothing is left to try.
+        """Return the next running trial, or None if nothing is left to try.
 
-        Draws that break a limit on a static cost are told to the study as infeasible, with the value of every
-        constraint, and the study is asked again. Only a vector someone enqueued, or a sampler that is not wrapped, can
-        lead to a model that is known.
+        A proposal that breaks a limit on a static cost is closed as infeasible, with all constraint values, and the
+        study is asked for another. Only an enqueued vector or an unwrapped sampler can lead to a known model.
 
         Raises:
             SweepError: the static costs cannot be read for any vector.
@@ -92,11 +91,11 @@ class Proposer:
         return self._sampler.costs(params)
 
     def _ask_once(self) -> Proposal | None:
-        """Return the next draw, or None where it is screened."""
+        """Return the next proposal, or None if it was closed before training."""
         sampler = self._sampler
         sampler.begin()
         trial = self._study.ask(self._distributions)
-        if self._wrap and self._only_vector:  # then Optuna asks no sampler
+        if self._wrap and self._only_vector:  # Optuna does not call the sampler in a space of one vector
             frozen = self._study.get_trials(deepcopy=False)[trial.number]
             sampler.history.read(self._study)
             known = sampler.history.has_ended(self._problem.canonical(trial.params))
@@ -107,7 +106,7 @@ class Proposer:
             why = "nothing is left to try" if sampler.exhausted else f"its static costs cannot be read: {trouble}"
             screen(self._study, trial, Untrained(None if sampler.exhausted else TrialState.INFEASIBLE, why), how)
             if sampler.exhausted and trouble is not None:
-                raise SweepError(f"no vector was found whose static costs can be read: {trouble}")
+                raise SweepError(f"the static costs of no vector could be read: {trouble}; fix static_costs")
             return None
         static = sampler.costs(trial.params)
         broken = [name for name, value in self._problem.violations(static).items() if value > 0]

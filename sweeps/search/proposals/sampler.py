@@ -1,6 +1,6 @@
-"""A sampler around another one that proposes no model twice and nothing infeasible, and weighs candidates.
+"""Sampler around another one that avoids duplicates and infeasible vectors and ranks candidates.
 
-A trial costs seconds to hours and a proposal milliseconds, so a proposal is worth some thought.
+A trial takes seconds to hours and a proposal milliseconds, so computation spent on a proposal pays.
 """
 
 import itertools
@@ -25,21 +25,21 @@ from sweeps.search.proposals.thinning import ThinnedStudy
 from sweeps.search.space import Space, distributions, grid, is_searched
 
 MOST_REASKS = 10
-"""Infeasible draws in a row that the inner sampler is told of before a mutation takes their place."""
+"""Infeasible proposals in a row that reach the inner sampler before a mutation replaces them."""
 _MOST_LISTED = 50_000
 _MOST_CORNERS = 250
 
 
 class Screened(optuna.samplers.BaseSampler):
-    """Wraps a sampler: no duplicates, no infeasible vectors beyond a few, and, with `screening`, the most promising.
+    """Sampler without duplicates and with few infeasible vectors; with `screening`, it proposes the best candidate.
 
     Args:
-        inner: draws candidates; it sees the study as it is, TPE what `ThinnedStudy` leaves of it.
-        problem: what is searched.
-        seed: of mutations and random candidates.
-        screening: how candidates are compared; None takes the inner sampler's draw, or a one-knob mutation in its place
-            where it has been trained or, too often in a row, is infeasible.
-        patience: seconds of looking for a substitute after which there is taken to be none.
+        inner: the inner sampler; TPE and genetic algorithms see the study through `ThinnedStudy`.
+        problem: the search problem.
+        seed: seed of mutations and random candidates.
+        screening: settings of the acquisition; None uses the inner sampler's proposal, replaced by a mutation if it is
+            a duplicate or one infeasible proposal too many in a row.
+        patience: seconds of search for a replacement after which the search counts as exhausted.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Screened(optuna.samplers.BaseSampler):
         self._screen = None if screening is None else Screen(problem, screening, self._rng)
         self._startup, self._explore = (max(screening.startup, 2), screening.explore) if screening else (0, 0)
         self.history = History(problem)
-        """What has been tried."""
+        """History of the study's trials."""
         self._shown = ThinnedStudy()
         self._static: dict[Hashable, Mapping[str, float]] = {}
         self._broken: dict[Hashable, str] = {}
         self._infeasible_in_a_row = 0
         self.rejected = 0
-        """Candidates of the present proposal dropped because a cost known beforehand breaks a limit."""
+        """Number of candidates for the present proposal that were dropped because a static cost breaks a limit."""
         self.replaced = False
-        """Whether the present proposal took the place of a draw that had been trained before or is infeasible."""
+        """Whether the present proposal replaced one that was a duplicate or infeasible."""
         self.exhausted = False
-        """Whether no vector was found that is new and breaks no known limit."""
+        """Whether no new feasible vector was found."""
 
     def begin(self) -> None:
-        """Forget what the last proposal was like; the sampler is not asked for a vector that is given whole."""
+        """Reset the state of the last proposal; call before each ask, as an enqueued vector bypasses the sampler."""
         self.rejected, self.replaced, self.exhausted = 0, False, False
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -81,7 +81,7 @@ class Screened(optuna.samplers.BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if "fixed_params" in trial.system_attrs:
-            return {}  # enqueued: its vector is given
+            return {}  # an enqueued trial has its vector
         history = self.history
         history.read(study)
         done = history.feasible
@@ -98,7 +98,7 @@ class Screened(optuna.samplers.BaseSampler):
         return self._unseen(drawn)
 
     def _explores(self) -> bool:
-        """Tell whether the inner sampler's draw is taken; of several proposals made side by side, one is."""
+        """Tell whether the inner sampler's proposal is used; among concurrent proposals, one is."""
         idle, every = self.history.idle, self._explore
         return bool(every) and idle >= every and (idle + len(self.history.running)) % every == 0
 
@@ -110,7 +110,7 @@ class Screened(optuna.samplers.BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._inner.before_trial(study, trial)
         if "fixed_params" in trial.system_attrs and isinstance(self._inner, optuna.samplers.BaseGASampler):
-            self._inner.get_trial_generation(study, trial)  # else it never breeds from a vector that is given whole
+            self._inner.get_trial_generation(study, trial)  # otherwise an enqueued vector never becomes a parent
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._inner.after_trial(study, trial, state, values)
@@ -120,7 +120,7 @@ class Screened(optuna.samplers.BaseSampler):
         self._rng.bit_generator.state = np.random.default_rng().bit_generator.state
 
     def costs(self, params: Params) -> Mapping[str, float]:
-        """Return the static costs of a vector, read once; none where they cannot be read."""
+        """Return the static costs of a vector, read once; empty if they cannot be read."""
         if self._problem.static_costs is None:
             return {}
         key = self._problem.canonical(params)
@@ -131,13 +131,13 @@ class Screened(optuna.samplers.BaseSampler):
                 self._static[key] = dict(self._problem.static_costs(params))
                 if self._screen is not None:
                     self._screen.read(params, self._static[key])
-            except Exception as error:  # a user's function: a vector it cannot take is one that cannot be used
+            except Exception as error:  # a user's function, which rejects vectors that cannot be used
                 self._broken[key] = f"{type(error).__name__}: {error}"
                 self._static[key] = {}
         return self._static[key]
 
     def trouble(self, params: Params) -> str | None:
-        """Return why the vector cannot be used: its static costs cannot be read, or one is not a finite number."""
+        """Return why a vector cannot be used, or None: its static costs cannot be read, or one is not finite."""
         costs, error = self.costs(params), self._broken.get(self._problem.canonical(params))
         strange = [f"{name} is {value}" for name, value in costs.items() if not math.isfinite(value)]
         return error or ", ".join(strange) or None
@@ -164,7 +164,7 @@ class Screened(optuna.samplers.BaseSampler):
         return [(vector, self.costs(vector)) for vector in once.values() if self._fits(vector)]
 
     def _unseen(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """Return the draw if it fits or the study should hear that it is infeasible, else what fits near it."""
+        """Return the inner sampler's proposal if it is feasible or may still teach the sampler, else a replacement."""
         if not self.history.knows(self._problem.canonical(drawn)) and self.trouble(drawn) is None:
             if self._problem.is_feasible(self.costs(drawn)):
                 self._infeasible_in_a_row = 0
@@ -177,7 +177,7 @@ class Screened(optuna.samplers.BaseSampler):
         until = time.monotonic() + self._patience
         found = self._first_fitting(self._near(drawn), until)
         if found is None:
-            if not self.history.feasible:  # nothing ever fitted, nor do the corners and the end of a descent
+            if not self.history.feasible:  # no trial was ever feasible, and neither corners nor descent helped
                 until = min(until, time.monotonic() + self._patience / 10)
             found = self._first_fitting(self._far(), until)
         self.exhausted = found is None
@@ -192,7 +192,7 @@ class Screened(optuna.samplers.BaseSampler):
         return None
 
     def _near(self, drawn: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield where something that fits is likely: around the draw and the front, and where limits are met."""
+        """Yield likely feasible vectors: near the proposal and the front, at the corners, and after a descent."""
         space, rng = self._problem.space, self._rng
         yield from mutations(space, drawn, rng)
         front = self._front(self.history.feasible)
@@ -211,7 +211,7 @@ class Screened(optuna.samplers.BaseSampler):
                 yield dict(zip(listed, values, strict=True))
 
     def _descent(self, vector: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Turn one knob after another to where the limits are broken least, until none is."""
+        """Yield the end of a greedy descent in the violation of limits, one knob at a time, and its mutations."""
         excess = self._excess(vector)
         while excess > 0:
             near = mutations(self._problem.space, vector, self._rng)
@@ -235,7 +235,7 @@ class Screened(optuna.samplers.BaseSampler):
 
 
 def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield the vectors with every knob at one of its ends or neutral, the most extreme first: where limits are met."""
+    """Yield the vectors with every knob at an end or neutral, most extreme first, as these often meet the limits."""
     ends = [_ends(domain) for domain in space.values()]
     if math.prod(map(len, ends)) <= _MOST_CORNERS:
         for values in itertools.product(*ends):
@@ -249,7 +249,7 @@ def _ends(domain: Domain) -> list[Any]:
 
 
 def _size(space: Space) -> float:
-    """Return how many vectors there are; infinite where a knob is continuous."""
+    """Return the number of vectors, infinite if a knob is continuous."""
     return float(np.prod([_count(domain) for domain in space.values()]))
 
 

@@ -1,9 +1,9 @@
-"""A model of an objective over the knobs: a Gaussian process that has its eye on the good end.
+"""Surrogate of an objective over the knobs: a Gaussian process on warped values, most accurate near the best ones.
 
-The losses of networks have heavy tails: a run that diverged is a thousand times worse than a good one, and a model of
-plain values spends itself on those. Values are therefore warped by asinh((value − best) / (first quartile − best)): as
-they are near the best, their logarithms in the tail. Unlike ranks, that keeps how much better the best are, which is
-what hypervolume asks.
+Losses of networks have heavy tails: a diverged run is a thousand times worse than a good one, and a model of plain
+values would mostly fit such runs. Values are therefore warped by asinh((value − best) / (first quartile − best)), which
+is linear near the best value and logarithmic in the tail. Unlike ranks, the warp keeps the distances between good
+values, on which hypervolume depends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,22 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _ROOT5 = 5**0.5
 _GROWTH = 1.1
-"""Lengths are fitted again when there are so many times more trials than the last time."""
+"""Growth of the number of trials since the last fit of the length scales at which they are fitted again."""
 _PRIOR_MEAN, _PRIOR_STD = -1.0, 1.5
-"""Of the logarithm of a column's inverse squared length: one column alone takes correlation from 1 to about 0.75."""
+"""Prior of log(1/length²) of a column: one column alone lowers the correlation from 1 to about 0.75."""
 _NOISE_MEAN, _NOISE_STD = float(np.log(0.02)), 1.5
 
 
 class Encoder:
-    """Turns knob vectors into numbers: a range by value and a choice of numbers by rank, in [0, 1]; others by index."""
+    """Encoder of knob vectors in [0, 1]: a range by value, a choice of numbers by rank, other choices by index."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self.nominal = np.array([_is_nominal(domain) for domain in space.values()])
-        """Which columns have no order, so that two values are either the same or not."""
+        """Whether each column is nominal, so that two values are only equal or different."""
 
     def __call__(self, vectors: Sequence[Mapping[str, Value]]) -> Array:
-        """Return (n, k): a row a vector, a column a knob."""
+        """Return (n, k) numbers: a row for each vector, a column for each knob."""
         columns = [_column(domain, [vector[name] for vector in vectors]) for name, domain in self._space.items()]
         return np.stack(columns, axis=1)
 
@@ -57,10 +57,10 @@ def _column(domain: Domain, values: Sequence[Value]) -> Array:
 
 
 class Surrogate:
-    """A Gaussian process (Matérn 5/2, a length for each column, fitted by maximum a posteriori) on warped values.
+    """Gaussian process on warped values: Matérn 5/2, one length scale per column, maximum a posteriori.
 
     Args:
-        nominal: (k,) which columns of the inputs have no order.
+        nominal: (k,) whether each column of the inputs is nominal.
     """
 
     def __init__(self, nominal: Sequence[bool]) -> None:
@@ -72,7 +72,7 @@ class Surrogate:
         self._fitted_on = 0
 
     def fit(self, inputs: Array, values: Array) -> None:
-        """Learn (n,) values, smaller better, at (n, k) inputs; n ≥ 2."""
+        """Fit (n,) values, to minimise, at (n, k) inputs; n ≥ 2."""
         self._best = float(values.min())
         self._scale = float(np.quantile(values, 0.25)) - self._best or float(np.ptp(values)) or 1.0
         warped = np.arcsinh((values - self._best) / self._scale)
@@ -93,13 +93,13 @@ class Surrogate:
         self._amplitude = max(float(targets @ self._alpha) / len(targets), 1e-6)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
-        """Return mean and standard deviation at (m, k) inputs, (m,) each, in the warped scale."""
+        """Return (m,) means and (m,) standard deviations at (m, k) inputs, on the warped scale."""
         cross = _matern(self._distances(inputs, self._inputs) @ np.exp(self._logs[:-1]))[0]
         explained = (solve_triangular(self._factor, cross.T, lower=True) ** 2).sum(axis=0)
         return cross @ self._alpha, np.sqrt(np.maximum(1.0 - explained, 1e-9) * self._amplitude)
 
     def probability_below(self, inputs: Array, value: float) -> Array:
-        """Return the probability that the value at (m, k) inputs is at most the given one, (m,)."""
+        """Return (m,) probabilities that the values at (m, k) inputs are at most `value`."""
         mean, std = self.predict(inputs)
         warped = (np.arcsinh((value - self._best) / self._scale) - self._mean) / self._std
         return np.asarray(ndtr((warped - mean) / std))
@@ -114,14 +114,14 @@ class Surrogate:
 
 
 def _matern(squares: Array) -> tuple[Array, Array]:
-    """Return the kernel and its derivative by the squared distance."""
+    """Return the kernel and its derivative with respect to the squared distance."""
     r = np.sqrt(np.maximum(squares, 0.0)) * _ROOT5
     decay = np.exp(-r)
     return (1 + r + r**2 / 3) * decay, -(5 / 6) * (1 + r) * decay
 
 
 def _loss(logs: Array, distances: Array, targets: Array, centre: Array, spread: Array) -> tuple[float, Array]:
-    """Return minus the log posterior of log weights and log noise, the amplitude at its best, and its slope."""
+    """Return the negative log posterior of log weights and log noise, at the best amplitude, and its gradient."""
     n, weights, noise = len(targets), np.exp(logs[:-1]), np.exp(logs[-1])
     kernel, slope = _matern(distances @ weights)
     try:

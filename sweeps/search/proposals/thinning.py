@@ -1,4 +1,4 @@
-"""What is shown of a study to a sampler that looks at every trial for each proposal."""
+"""Thinned view of a study for samplers that read every trial for each proposal."""
 
 import copy
 from bisect import insort
@@ -14,16 +14,15 @@ from sweeps.search.study.feed import Feed
 from sweeps.search.study.record import is_intermediate
 
 ENOUGH = 250
-"""Trials that are shown whatever they are: a draw from so few takes some milliseconds."""
+"""Number of trials up to which a study is shown in full; a proposal from so few takes milliseconds."""
 
 
 class ThinnedStudy:
-    """A study without the trials that tell its sampler little or nothing.
+    """View of a study without the trials that inform its sampler little or not at all.
 
-    To draw once, TPE sorts and weighs all trials anew, and with two intermediate models for each trial that costs three
-    times as much as it need: of the models on the way to one that is told anyway, those of use are on the front. A
-    genetic algorithm walks through all trials too, and breeds from its last two generations and their parents. A study
-    of up to `ENOUGH` trials is shown as it is, and so is any to other samplers.
+    TPE sorts and weighs all trials for each proposal, so two intermediate models per trial triple its cost; only those
+    on the front are informative. A genetic algorithm scans all trials too, but breeds only from its last two
+    generations and their parents. A study of up to `ENOUGH` trials is shown in full, as is any study to other samplers.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class ThinnedStudy:
         self._of: _Telling | _Generations | None = None
 
     def of(self, study: Study, sampler: optuna.samplers.BaseSampler) -> Study:
-        """Return what to show of a study, always the same one, to its sampler, always the same one."""
+        """Return the view of a study for its sampler; both must be the same at every call."""
         if self._of is None:
             match sampler:
                 case optuna.samplers.BaseGASampler():
@@ -54,7 +53,7 @@ class ThinnedStudy:
 
 
 class _Telling:
-    """All that was asked for, and of the models on the way those that no other beat when they were told."""
+    """View for TPE: all trials but intermediate models that were dominated or infeasible when they were added."""
 
     def __init__(self, directions: Sequence[StudyDirection]) -> None:
         self._directions = directions
@@ -62,12 +61,12 @@ class _Telling:
         self._front: list[tuple[float, ...]] = []
 
     def finished(self, trial: FrozenTrial) -> None:
-        """Take in a trial."""
+        """Add a finished trial."""
         if trial.state != TrialState.COMPLETE or self._tells(trial):
             insort(self._shown, trial, key=_number)
 
     def shown(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return what to show of the finished ones, by number."""
+        """Return the finished trials to show, by number."""
         return self._shown.copy()
 
     def _tells(self, trial: FrozenTrial) -> bool:
@@ -81,7 +80,7 @@ class _Telling:
 
 
 class _Generations:
-    """All that a genetic algorithm can look at: its last two generations, and the parents of both."""
+    """View for a genetic algorithm: its last two generations, and the parents of both."""
 
     def __init__(self, sampler: optuna.samplers.BaseGASampler) -> None:
         self._key, self._parents_of = sampler._get_generation_key(), sampler._get_parent_cache_key_prefix()
@@ -90,7 +89,7 @@ class _Generations:
         self._parents: list[FrozenTrial] | None = []
 
     def finished(self, trial: FrozenTrial) -> None:
-        """Take in a trial."""
+        """Add a finished trial."""
         generation = trial.system_attrs.get(self._key)
         if trial.state != TrialState.COMPLETE or generation is None:
             return
@@ -99,7 +98,7 @@ class _Generations:
             self._last, self._parents = generation, None
 
     def shown(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return what to show of the finished ones, by number."""
+        """Return the finished trials to show, by number."""
         if self._parents is None:
             self._parents = self._find_parents(study, trials)
         last_two = (trials[each] for back in (1, 0) for each in self._numbers.get(self._last - back, ()))
@@ -108,14 +107,14 @@ class _Generations:
     def _find_parents(self, study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         kept = study._storage.get_study_system_attrs(study._study_id)
         names = [f"{self._parents_of}{each}" for each in (self._last - 1, self._last) if each > 0]
-        if not all(name in kept for name in names):  # then the sampler selects them again, from all there are
+        if not all(name in kept for name in names):  # the sampler will select the parents again, from all trials
             return list(trials)
         ids = {each for name in names for each in kept[name]}
         return [trial for trial in trials if trial._trial_id in ids]
 
 
 class _Only:
-    """A storage with these trials alone; all else is the storage's own."""
+    """Storage that shows only these trials and forwards all else."""
 
     def __init__(self, trials: list[FrozenTrial], storage: BaseStorage) -> None:
         self._trials, self._storage = trials, storage

@@ -1,1 +1,1 @@
-"""The study: what Optuna's storage holds, read and written in one place."""
+"""The study: all access to Optuna's storage."""

@@ -1,4 +1,4 @@
-"""The failures of a study in a few lines: how many of each cause, and where in the space they lie."""
+"""Digest of a study's failures: the count of each cause, and where in the space it occurs."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ _CAUSES = (
     ("stopped at a low fidelity", ("stopped at a fidelity of", "of the fine-tuning:")),
 )
 _FEW = 3
-"""Failures from which on a pattern is looked for."""
+"""Smallest number of failures in which a pattern is sought."""
 _SHARED = 0.1
-"""The largest share of trials that did succeed where the others failed, for it to be called a pattern."""
+"""Largest share of successful trials that may meet a condition for it to be called a pattern of the failures."""
 
 
 def digest(found: Sequence[Record]) -> list[str]:
@@ -30,7 +30,7 @@ def digest(found: Sequence[Record]) -> list[str]:
 
 
 def cause(error: str) -> str:
-    """Name what an error is about, equal for errors that differ in numbers alone."""
+    """Name the cause of an error, equal for errors that differ in numbers only."""
     error = re.sub(r"^given up after \d+ attempts: ", "", error)
     lowered = error.lower()
     for name, signs in _CAUSES:
@@ -41,7 +41,7 @@ def cause(error: str) -> str:
 
 
 def _where(failed: Sequence[Mapping[str, Value]], fine: Sequence[Mapping[str, Value]]) -> str:
-    """Return the one-knob condition that holds for every failure and for the fewest of the others, if it tells much."""
+    """Return the one-knob condition that all failures and the fewest successes meet; "" if it separates too little."""
     if len(failed) < _FEW or not fine:
         return ""
     best: tuple[float, str] = (_SHARED, "")

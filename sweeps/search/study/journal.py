@@ -1,4 +1,4 @@
-"""Optuna's journal file: read fast, written safely, mended after a kill."""
+"""Optuna's journal file, with fast reads, safe writes and a repair after a kill."""
 
 import copy
 import json
@@ -19,21 +19,21 @@ JOURNAL = "journal.log"
 
 
 def journal_to_read(folder: Path) -> BaseStorage:
-    """Open a journal as it is; a last line that is only half written is passed over, for it may be being written.
+    """Open a journal without repair; an incomplete last line is skipped, as a running sweep may be writing it.
 
     Raises:
-        SweepError: it is damaged.
+        SweepError: the journal is damaged.
     """
     try:
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     except (ValueError, KeyError, OSError) as error:
         raise SweepError(
-            f"{folder / JOURNAL} cannot be read ({type(error).__name__}): run the sweep's command, which mends it"
+            f"{folder / JOURNAL} cannot be read ({type(error).__name__}): run the sweep's command again to repair it"
         ) from error
 
 
 class _JournalStorage(JournalStorage):
-    """A journal that looks again only at the trials that may have changed: one is asked ten times for each trial."""
+    """Journal storage that rereads only the trials that may have changed, as each trial causes about ten reads."""
 
     def __init__(self, journal: JournalFileBackend) -> None:
         self._listed: dict[int, list[FrozenTrial]] = {}
@@ -47,7 +47,7 @@ class _JournalStorage(JournalStorage):
         with self._thread_lock:
             self._sync_with_backend()
             replayed = self._replay_result
-            replayed.get_study(study_id)  # raises KeyError for one that is not there
+            replayed.get_study(study_id)  # raises KeyError for an unknown study
             listed, feed = self._listed.setdefault(study_id, []), self._feeds.setdefault(study_id, Feed())
             trials, ids = replayed._trials, replayed._study_id_to_trial_ids[study_id]
             for trial in feed.read(len(ids), lambda number: trials[ids[number]]):
@@ -62,10 +62,10 @@ class _JournalStorage(JournalStorage):
 
 
 class _Journal(JournalFileBackend):
-    """A journal that waits for the disk where a trial ends or the study changes, not for each step of a trial's way.
+    """Journal that waits for the disk only when a trial ends or the study changes.
 
-    A trial takes ten lines, of which Optuna's own waits for every one. Whatever happens to a process, the system has
-    what it wrote; if the machine itself dies, what may be lost is a trial under way, which is tried again anyhow.
+    A trial writes ten lines, and Optuna's backend waits for the disk after each. After a killed process the system
+    still has all lines; after a power failure only a running trial may be lost, which is retried anyway.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class _Journal(JournalFileBackend):
                         left = left[journal.write(left) :]
                     if not all(map(_is_on_the_way, logs)):
                         os.fsync(journal.fileno())
-                except OSError:  # a full disk takes half a line, which the next would be glued to
+                except OSError:  # a full disk may leave half a line, which would corrupt the next one
                     os.ftruncate(journal.fileno(), whole)
                     raise
         finally:
@@ -93,16 +93,16 @@ class _Journal(JournalFileBackend):
 
 
 def _is_on_the_way(log: dict[str, Any]) -> bool:
-    """Tell whether a log neither ends a trial nor is of the study as a whole."""
+    """Tell whether a log only records progress of a trial: it neither ends one nor changes the study."""
     is_new_trial = "datetime_start" in log and "study_id" in log
     return is_new_trial or ("trial_id" in log and "values" not in log)
 
 
 def mend_journal(path: Path) -> None:
-    """Cut off the last line of a journal that a killed process left half written; it is kept beside the journal.
+    """Remove an incomplete last line, left by a killed process, from a journal; keep the line in a file beside it.
 
     Raises:
-        SweepError: the journal is damaged elsewhere, or is no file.
+        SweepError: the journal is damaged elsewhere, or cannot be read.
     """
     if not path.exists():
         return
@@ -114,7 +114,7 @@ def mend_journal(path: Path) -> None:
             with path.open("r+b") as journal:
                 journal.truncate(sum(map(len, lines)))
     except OSError as error:
-        raise SweepError(f"cannot read {path}: {error.strerror}; choose another output_dir or name") from error
+        raise SweepError(f"{path} cannot be read ({error.strerror}): choose another output_dir or name") from error
     for number, line in enumerate(lines, start=1):
         if not _is_json(line):
             raise SweepError(f"{path} is damaged at line {number}: restore it from a backup")

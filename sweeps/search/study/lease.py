@@ -1,4 +1,4 @@
-"""Who runs a trial, and what becomes of one whose process died: it is tried again, so often and no more."""
+"""Leases of running trials, and a limited number of retries for a trial whose process died."""
 
 import logging
 import os
@@ -25,24 +25,24 @@ from sweeps.search.study.trial_state import TrialState
 logger = logging.getLogger(__name__)
 
 _MINE: WeakSet[optuna.Trial] = WeakSet()
-"""What this process has claimed and still holds on to."""
+"""Trials that this process has claimed and still references."""
 _RENEWED: WeakSet[optuna.Trial] = WeakSet()
-"""Of those, what other hosts may ask about."""
+"""Claimed trials whose lease is renewed for drivers on other hosts."""
 _RENEWER = "kmr-leases"
 _ONCE = threading.Lock()
 MOST_ATTEMPTS = 3
-"""How often a trial is tried whose process dies."""
+"""Number of attempts at a trial whose process keeps dying."""
 LEASE = 2 * 3600
-"""Seconds after which a trial of another host is taken for dead, unless its process has renewed the lease."""
+"""Seconds after which a trial on another host counts as dead, unless its process has renewed the lease."""
 _RENEW_EVERY = 600
 GRACE = 120
-"""Seconds in which a trial that names no owner may be one that is being drawn: a search for a new vector takes half."""
+"""Seconds that a trial may take from its proposal to its claim; a search for a new vector takes up to half of them."""
 
 
 def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) -> int:
-    """Say who runs a trial, so that another run can tell whether it is still alive; return the trial's number.
+    """Record this process as a trial's owner, so that others can check whether it is alive; return the trial's number.
 
-    With `renewed`, a thread renews the lease for as long as this process holds on to the trial.
+    With `renewed`, a thread renews the lease as long as this process references the trial.
     """
     number = _number(study.get_trials(deepcopy=False)[: trial.number])
     owner = {
@@ -63,7 +63,7 @@ def claim(study: optuna.Study, trial: optuna.Trial, *, renewed: bool = False) ->
 
 
 def renew() -> None:
-    """Renew the leases of what this process is at; what has ended is let go of."""
+    """Renew the leases of this process's running trials; drop those that have ended."""
     with _ONCE:
         held = list(_RENEWED)
     for trial in held:
@@ -74,8 +74,8 @@ def renew() -> None:
         except (UpdateFinishedTrialError, KeyError):
             with _ONCE:
                 _RENEWED.discard(trial)
-        except Exception as error:  # the storage is away for a moment: the next time will do
-            logger.warning("the lease of trial %d could not be renewed: %s", trial.number, error)
+        except Exception as error:  # the storage may be unreachable for a moment; the next renewal is soon enough
+            logger.warning("cannot renew the lease of trial %d: %s; trying again later", trial.number, error)
 
 
 def _start_renewing() -> None:
@@ -90,7 +90,7 @@ def _start_renewing() -> None:
 
 
 def _number(before: Sequence[FrozenTrial]) -> int:
-    """Return how many of these were asked for, counted back to the last whose number is known."""
+    """Return the number of the trial after these, counted from the last trial whose number is known."""
     asked = 0
     for trial in reversed(before):
         if OWNER in trial.user_attrs:
@@ -108,21 +108,21 @@ def put_back(
     *,
     count: bool = True,
 ) -> bool:
-    """Close a trial that did not get to its end, and queue its vector again, before anything new is drawn.
+    """Close an unfinished trial and queue its vector for a retry, ahead of new proposals.
 
     Args:
-        study: of the trial.
-        trial: running.
-        error: what happened to it.
-        points: what it had measured.
-        seconds: it ran.
-        count: whether this is an attempt that went wrong; after `MOST_ATTEMPTS` of those the trial has failed.
+        study: the trial's study.
+        trial: a running trial.
+        error: why it did not finish.
+        points: the models it had measured.
+        seconds: how long it ran.
+        count: whether this counts as a failed attempt; after `MOST_ATTEMPTS` of them the trial fails.
 
     Returns:
-        Whether it is tried again.
+        Whether the trial is retried.
 
     Raises:
-        UpdateFinishedTrialError: another driver has finished it.
+        UpdateFinishedTrialError: another driver has finished the trial.
     """
     frozen = study.get_trials(deepcopy=False)[trial.number]
     if frozen.state.is_finished():
@@ -131,8 +131,8 @@ def put_back(
     again = attempts < MOST_ATTEMPTS
     why = error if again else f"given up after {attempts} attempts: {error}"
     state = TrialState.RETRIED if again else TrialState.FAILED
-    # One whose process died while it was drawn has no parameters yet, but its vector where it was enqueued. It is in
-    # the queue before the trial is closed, so that to die between the two loses nothing.
+    # A trial whose process died while it was being proposed has no parameters yet; an enqueued one has its vector. The
+    # vector is queued before the trial is closed, so that dying between the two loses nothing.
     vector = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
     if again and vector and not _waits(study, vector):
         more = {ATTEMPTS: attempts, RETRY_OF: trial.number, **passed_on(frozen)}
@@ -142,11 +142,11 @@ def put_back(
 
 
 def put_back_drawn_since(study: optuna.Study, started: datetime) -> None:
-    """Close a trial whose draw broke off: nobody has claimed it yet."""
+    """Close the unclaimed trial of an interrupted proposal."""
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if OWNER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start >= started:
             with suppress(UpdateFinishedTrialError):
-                put_back(study, trial, "interrupted while it was drawn", count=False)
+                put_back(study, trial, "stopped while it was proposed", count=False)
 
 
 def _waits(study: optuna.Study, vector: Mapping[str, Any]) -> bool:
@@ -155,19 +155,19 @@ def _waits(study: optuna.Study, vector: Mapping[str, Any]) -> bool:
 
 
 def reclaim(study: optuna.Study, alone: bool, grace: float = GRACE) -> int:
-    """Fail the trials a dead run left running and queue their vectors again; return how many.
+    """Close the running trials of dead processes and queue their vectors for a retry; return how many.
 
     Args:
-        study: at its start.
-        alone: no other run can be at work in this study, so that whatever is running was left by a dead one.
-        grace: seconds in which a trial that names no owner is taken to be drawn at the moment.
+        study: the study.
+        alone: whether no other process can work on this study, so that every running trial is of a dead process.
+        grace: seconds in which a trial without an owner counts as being proposed.
     """
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     stale = [trial for trial in running if alone or not _may_be_alive(trial, grace)]
     reclaimed = 0
     for trial in stale:
         try:
-            put_back(study, trial, "the run ended before it")
+            put_back(study, trial, "its process ended first")
         except UpdateFinishedTrialError:  # another driver reclaimed it at the same time
             continue
         reclaimed += 1
@@ -181,7 +181,7 @@ def _may_be_alive(trial: FrozenTrial, grace: float) -> bool:
         return age < grace
     if owner["host"] != platform.node():
         return time.time() < float(owner.get("expires", 0.0))
-    # On this machine the process itself is asked, so that a clock that jumps ends no lease.
+    # On the same host, check the process itself, so that a clock jump ends no lease.
     if owner["pid"] == os.getpid():
         return any((t.number, t.datetime_start) == (trial.number, trial.datetime_start) for t in list(_MINE))
     try:
@@ -194,7 +194,7 @@ def _may_be_alive(trial: FrozenTrial, grace: float) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """Return when a process began, in the system's own count, which tells it from a later one of the same id."""
+    """Return the start time of a process in clock ticks, which distinguishes it from a later process with its id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Other drivers of the same study: what they have finished, what they are at, and who has what two of them drew."""
+"""Other drivers of the same study: their finished and running trials, and precedence between equal proposals."""
 
 import math
 from collections.abc import Collection, Hashable, Iterator
@@ -13,24 +13,24 @@ from sweeps.search.study.record import is_asked
 
 
 class Others:
-    """Looks at a study that several drivers share; trials that had ended when it was last looked at are not seen again.
+    """View of the trials of other drivers in a shared study; a trial that has ended is seen once.
 
     Args:
-        study: Optuna's.
-        problem: what is searched.
+        study: the Optuna study.
+        problem: the search problem.
     """
 
     def __init__(self, study: optuna.Study, problem: Problem) -> None:
         self._study, self._problem = study, problem
         self._feed = Feed()
         self.at_work: list[FrozenTrial] = []
-        """Trials that others were at when the study was last looked at, as they were then."""
+        """Running trials of other drivers at the last `look`."""
 
     def look(self, mine: Collection[int]) -> Iterator[FrozenTrial]:
-        """Look at the study; yield the trials that were tried and have ended since the last time.
+        """Read the study; return the evaluated trials that have ended since the last `look`.
 
         Args:
-            mine: numbers of the trials that this driver is at.
+            mine: numbers of the running trials of this driver.
         """
         trials = self._study.get_trials(deepcopy=False)
         changed = self._feed.read(len(trials), trials.__getitem__)
@@ -38,10 +38,10 @@ class Others:
         return (trial for trial in changed if trial.state.is_finished() and is_asked(trial))
 
     def why_too_many(self, number: int, key: Hashable) -> str | None:
-        """Return why a trial that has been claimed here is one too many, or None; the study has been looked at since.
+        """Return why a trial claimed here is redundant, or None; call `look` after the claim and before this.
 
-        Drivers that draw at the same moment may draw the same: who claimed it first has it. Two that find a dead trial
-        may both queue it again: one of those is enough.
+        Drivers that propose at the same moment may propose the same vector: the first claim wins. Two drivers that find
+        a dead trial may both queue a retry: one retry is enough.
         """
         trials = self._study.get_trials(deepcopy=False)
         own = trials[number]
@@ -57,6 +57,6 @@ class Others:
 
 
 def _claimed(trial: FrozenTrial) -> tuple[float, int]:
-    """Return what orders trials by when they were claimed; those not claimed yet come last."""
+    """Return a sort key by the time of the claim; unclaimed trials come last."""
     owner = trial.user_attrs.get(OWNER, {})
     return float(owner.get("claimed", math.inf)), trial.number

@@ -1,4 +1,4 @@
-"""What a trial measures, as the study keeps it: plain values that JSON carries."""
+"""Measurements of a trial in the form the study keeps, as plain JSON values."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,10 +10,9 @@ from sweeps.search.study.trial_state import TrialState
 
 @dataclass(frozen=True)
 class Point:
-    """One measured model, as the study keeps it: plain values that JSON carries.
+    """Measured model in the form the study keeps, as plain JSON values.
 
-    `key` is equal for sequences that lead to the same model (`sweeps.experiment.static_costs`); empty where it is not
-    known.
+    `key` is equal for sequences that lead to the same model (`sweeps.experiment.static_costs`), and empty if unknown.
     """
 
     step: int
@@ -50,9 +49,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Recalled:
-    """What a trial had from the prefix cache: moves recalled, moves taken, and seconds that the former saved.
+    """Use of the prefix cache by a trial: hits, misses, and the seconds that hits saved.
 
-    The points' own seconds hold what recalling took, not what was saved.
+    The points' own seconds include the time to recall, not the time saved.
     """
 
     hits: int = 0
@@ -73,7 +72,7 @@ NOTHING_RECALLED = Recalled()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a trial leaves: its points in order (the base model is point 0), notes, and the seconds of the engine."""
+    """Result of a trial's evaluation: points in order (the base model is point 0), notes, and the engine's overhead."""
 
     points: list[Point]
     notes: list[str]
@@ -82,7 +81,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model was measured; `staged` is its artifact where it may join the front, `problem` why it has none."""
+    """Report of a measured model; `staged` is the artifact of a candidate for the front, `problem` why it has none."""
 
     number: int
     point: Point
@@ -95,16 +94,16 @@ class Ended:
     """End of a job.
 
     Args:
-        number: of the trial.
-        state: `complete`, and the trial's result is the last model it measured; `failed` or `infeasible`; `retried`
-            where the process that did it died; `running` where it was measured at a low fidelity, and whoever drives
-            the study decides whether it goes on.
+        number: the trial's number.
+        state: `complete` if the trial's result is its last measured model; `failed`; `infeasible`; `retried` if its
+            worker died; `running` if it was measured at a low fidelity, so that the driver decides whether it
+            continues.
         error: why it is not complete.
-        seconds: it took.
-        overhead: of those, what neither rules, fine-tuning nor meters took.
-        notes: on how it went.
-        recalled: what it had from the prefix cache.
-        low: what it measured at a low fidelity.
+        seconds: its duration.
+        overhead: the part of the duration outside rules, fine-tuning and meters.
+        notes: remarks on the evaluation.
+        recalled: its use of the prefix cache.
+        low: its values at a low fidelity.
     """
 
     number: int
@@ -117,7 +116,7 @@ class Ended:
     low: Point | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "state", TrialState(self.state))  # executors of a user's own give the word
+        object.__setattr__(self, "state", TrialState(self.state))  # a user's executor may pass the state as a string
 
 
 def identifier(trial: int, step: int) -> str:

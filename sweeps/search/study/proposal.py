@@ -1,4 +1,4 @@
-"""Proposal of a trial: how its vector was found, and why it ended before training, written and read back here."""
+"""Proposal of a trial: the origin of its vector, and the reason if it ended before training."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,20 +12,20 @@ from sweeps.search.study.attributes import OUTCOME, PROPOSAL
 from sweeps.search.study.trial_state import TrialState
 
 _EXHAUSTED = "exhausted"
-"""In place of a screened trial's state, where nothing was left to ask for."""
+"""Word in place of a screened trial's state, if the search was exhausted."""
 _OLDER: Mapping[str, TrialState] = {
     "static costs": TrialState.INFEASIBLE, "twin": TrialState.DUPLICATE, "bound": TrialState.EARLY_STOPPED,
 }  # fmt: skip
-"""What older studies keep in place of that state, up to a colon."""
+"""Words that older studies keep in place of that state, up to a colon."""
 
 
 @dataclass(frozen=True)
 class HowProposed:
-    """How a vector was found.
+    """Origin of a trial's vector.
 
     Args:
-        rejected: candidates that were dropped because a cost known beforehand breaks a limit.
-        replaced: whether it took the place of the sampler's own.
+        rejected: number of candidates dropped because a static cost breaks a limit.
+        replaced: whether the vector replaced the sampler's own proposal.
     """
 
     rejected: int = 0
@@ -37,7 +37,7 @@ AS_DRAWN = HowProposed()
 
 
 class Untrained(NamedTuple):
-    """State of a trial that ended before training, and why; no state where nothing was left to ask for."""
+    """State and reason of a trial that ended before training; the state is None if the search was exhausted."""
 
     state: TrialState | None
     why: str
@@ -50,7 +50,7 @@ def how_proposed(trial: FrozenTrial) -> HowProposed:
 
 
 def keep_proposal(trial: optuna.Trial, how: HowProposed, untrained: Untrained | None = None) -> None:
-    """Write how a trial was proposed, and why it is not trained; nothing for one as drawn, which saves a write."""
+    """Write how a trial was proposed and why it is not trained; write nothing for the sampler's own proposal."""
     if untrained is not None:
         entry = {**asdict(how), "screened": untrained.state or _EXHAUSTED, "why": untrained.why}
         trial.set_user_attr(PROPOSAL, entry)
@@ -59,7 +59,7 @@ def keep_proposal(trial: optuna.Trial, how: HowProposed, untrained: Untrained | 
 
 
 def untrained_of(trial: FrozenTrial) -> Untrained | None:
-    """Read how a trial ended before training; None for one that was trained or is under way."""
+    """Read how a trial ended before training; return None for a trial that was trained or is running."""
     kept = trial.user_attrs.get(PROPOSAL, {})
     word = kept.get("screened")
     if word is None or OUTCOME in trial.user_attrs:
@@ -80,5 +80,5 @@ def count_untrained(study: Study) -> dict[TrialState, int]:
 
 
 def count_rejected(study: Study) -> int:
-    """Count the candidates that were dropped because a cost known beforehand breaks a limit."""
+    """Count the candidates that were dropped because a static cost breaks a limit."""
     return sum(how_proposed(trial).rejected for trial in study.get_trials(deepcopy=False))

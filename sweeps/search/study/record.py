@@ -1,6 +1,6 @@
-"""Records of a study's trials: what each measured and how it ended, written and read back here.
+"""Records of a study's trials: their measurements and how they ended.
 
-All of it is kept in user attributes, so that the results table, the report and MLflow can be written again from the
+Records are kept in user attributes, so that the results table, the report and the MLflow runs can be rebuilt from the
 storage alone.
 """
 
@@ -28,10 +28,10 @@ _LEFT_NOTHING: Mapping[str, Any] = {"state": "failed", "error": "left no record"
 
 @dataclass(frozen=True)
 class Record:
-    """A trial that has ended, as the study keeps it.
+    """Record of a trial that has ended.
 
-    Its number is its place among the trials that were asked for, so that it is the same for every driver of the study;
-    `optuna_number` also counts the intermediate models.
+    `number` counts the trials proposed for evaluation and is the same for every driver of the study; `optuna_number`
+    also counts intermediate models.
     """
 
     number: int
@@ -54,12 +54,12 @@ class Record:
 
 
 def is_intermediate(trial: FrozenTrial) -> bool:
-    """Tell whether a trial of Optuna's is a model on the way of another one."""
+    """Tell whether an Optuna trial is an intermediate model of another trial."""
     return INTERMEDIATE_OF in trial.user_attrs
 
 
 def is_asked(trial: FrozenTrial) -> bool:
-    """Tell whether a trial has a number and a record: asked for, not screened, not added by hand, not intermediate."""
+    """Tell whether a trial has a number and a record: it is not intermediate, not screened and not added by hand."""
     return not (is_intermediate(trial) or _is_added(trial) or untrained_of(trial) is not None)
 
 
@@ -71,12 +71,12 @@ def was_tried(trial: FrozenTrial) -> bool:
 
 
 def _is_added(trial: FrozenTrial) -> bool:
-    """Tell whether somebody else added a trial with its values."""
+    """Tell whether a trial was added by hand, with its values."""
     return trial.state == optuna.trial.TrialState.COMPLETE and OUTCOME not in trial.user_attrs
 
 
 def state_of(trial: FrozenTrial) -> TrialState:
-    """Return the state of a trial; one that was added by hand is a duplicate, as nothing was evaluated for it."""
+    """Return the state of a trial; a trial added by hand is a duplicate, as it was not evaluated."""
     if not trial.state.is_finished():
         return of_optuna(trial.state)
     if OUTCOME in trial.user_attrs:
@@ -88,7 +88,7 @@ def state_of(trial: FrozenTrial) -> TrialState:
 
 
 def count_states(study: Study) -> dict[TrialState, int]:
-    """Count the trials of a study that were asked for by state, those waiting and running included."""
+    """Count the trials of a study by state, waiting and running ones included."""
     counts: dict[TrialState, int] = {}
     for trial in filter(is_asked, study.get_trials(deepcopy=False)):
         state = state_of(trial)
@@ -97,7 +97,7 @@ def count_states(study: Study) -> dict[TrialState, int]:
 
 
 def records(study: Study) -> list[Record]:
-    """Read the trials of a study that have ended, in order, without the intermediate models told as trials."""
+    """Read the records of a study's finished trials, in order, without intermediate models."""
     number, found = 0, []
     for trial in study.get_trials(deepcopy=False):
         if is_intermediate(trial):
@@ -109,7 +109,7 @@ def records(study: Study) -> list[Record]:
 
 
 def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
-    """Read one trial that has ended; `number` is for a trial that does not keep its own."""
+    """Read the record of a finished trial; `number` is for a trial that does not store its own."""
     outcome = _outcome_of(trial)
     points = tuple(Point(**point) for point in outcome.pop("points", ()))
     outcome["notes"] = tuple(outcome.get("notes", ()))
@@ -119,7 +119,7 @@ def record_of(trial: FrozenTrial, number: int | None = None) -> Record:
 
 
 def _outcome_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return how a trial ended, as it is kept, in the words of today."""
+    """Return how a trial ended, as stored, with old state names translated."""
     outcome = dict(trial.user_attrs.get(OUTCOME, _LEFT_NOTHING))
     state, origin = TrialState(outcome["state"]), outcome.pop("served_from", None)
     if origin is not None:
@@ -128,7 +128,7 @@ def _outcome_of(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _to_outcome(record: Record) -> dict[str, Any]:
-    """Return what is kept of a record: its fields, without those that say nothing and those Optuna keeps."""
+    """Return the fields of a record to store: those without a default value that Optuna does not store itself."""
     nothing = Record(-1, {}, record.state, ())
     kept = ("notes", "error", "seconds", "overhead", "duplicate_of", "recalled")
     fields = {name: value for name in kept if (value := getattr(record, name)) != getattr(nothing, name)}
@@ -139,7 +139,7 @@ def _to_outcome(record: Record) -> dict[str, Any]:
 
 
 def recalled(found: Sequence[Record]) -> Recalled:
-    """Add up what trials had from the prefix cache."""
+    """Add up the use of the prefix cache by trials."""
     return sum((record.recalled for record in found), NOTHING_RECALLED)
 
 
@@ -149,17 +149,17 @@ def now() -> str:
 
 
 def study_id(study: Study) -> str:
-    """Return an identifier of the study that is the same each time it is opened and no other study's."""
+    """Return the unique, persistent identifier of a study."""
     if ID not in study.user_attrs:
         study.set_user_attr(ID, uuid.uuid4().hex)
     return str(study.user_attrs[ID])
 
 
 def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
-    """Tell a study of a trial, whatever its sampler then asks for.
+    """Close a trial in its study, even if the sampler then asks to stop.
 
     Raises:
-        UpdateFinishedTrialError: another driver has finished it.
+        UpdateFinishedTrialError: another driver has finished the trial.
     """
     try:
         study.tell(trial, **how)
@@ -168,7 +168,7 @@ def tell(study: Study, trial: optuna.Trial | int, **how: Any) -> None:
             raise UpdateFinishedTrialError(str(error)) from error
         raise
     except RuntimeError as error:
-        # A sampler that has nothing left asks `optimize` to stop; here there is none, and the trial is told already.
+        # An exhausted sampler asks `optimize` to stop; nothing runs `optimize` here, and the trial is already closed.
         if "Study.stop" not in str(error):
             raise
 
@@ -182,15 +182,15 @@ def finish(
     ended: Ended,
     duplicate_of: int | None = None,
 ) -> None:
-    """Tell a trial with a result, with its limits as constraints and its points as attributes.
+    """Close a trial with a result, with its limits as constraints and its points as attributes.
 
     Args:
-        study: of the trial.
-        trial: running.
-        problem: what is searched.
+        study: the trial's study.
+        trial: a running trial.
+        problem: the search problem.
         points: the models it measured, in order.
-        final: the model it ended with: the last of them, or the base model.
-        ended: how it went.
+        final: its final model: the last of `points`, or the base model.
+        ended: the end of its job.
         duplicate_of: the trial that measured the same model before.
     """
     trial.set_user_attr(OUTCOME, _to_outcome(_record(points, ended, duplicate_of)))
@@ -201,14 +201,14 @@ def finish(
 def abandon(
     study: Study, trial: optuna.Trial, points: Sequence[Point], ended: Ended, violations: Mapping[str, float]
 ) -> None:
-    """Close a trial that gave no result; what it measured before is kept, and how it keeps the limits known of it."""
+    """Close a trial without a result; store the models it measured and its known constraint values."""
     trial.set_user_attr(OUTCOME, _to_outcome(_record(points, ended)))
     _constrain(trial, violations)
     tell(study, trial, state=to_optuna(ended.state))
 
 
 def abandon_other(study: Study, trial: FrozenTrial, points: Sequence[Point], ended: Ended) -> None:
-    """Close a trial that gave no result and whose process may be gone."""
+    """Close a trial without a result whose process may be dead."""
     study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, _to_outcome(_record(points, ended)))
     tell(study, trial.number, state=to_optuna(ended.state))
 
@@ -220,10 +220,10 @@ def screen(
     how: HowProposed,
     violations: Mapping[str, float] | None = None,
 ) -> None:
-    """Close a trial before training; the sampler learns from its constraints, where it is known which limits it breaks.
+    """Close a trial before training; the sampler learns from its constraint values, if they are known.
 
     Raises:
-        UpdateFinishedTrialError: another driver has finished it.
+        UpdateFinishedTrialError: another driver has finished the trial.
     """
     _constrain(trial, violations or {})
     keep_proposal(trial, how, untrained)
@@ -241,13 +241,13 @@ def _record(points: Sequence[Point], ended: Ended, duplicate_of: int | None = No
 def add_intermediate(
     study: Study, problem: Problem, point: Point, params: Params, of_trial: int, driver: str | None = None
 ) -> None:
-    """Tell an intermediate model as a finished trial of its own; a base model names the driver that tells it."""
+    """Add an intermediate model to the study as a finished trial; a base model names the driver that adds it."""
     attributes = {INTERMEDIATE_OF: of_trial, **({} if driver is None else {BEGUN_BY: driver})}
     _add(study, problem, point, point.values(list(problem.objectives)), params, attributes)
 
 
 def begun_by(study: Study) -> list[str]:
-    """Return which drivers told the base model, in the order they did."""
+    """Return the drivers that added the base model, in order."""
     return [str(t.user_attrs[BEGUN_BY]) for t in study.get_trials(deepcopy=False) if BEGUN_BY in t.user_attrs]
 
 
@@ -260,7 +260,7 @@ def add_copy(
     owner: Mapping[str, Any],
     duplicate_of: int | None,
 ) -> None:
-    """Add a trial of another study that has a result, as a duplicate of one of this study or in its own right."""
+    """Copy a trial with a result from another study, as a duplicate of a trial in this study or as a new trial."""
     assert record.final is not None, "only a trial with a result is copied"
     state = TrialState.COMPLETE if duplicate_of is None else TrialState.DUPLICATE
     outcome = _to_outcome(replace(record, state=state, duplicate_of=duplicate_of))

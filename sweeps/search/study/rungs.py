@@ -1,7 +1,7 @@
-"""Rungs of a study: what its trials measured at low fidelities and which of them went on, kept with each trial.
+"""Rungs of a study: the values of its trials at low fidelities and the decisions to continue, stored with each trial.
 
-A driver writes what a trial measured before it reads the others, so that of two drivers at once each sees the other's
-trial, or the one that came later does. That a trial goes on is written before it does; that it stops is its outcome.
+A driver writes a trial's values before it reads those of others, so that of two concurrent drivers at least the later
+one sees both trials. A decision to continue is written before the trial continues; a decision to stop is its outcome.
 """
 
 import math
@@ -21,9 +21,9 @@ from sweeps.search.study.trial_state import TrialState
 
 @dataclass(frozen=True)
 class Rung:
-    """One trial at one fidelity: what it measured, and why it went on.
+    """Values of a trial at one fidelity, and why it continued.
 
-    A value that is not finite is null; a standard error of 0 means exact or unknown.
+    A value that is not finite is None; a standard error of 0 means exact or unknown.
     """
 
     fidelity: float
@@ -33,12 +33,12 @@ class Rung:
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> "Rung":
-        """Make a rung of what is kept."""
+        """Make a rung from its stored form."""
         return cls(float(kept["fidelity"]), tuple(kept["values"]), tuple(kept["stderrs"]), kept.get("passed"))
 
     @property
     def plain(self) -> dict[str, Any]:
-        """What is kept, as JSON has it."""
+        """The stored form, as JSON values."""
         return {**asdict(self), "values": list(self.values), "stderrs": list(self.stderrs)}
 
 
@@ -46,9 +46,9 @@ class Rungs:
     """Rungs of one study, for any number of drivers.
 
     Args:
-        study: Optuna's.
-        fidelities: those below the full one, in order.
-        objectives: how many values a trial measures.
+        study: the Optuna study.
+        fidelities: the fidelities below the full one, in order.
+        objectives: number of objectives.
 
     Raises:
         SweepError: the study was searched with other fidelities or objectives.
@@ -61,14 +61,14 @@ class Rungs:
         self._refresh()
 
     def passed(self, trial: optuna.Trial) -> int:
-        """Return how many rungs a trial has passed, before it was retried too."""
+        """Return the number of rungs that a trial has passed, before a retry too."""
         return len(self._before(trial))
 
     def enter(self, trial: optuna.Trial, values: Sequence[float], stderrs: Sequence[float]) -> list[list[float]]:
-        """Write what a running trial measured at its next rung; return what all others measured there.
+        """Write a running trial's values at its next rung; return the values of all other trials there.
 
         Raises:
-            UpdateFinishedTrialError: another driver has finished it.
+            UpdateFinishedTrialError: another driver has finished the trial.
             SweepError: another driver uses other fidelities.
         """
         before = self._before(trial)
@@ -80,10 +80,10 @@ class Rungs:
         return [[math.nan if value is None else value for value in rung.values] for rung in others]
 
     def go_on(self, trial: optuna.Trial, why: str) -> None:
-        """Write that a trial passes the rung that it entered last.
+        """Record that a trial passes the rung it entered last.
 
         Raises:
-            UpdateFinishedTrialError: another driver has finished it.
+            UpdateFinishedTrialError: another driver has finished the trial.
         """
         *before, last = _read(trial.user_attrs)
         _write(trial, [*before, replace(last, passed=why)])
@@ -92,7 +92,7 @@ class Rungs:
         return [rung for rung in _read(trial.user_attrs) if rung.passed is not None]
 
     def _refresh(self) -> None:
-        """Read the trials that have changed; the rungs of a retried one are those of the trial queued for it."""
+        """Read the trials that have changed; the rungs of a retried trial belong to the trial queued for it."""
         trials = self._study.get_trials(deepcopy=False)
         for trial in self._feed.read(len(trials), trials.__getitem__):
             rungs = _read(trial.user_attrs)
@@ -108,12 +108,12 @@ class Rungs:
             raise SweepError(
                 f"study {self._study.study_name} was searched with other fidelities or objectives: "
                 f"{len(rungs[0].values)} values at fidelities {found}, not {self._objectives} at {known}; "
-                "choose another name, or go back"
+                "choose another name, or restore the old settings"
             )
 
 
 def passed_on(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the attributes that a trial queued for a retried one takes over: the rungs that it has passed."""
+    """Return the attributes that a retry inherits from its retried trial: the rungs it has passed."""
     passed = [rung.plain for rung in _read(trial.user_attrs) if rung.passed is not None]
     return {RUNGS: passed} if passed else {}
 

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal in its folder, or any storage by URL."""
+"""Storage of a study: a journal in its folder, or any Optuna storage by URL."""
 
 import re
 import time
@@ -16,7 +16,7 @@ _IS_BEING_MADE = re.compile(
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """Open the storage at a URL, or the journal in a study's folder where there is none.
+    """Open the storage at a URL, or the journal in a study's folder if the URL is None.
 
     Raises:
         SweepError: the storage cannot be reached, lacks its driver, or is damaged; passwords are not shown.
@@ -32,7 +32,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
                 arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
                 return RDBStorage(url, engine_kwargs=arguments)
             except sqlalchemy.exc.SQLAlchemyError as error:
-                # Two processes that open a new one at the same moment both make its tables.
+                # Two processes that open a new storage at the same moment both create its tables.
                 if attempt == _MOST_ATTEMPTS - 1 or not _IS_BEING_MADE.search(str(error)):
                     raise
                 time.sleep(0.5 * (attempt + 1))

@@ -16,8 +16,8 @@ class TrialState(StrEnum):
            ▲           ├──────► early-stopped   halving stopped it at a low fidelity
            │           ├──────► infeasible      it breaks a limit or cannot be applied
            │           ├──────► duplicate       its model is known: it has the readings of another trial
-           │           ├──────► failed          its evaluation raised an error, or its process died every time
-           │           └──────► retried         it was interrupted or its process died
+           │           ├──────► failed          its evaluation raised an error, or its worker died every time
+           │           └──────► retried         it was stopped or its worker died
            └─────────── a new trial with its vector ◄──┘
 
     A vector that is `infeasible` or a `duplicate` before training is closed at once (`record.screen`): the sampler
@@ -71,9 +71,9 @@ def to_optuna(state: TrialState, *, screened: bool = False, constrained: bool = 
     """Return the state under which Optuna keeps a trial.
 
     Args:
-        state: of the trial.
-        screened: whether it ends before training, without readings.
-        constrained: whether a screened trial has the values of its constraints, from which samplers learn.
+        state: the trial's state.
+        screened: whether the trial ended before training, without readings.
+        constrained: whether a screened trial has constraint values, from which samplers learn.
     """
     if screened:
         return optuna.trial.TrialState.PRUNED if constrained else optuna.trial.TrialState.FAIL
@@ -81,5 +81,5 @@ def to_optuna(state: TrialState, *, screened: bool = False, constrained: bool = 
 
 
 def of_optuna(state: optuna.trial.TrialState) -> TrialState:
-    """Return the state of a trial that says no more than Optuna's."""
+    """Return the state of a trial that has only Optuna's state."""
     return _OF_OPTUNA[state]

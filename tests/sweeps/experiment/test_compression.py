@@ -133,5 +133,5 @@ def test_a_study_of_another_training_is_refused_and_so_is_a_limit_on_no_meter() 
         other.model.weight.add_(1.0)
     with pytest.raises(SweepError, match="made with other model, finetune"):
         search(**Compression(other.model, other.instantiation, other.finetune).problem, trials=2, storage=storage)
-    with pytest.raises(SweepError, match="there is no meter byts: bytes, top1 are read"):
+    with pytest.raises(SweepError, match="there is no meter byts: there are bytes, top1"):
         search(**other.problem, limits={"byts": 10})

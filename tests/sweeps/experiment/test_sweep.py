@@ -41,7 +41,7 @@ class Losing:
     def work(self, tell: Tell) -> None:
         if self._lose(self._job):
             self._inner.close()
-            tell(Ended(self._job.number, "retried", "its process was killed by signal 9", 0.1))
+            tell(Ended(self._job.number, "retried", "its worker died (killed by signal 9)", 0.1))
         else:
             self._inner.work(tell)
 
@@ -105,8 +105,8 @@ def test_a_lost_trial_is_tried_again_and_given_up_in_the_end(tmp_path) -> None:
     assert [record.state for record in lost] == ["retried"] * (MOST_ATTEMPTS - 1) + ["failed"]
     assert "given up after 3 attempts" in str(lost[-1].error)
     assert sweep.finished == 3
-    assert printed.count("its process was killed by signal 9") == MOST_ATTEMPTS
-    assert printed.count(" retried: ") == MOST_ATTEMPTS - 1
+    assert printed.count("its worker died (killed by signal 9)") == MOST_ATTEMPTS
+    assert printed.count("; retrying") == MOST_ATTEMPTS - 1
 
 
 def test_an_enqueued_vector_outlives_a_process_that_died_while_it_was_drawn(tmp_path) -> None:

@@ -82,7 +82,7 @@ def test_trials_that_fail_alike_but_for_numbers_stop_the_sweep(tmp_path: Path, s
     experiment = tiny_experiment(space=STEPS, anchors=0)
     study = study_of(experiment)
     fail = Ending(experiment, tmp_path, lambda number: (state, error.format(20 + number)))
-    with pytest.raises(SweepError, match=f"{MOST_EQUAL_FAILURES} trials in a row ended alike"):
+    with pytest.raises(SweepError, match=f"the last {MOST_EQUAL_FAILURES} trials failed the same way"):
         run(experiment, study, tmp_path, 20, fail)
     assert len(records(study)) == MOST_EQUAL_FAILURES
 
@@ -96,7 +96,7 @@ def test_infeasible_vectors_that_differ_in_numbers_do_not(tmp_path: Path) -> Non
 def test_every_trial_killing_its_process_stops_the_sweep(tmp_path: Path) -> None:
     experiment = tiny_experiment(space=STEPS, anchors=0)
     study = study_of(experiment)
-    kill = Ending(experiment, tmp_path, lambda number: ("retried", "its process was killed by signal 9"))
+    kill = Ending(experiment, tmp_path, lambda number: ("retried", "its worker died (killed by signal 9)"))
     with pytest.raises(SweepError, match="killed by signal 9"):
         run(experiment, study, tmp_path, 20, kill)
     states = [record.state for record in records(study)]
@@ -224,7 +224,7 @@ def test_a_point_of_a_trial_that_another_driver_closed_is_not_on_the_front(tmp_p
             super().work(told)
 
     sweep, _, printed = run(experiment, study, tmp_path, 3, Overtaken(ModelWork(experiment, tmp_path)))
-    assert "finished by another driver meanwhile" in printed
+    assert "another driver has finished it" in printed
     known = {"base", *(f"{record.number}.{point.step}" for record in sweep.records for point in record.points)}
     assert set(sweep.front.members) <= known
     sweep.saved.save_missing()

@@ -116,14 +116,16 @@ def test_failures_and_numbers_that_are_none_fail_their_trial_alone():
     assert {record.error for record in found.records if record.state == "failed"} == {
         "RuntimeError: out of memory",
         "accuracy is nan",
-        "no reading of accuracy: evaluate gave ['bytes']",
+        "no reading of accuracy: evaluate returned ['bytes']",
     }
     assert list(found.records) == seen
     assert all(np.isfinite(t.values).all() for t in found.study.trials if t.values)
 
 
 def test_a_search_that_only_fails_stops():
-    with pytest.raises(SweepError, match=f"{MOST_EQUAL_FAILURES} trials in a row ended alike.*KeyError: 'depth'"):
+    with pytest.raises(
+        SweepError, match=f"the last {MOST_EQUAL_FAILURES} trials failed the same way.*KeyError: 'depth'"
+    ):
         search(SPACE, lambda knobs: {"bytes": knobs["depth"]}, BOTH)
 
 
@@ -221,7 +223,7 @@ def test_a_vector_that_ends_its_process_every_time_is_given_up():
         run = Search(SPACE, BOTH, **settings)
     states = [record.state for record in run.result.records]
     assert states == [*["retried"] * MOST_ATTEMPTS, "failed"]
-    assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: the run ended before it"
+    assert run.result.records[-1].error == f"given up after {MOST_ATTEMPTS} attempts: its process ended first"
     trained = []
     found = search(SPACE, lambda knobs: trained.append(dict(knobs)) or readings(knobs), BOTH, **settings)
     assert (found.counts.complete, found.counts.failed) == (4, 1)

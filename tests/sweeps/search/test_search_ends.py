@@ -138,7 +138,7 @@ def test_a_run_after_five_equal_failures_is_judged_by_its_own(workers, forked_wo
         raise RuntimeError("no data")
 
     settings = {"storage": optuna.storages.InMemoryStorage(), "trials": 9}
-    with pytest.raises(SweepError, match="in a row ended alike"):
+    with pytest.raises(SweepError, match="trials failed the same way"):
         search(SPACE, broken, BOTH, **settings)
     found = search(SPACE, readings, BOTH, workers=workers, **settings)
     assert (found.counts.failed, found.counts.complete) == (MOST_EQUAL_FAILURES, 9 - MOST_EQUAL_FAILURES)
@@ -174,7 +174,7 @@ def test_a_space_of_one_vector_ends_when_that_is_known(start):
     space = {"width": IntRange(3, 3, neutral=3), "bits": Choice((8,), neutral=8)}
     found = search(space, readings, BOTH, start=start)
     assert found.counts.complete == 1
-    assert found.ended == "no vector is left that is new and breaks no known limit"
+    assert found.ended == "no new feasible vector is left"
     found = search(space, lambda knobs: 1 / 0, BOTH, start=start)
     assert found.counts.failed == 1
     assert found.ended is not None
@@ -252,7 +252,7 @@ def test_a_task_is_told_once():
     run = Search(SPACE, BOTH)
     task = run.ask()
     run.tell(task, readings(task.params))
-    with pytest.raises(SweepError, match="trial 0 is not under way: it has been told, or put back"):
+    with pytest.raises(SweepError, match="trial 0 is not running: it has ended already; tell each trial once"):
         run.tell(task, readings(task.params))
     run.put_back(task)
     assert [record.state for record in run.result.records] == ["complete"]
@@ -266,7 +266,7 @@ def test_a_row_of_a_data_frame_is_a_reading():
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ([{"height": 1}], "start names height, which is not searched: there are width, bits"),
+        ([{"height": 1}], "start names height, not in the space: there are width, bits"),
         ([{"width": 1000, "bits": 8}], "start: width cannot be 1000: choose"),
         ([{"width": 2, "bits": 5}], "start: bits cannot be 5: choose one of 32, 8, 4, 2"),
     ],
@@ -328,7 +328,7 @@ def test_an_executor_that_tells_of_no_model_fails_the_trial():
         def work(self, tell):
             tell(Ended(self.jobs.pop(0).number, "complete"))
 
-    with pytest.raises(SweepError, match="it ended without telling of a model"):
+    with pytest.raises(SweepError, match="the executor reported no measured model"):
         search(SPACE, readings, BOTH, trials=8, executor=Silent)
 
 
@@ -360,13 +360,13 @@ def test_what_two_drivers_queued_again_is_tried_once():
     assert dict(run.ask().params) != vector
     assert run.result.records[2].error == "trial 0 was queued twice for a retry"
     with pytest.raises(UpdateFinishedTrialError):
-        put_back(run.study, lost.trial, "the run ended before it")
+        put_back(run.study, lost.trial, "its process ended first")
 
 
 def test_a_study_is_told_from_one_of_another_model():
     storage = optuna.storages.InMemoryStorage()
     search(SPACE, readings, BOTH, trials=2, storage=storage, identity={"weights": "a1"})
-    with pytest.raises(SweepError, match="made with other weights: choose another name, or go back"):
+    with pytest.raises(SweepError, match="made with other weights: choose another name, or restore"):
         search(SPACE, readings, BOTH, trials=4, storage=storage, identity={"weights": "b2"})
     with pytest.raises(SweepError, match="made with other weights"):
         search(SPACE, readings, BOTH, trials=4, storage=storage)

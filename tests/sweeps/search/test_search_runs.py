@@ -54,7 +54,7 @@ def test_a_process_that_dies_loses_no_trial(tmp_path, caplog, forked_workers):
     assert found.counts.complete == 6
     assert vectors(found, "retried") == [(12, 8)]
     assert (12, 8) in vectors(found)
-    assert "retried: its process was killed by signal 9" in caplog.text
+    assert "its worker died (killed by signal 9" in caplog.text
 
 
 def test_what_cannot_be_sent_to_another_process_is_said_at_once():
@@ -98,7 +98,7 @@ def test_limits_on_time_and_on_gain_end_it_and_are_named():
     assert "stop.seconds=0.2" in found.ended
     everything = search(SPACE, readings, BOTH, static_costs=size)
     assert everything.counts.complete == 48
-    assert everything.ended == "no vector is left that is new and breaks no known limit"
+    assert everything.ended == "no new feasible vector is left"
     found = search(SPACE, readings, BOTH, static_costs=size, stop=Stop(window=12, gain=0.01))
     assert found.counts.complete < 48
     assert "the last 12 trials raised the hypervolume by" in found.ended
@@ -116,7 +116,7 @@ def test_a_standard_error_is_kept():
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        (0.5, "evaluate returned a float, not readings by name"),
+        (0.5, "evaluate returned a float: return a mapping from meter to reading"),
         ({"bytes": "few", "accuracy": 1.0}, "bytes is 'few', not a number"),
         ({"bytes": None, "accuracy": 1.0}, "bytes is None, not a number"),
         ({"bytes": 1.0, "accuracy": Reading(1.0, -0.1)}, "the standard error of accuracy is -0.1, which is negative"),
@@ -235,7 +235,7 @@ def test_processes_that_begin_one_study_at_once_train_nothing_twice(tmp_path):
         printed = process.wait()
         assert process.returncode == 0, printed
         last = printed.splitlines()[-1]
-        assert last.startswith("24 ") or "other processes are at" in last
+        assert last.startswith("24 ") or "running in other processes" in last
     found = Search(SPACE, BOTH, storage=url).result
     trained = vectors(found)
     assert len(trained) == len(set(trained))

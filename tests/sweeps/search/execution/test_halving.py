@@ -102,7 +102,7 @@ class Report(NamedTuple):
 
 
 class Rungs:
-    """Rungs in memory, with the rule under test; by default the best third of a rung go on."""
+    """Rungs in memory, with the rule under test; by default the best third of a rung continue."""
 
     def __init__(self, fidelities: Sequence[float], directions: Sequence[str], reduction: float = 3.0, **options: Any):
         self.rule, self.directions = Halving(tuple(fidelities), reduction=reduction, **options), directions
@@ -270,9 +270,9 @@ OTHERS = np.array([[float(index), float(index)] for index in range(9)])
     [
         ([-1.0, -1.0], None, True, "continue", "on the front"),
         ([0.0, 0.0], None, True, "continue", "on the front"),
-        ([0.0, 0.0], None, False, "continue", "place 2 of 10 in its rung; the best 3 go on"),
+        ([0.0, 0.0], None, False, "continue", "place 2 of 10 in its rung; the best 3 continue"),
         ([1.5, 1.5], None, True, "continue", "place 3 of 10"),
-        ([2.5, 2.5], None, True, "stop", "place 4 of 10 in its rung; the best 3 go on"),
+        ([2.5, 2.5], None, True, "stop", "place 4 of 10 in its rung; the best 3 continue"),
         ([2.5, 2.5], [0.0, 2.4], True, "stop", "place 4 of 10"),
         ([2.5, 2.5], [0.0, 2.6], True, "continue", "within the noise"),
         ([2.5, 2.5], [0.0, 2.6], False, "stop", "place 4 of 10"),
