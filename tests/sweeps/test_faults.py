@@ -183,8 +183,8 @@ def test_a_budget_that_nothing_meets_is_said_last_and_once(tmp_path, capsys) -> 
     assert (tmp_path / "small" / "report.html").is_file()
     error = one_line(capsys)
     assert error.startswith("error: no trial could be run: ")
-    assert "within the limits was found; the least is weight_bytes" in error
-    assert "the least is" not in printed
+    assert "found no new vector within the limits; the smallest found: weight_bytes" in error
+    assert "the smallest found" not in printed
 
 
 @pytest.mark.parametrize(
