@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from sweeps.experiment.renamed_entries import RENAMED
 from sweeps.search.execution.stopping import Stop
 
 
@@ -158,10 +159,6 @@ class Config:
 def threads_of(config: Config) -> int:
     """Return the threads of each process: as configured, or an even share of the cores."""
     return config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
-
-
-RENAMED = {"budget": "limits"}
-"""Config entries renamed after version 0.1: old name to new name."""
 
 
 def with_names_of_now(entries: Mapping[str, Any]) -> dict[str, Any]:
