@@ -25,9 +25,10 @@ def check_policy(
     """Check that a policy keeps its contract on an instantiation and a model.
 
     The policy proposes knobs of the instantiation in the search space, and values in their domains except the neutral
-    one. It changes neither the model nor any random state. Two policies made alike propose the same moves. A refused
-    move is not proposed again for that model, and the proposals end. A run under a budget satisfies Proposition 1:
-    costs fall with every accepted move, there are at most `max_iters` moves, and success means that the budget is met.
+    one. It changes neither the model nor any random state. Two policies with the same arguments propose the same moves.
+    A refused move is not proposed again for that model, and the proposals end. A run under a budget satisfies
+    Proposition 1: costs fall with every accepted move, there are at most `max_iters` moves, and success means that the
+    budget is met.
 
     Args:
         policy: makes a policy from an instantiation, a budget and a search space: the class itself, or a function.
@@ -86,7 +87,7 @@ def _check_moves(
         with claim.runs("proposing a move"):
             move = one(model, base.costs, base.qualities)
             twin = other(model, base.costs, base.qualities)
-        claim.check(move == twin, f"two policies made alike propose {move} and {twin}")
+        claim.check(move == twin, f"two policies with the same arguments propose {move} and {twin}")
         if move is None:
             break
         about = Claim(f"policy {name}, {move.knob}={move.value}")

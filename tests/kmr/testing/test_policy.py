@@ -69,7 +69,7 @@ BROKEN = {
     Stubborn: "one.by=0.5: it was refused for this model",
     Endless: "1000 moves were refused",
     Touches: "changes the model or the process: tensor values",
-    Unseeded: "two policies made alike propose",
+    Unseeded: "two policies with the same arguments propose",
     Fails: "a refusal raised RuntimeError: no",
     Listed: "two.by=0.5: no such knob in the search space: one.by$",
 }
