@@ -1,11 +1,13 @@
-"""Meters: what a compressed model costs and how good it still is.
+"""Meters of costs and qualities of a compressed model.
 
-Costs are those of things that exist: `WeightBytes` is the size of the file that `kmr.artifact.packing` writes,
-`ArtifactBytes` that of the file a runtime loads, `Latency` the time of a run in it. `MACs` is counted on the dense
-model that runs, so that sparsity the runtime cannot use is never shown as a gain; the theoretical counts are meters of
-their own, `EffectiveMACs` without zero weights and `ExpectedMACs`, the mean over samples, without what gates close and
-early exits spare. Qualities read predictions on a data split, those of the model or (`Deployed`) those of the file that
-a runtime loaded; meters given the same split and runtime share one export and one pass over it.
+Costs are measured on what is deployed. `WeightBytes` is the size of the file that `kmr.artifact.packing` writes,
+`ArtifactBytes` the size of the file that a runtime loads, and `Latency` the time of a forward pass in that runtime.
+`MACs` counts the dense model that runs, so that sparsity which the runtime cannot use is never shown as a gain.
+Theoretical counts are separate meters: `EffectiveMACs` omits zero weights, and `ExpectedMACs` averages over samples
+and omits what gates and early exits skip.
+
+Qualities read predictions on a data split: the model's own, or with `Deployed` those of the file that a runtime
+loaded. Meters with the same split and runtime share one export and one pass over the data.
 """
 
 from kmr.meters.bops import BOPs

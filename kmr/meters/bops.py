@@ -1,4 +1,4 @@
-"""Bit operations: multiply-accumulates weighted by the widths of what is multiplied (Baskin et al. 2018)."""
+"""Bit operations: multiply-accumulates weighted by the bit widths of their operands (Baskin et al. 2018)."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ FLOAT_BITS = 32
 
 
 def layer_bits(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return the bits of the weight and of the input of every weight layer, by path; 32 where there is no grid."""
+    """Return the bit widths (weight, input) of every weight layer, by path; 32 without a grid."""
     bits = {}
     for path, layer in weight_layers(model):
         grid = read_weight(layer).grid
@@ -26,15 +26,15 @@ def layer_bits(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class BOPs(Cost):
-    """Σ MACs · bits of the weight · bits of the activation, for one sample: what bit-serial hardware would do.
+    """Bit operations for one sample on bit-serial hardware: Σ MACs · weight bits · activation bits.
 
     Unit: BOP (theoretical). Range: [0, ∞). Direction: minimize. Source: Baskin et al. 2018.
 
-    Multiply-accumulates outside convolution and linear layers count at 32 × 32 bits. No runtime here is proportional to
-    it: latency decides.
+    Multiply-accumulates outside convolution and linear layers count at 32 × 32 bits. The latency of the available
+    runtimes is not proportional to bit operations; use `Latency` for decisions.
 
     Args:
-        example_inputs: a batch as the model takes it; its first sample is used.
+        example_inputs: a batch as the model takes it; the meter uses the first sample.
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)

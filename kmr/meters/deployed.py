@@ -1,4 +1,4 @@
-"""What is shipped, measured: the size of the file a runtime loads, and qualities of what it computes with it."""
+"""Meters of the deployed model: the size of the file that a runtime loads, and the qualities of its outputs."""
 
 import inspect
 from collections.abc import Callable
@@ -17,16 +17,17 @@ from kmr.runtimes import OnnxRuntime, Runtime, Session
 @final
 @dataclass(frozen=True, kw_only=True)
 class ArtifactBytes(Cost):
-    """The size of the file that a runtime loads the model from, to the byte.
+    """The exact size of the file from which a runtime loads the model.
 
     Unit: B. Range: [0, ∞). Direction: minimize.
 
-    A file may write small numbers in fewer bytes (zero points in ONNX), so that training changes it by a few.
+    A format may encode small numbers in fewer bytes (zero points in ONNX), so training changes the size slightly.
 
     Args:
         example_inputs: a batch as the model takes it.
-        calibration: data that the runtime may read ranges of activations on.
-        runtime: one that loads a file.
+        calibration: data on which the runtime may measure activation ranges.
+        runtime: a runtime that loads a file.
+        threads: CPU threads.
     """
 
     trained: ClassVar[bool] = True
@@ -44,29 +45,30 @@ class ArtifactBytes(Cost):
 
     @property
     def view(self) -> Deployment:
-        """The model as it runs."""
+        """The deployment that prepares the model."""
         return self._deployment  # type: ignore[attr-defined, no-any-return]
 
     def read(self, seen: Session) -> Reading:
         if seen.artifact is None:
-            raise KMRError(f"{self.name}: {self.runtime.name} loads no file: weight_bytes is the size that is stored")
+            raise KMRError(f"{self.name}: {self.runtime.name} loads no file: use weight_bytes, the size in storage")
         return Reading(float(len(seen.artifact)))
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Deployed(Quality):
-    """A quality of what the runtime computes, kernels, activation ranges and all, rather than of its simulation.
+    """A quality of the runtime's outputs, with its kernels and activation ranges, instead of the simulation's.
 
-    Unit, range and direction are those of the quality it reads.
+    Unit, range and direction are the wrapped quality's.
 
     Args:
         data: the split, or a view of it.
         example_inputs: a batch as the model takes it.
-        calibration: data that the runtime may read ranges of activations on.
+        calibration: data on which the runtime may measure activation ranges.
         original: the original model, for qualities that compare with it.
-        runtime: where it runs.
-        quality: makes the quality from `data` (and `original`): a class of `kmr.meters`, or one with settings.
+        runtime: the runtime to run the model in.
+        quality: makes the quality from `data` (and `original`): a class of `kmr.meters`, or a partial of one.
+        threads: CPU threads.
     """
 
     data: Split | Predictions = field(repr=False, compare=False)
@@ -90,7 +92,7 @@ class Deployed(Quality):
 
     @property
     def view(self) -> Predictions:
-        """What the model predicts as it runs."""
+        """The deployed model's predictions."""
         return self._quality.view  # type: ignore[attr-defined, no-any-return]
 
     def read(self, seen: Outputs) -> Reading:
@@ -99,9 +101,9 @@ class Deployed(Quality):
     def _made(self, view: Predictions) -> Quality:
         given: dict[str, object] = {"data": view}
         if "original" in inspect.signature(self.quality).parameters and self.original is not None:
-            # The original as it is, not as the runtime would have it.
+            # The reference is the original in PyTorch, not in the runtime.
             given["original"] = predict(self.original, self.data)
         made = self.quality(**given)
         if not isinstance(made, Quality):
-            raise KMRError(f"quality must make a Quality, not a {type(made).__name__}")
+            raise KMRError(f"{self.name}: quality must make a Quality, not a {type(made).__name__}")
         return made

@@ -1,4 +1,4 @@
-"""A view of a model as it runs in a runtime, made once for all the meters that look at it."""
+"""View of a model in a runtime, prepared once for all meters that use it."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,12 +16,12 @@ from kmr.runtimes import Runtime, Session
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
-    """Makes models ready in a runtime. Of equal models that follow each other, the first one's session serves all.
+    """A view that prepares models for a runtime; consecutive equal models share one session.
 
     Args:
-        runtime: where models run.
+        runtime: the runtime to run models in.
         example_inputs: a batch as the model takes it.
-        calibration: data that the runtime may read ranges of activations on.
+        calibration: data on which the runtime may measure activation ranges.
         threads: CPU threads.
     """
 
@@ -34,8 +34,8 @@ class Deployment:
 
     @classmethod
     def of(cls, runtime: Runtime, example_inputs: Inputs, calibration: Split | None, threads: int) -> "Deployment":
-        """Return the deployment of these parts: the same object for the same parts, for as long as someone holds it."""
-        # It holds its parts, so that their ids stand for no others while the entry lives.
+        """Return the deployment of these parts: the same object for the same parts while a reference to it exists."""
+        # The deployment holds its parts, so that their ids stay unique while the entry lives.
         key = (runtime, id(example_inputs), id(calibration), threads)
         found = cls._live.get(key)
         if found is None:
@@ -54,16 +54,16 @@ class Deployment:
         return session
 
     def prepare(self, model: nn.Module) -> Session:
-        """Make a new session."""
+        """Prepare a new session."""
         return self.runtime.prepare(model, self.example_inputs, threads=self.threads, calibration=self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
 class DeployedPredictions(Predictions):
-    """What a model predicts over a split when it runs in a runtime.
+    """A deployed model's predictions over a split.
 
     Args:
-        deployment: where it runs.
+        deployment: prepares the model for its runtime.
     """
 
     deployment: Deployment | None = None
@@ -71,7 +71,7 @@ class DeployedPredictions(Predictions):
 
     @classmethod
     def through(cls, deployment: Deployment, split: Split) -> "DeployedPredictions":
-        """Return the predictions over a split in a deployment: the same object for the same two."""
+        """Return a deployment's predictions over a split: the same object for the same two."""
         key = (id(deployment), id(split))
         found = cls._through.get(key)
         if found is None:
@@ -89,10 +89,10 @@ class DeployedPredictions(Predictions):
 
 
 def batch_of(inputs: Inputs, samples: int | None) -> Inputs:
-    """Return a batch of that many samples, those of `inputs` over and over; the batch itself for None.
+    """Return a batch of that many samples, repeating those of `inputs`; None returns the batch itself.
 
     Raises:
-        KMRError: fewer than one.
+        KMRError: fewer than one sample.
     """
     if samples is None:
         return inputs

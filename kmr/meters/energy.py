@@ -1,7 +1,7 @@
-"""The energy of a forward pass, where the machine counts it: RAPL for processors, NVML for NVIDIA devices.
+"""Energy of a forward pass, from hardware counters: RAPL for processors, NVML for NVIDIA devices.
 
-A counter is read before and after many passes. Where there is none the meter refuses: energy worked out from a time and
-a nominal power is a latency under another name.
+The meter reads a counter before and after many passes. Without a counter it raises, because energy computed from time
+and nominal power is just latency in another unit.
 """
 
 import math
@@ -20,28 +20,28 @@ from kmr.runtimes import Eager, Runtime, Session
 POWERCAP = Path("/sys/class/powercap")
 
 Counter = Callable[[], float]
-"""Returns joules since some time."""
+"""A function that returns joules since an arbitrary time."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Energy(Cost):
-    """The energy of one forward pass in millijoules: that of the whole processor package or device, idle share with it.
+    """The energy of one forward pass in millijoules, for the whole processor package or device, including idle power.
 
     Unit: mJ. Range: [0, ∞). Direction: minimize. Source: RAPL or NVML counters.
 
-    The standard error is that of the mean over the blocks of passes.
+    The standard error is the standard error of the mean over blocks of passes.
 
     Args:
-        example_inputs: the batch to run, whole unless `batch` is given.
-        calibration: data that the runtime may read ranges of activations on.
-        runtime: where it runs.
+        example_inputs: the batch to run, unless `batch` is given.
+        calibration: data on which the runtime may measure activation ranges.
+        runtime: the runtime to run the model in.
         device: `cpu` (RAPL) or `cuda` (NVML, device 0).
-        batch: samples in a batch, those of the example over and over.
+        batch: samples in the batch, repeating those of the example.
         threads: CPU threads.
-        blocks: readings of the counter.
-        seconds: of passes in each block; counters tick about every millisecond (RAPL) to 100 ms (NVML).
-        powercap: where RAPL's counters are.
+        blocks: number of blocks of passes, each with its own reading of the counter.
+        seconds: duration of each block; counters tick about every millisecond (RAPL) to 100 ms (NVML).
+        powercap: folder of RAPL's counters.
 
     Raises:
         NotHere: no counter can be read.
@@ -61,9 +61,9 @@ class Energy(Cost):
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
-            raise KMRError(f"energy is counted on cpu or cuda, not {self.device!r}")
+            raise KMRError(f"device must be cpu or cuda, not {self.device!r}")
         if self.blocks < 2 or not self.seconds > 0:
-            raise KMRError(f"energy needs 2 blocks or more of some seconds, not {self.blocks} of {self.seconds}")
+            raise KMRError(f"energy needs blocks >= 2 and seconds > 0, not {self.blocks} and {self.seconds}")
         self.runtime.require()
         counter = nvml_counter() if self.device == "cuda" else rapl_counter(Path(self.powercap))
         object.__setattr__(self, "_counter", counter)
@@ -72,7 +72,7 @@ class Energy(Cost):
 
     @property
     def view(self) -> Deployment:
-        """The model as it runs."""
+        """The deployment that prepares the model."""
         return self._deployment  # type: ignore[attr-defined, no-any-return]
 
     def read(self, seen: Session) -> Reading:
@@ -92,10 +92,10 @@ def _block(call: Callable[[], Any], counter: Counter, seconds: float) -> float:
 
 
 def rapl_counter(root: Path) -> Counter:
-    """Return the joules of all processor packages, from Linux's powercap files.
+    """Return a counter of all processor packages' joules, from Linux's powercap files.
 
     Raises:
-        NotHere: there are none, or they may not be read.
+        NotHere: the files are missing, or cannot be read.
     """
     packages = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
     if not packages:
@@ -110,7 +110,7 @@ def rapl_counter(root: Path) -> Counter:
     def read() -> float:
         for index, path in enumerate(packages):
             now = _microjoules(path / "energy_uj")
-            # The counter starts again at 0 when it has gone through its range.
+            # The counter wraps around to 0 at the end of its range.
             total[0] += (now - last[index] if now >= last[index] else now + turns[index] - last[index]) / 1e6
             last[index] = now
         return total[0]
@@ -119,10 +119,10 @@ def rapl_counter(root: Path) -> Counter:
 
 
 def nvml_counter() -> Counter:
-    """Return the joules of the first NVIDIA device, from its own counter.
+    """Return a counter of the first NVIDIA device's joules.
 
     Raises:
-        NotHere: there is no device, no `nvidia-ml-py`, or the device does not count.
+        NotHere: the device or `nvidia-ml-py` is missing, or the device has no counter.
     """
     try:
         import pynvml
@@ -131,7 +131,7 @@ def nvml_counter() -> Counter:
         device = pynvml.nvmlDeviceGetHandleByIndex(0)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
     except Exception as error:  # NVML's errors are of a class that may not be importable
-        raise NotHere(f"energy cannot be counted: NVML gives none ({type(error).__name__}: {error})") from None
+        raise NotHere(f"energy cannot be counted: no NVML counter ({type(error).__name__}: {error})") from None
     return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
 
 

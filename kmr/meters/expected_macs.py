@@ -1,4 +1,4 @@
-"""Multiply-accumulates of networks that compute more for one input than for another: the mean over data."""
+"""Expected multiply-accumulates of networks whose computation depends on the input: the mean over data."""
 
 import copy
 import math
@@ -19,19 +19,18 @@ from kmr.representation.gating import GatedLayer
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedMACs(Cost):
-    """Multiply-accumulates of one sample, on average over a split: up to the exit it takes, without closed channels.
+    """The mean multiply-accumulates per sample of a split: up to the sample's exit, and without its closed channels.
 
     Unit: MAC (expected). Range: [0, ∞). Direction: minimize.
 
-    What each early exit costs is counted, which samples take it is read off a run. A gated layer counts by the share of
-    its channels that are open for a sample; what the gates themselves compute is counted, and so is everything else, in
-    full. Dense kernels compute the closed channels as well: `MACs` reads those. The standard error is over samples. A
-    model without exits and gates reads what `MACs` reads. Both depend on what a model is trained to, so that training
-    may raise it.
+    The cost up to each early exit is counted once, and a run over the data tells which exit each sample takes. A gated
+    layer counts in proportion to the channels that are open for a sample; the gates and all other layers count in full.
+    Dense kernels compute closed channels too, which `MACs` counts. The standard error is over samples. Without exits
+    and gates, the reading equals that of `MACs`. Exits and gates are learned, so training may raise the reading.
 
     Args:
         data: the split, or a view of it.
-        example_inputs: a batch as the model takes it; its first sample is used.
+        example_inputs: a batch as the model takes it; the meter uses the first sample.
     """
 
     data: Split | Predictions = field(repr=False, compare=False)
@@ -61,20 +60,20 @@ class ExpectedMACs(Cost):
         for path, shares in open_shares.items():
             found = torch.cat(shares) if shares else torch.ones(samples, dtype=torch.float64)
             if len(found) != samples:
-                raise KMRError(f"the gated layer {path} does not run once for each sample: its cost cannot be told")
+                raise KMRError(f"cannot count the gated layer {path}: it does not run exactly once for each sample")
             saved += _of_channels(path, layers) * (1 - found)
         stderr = float(saved.std() / math.sqrt(samples)) if samples > 1 else None
         return Reading(total - float(saved.mean()), stderr)
 
 
 def _of_channels(path: str, layers: dict[str, LayerMACs]) -> int:
-    """Return what the layer inside a gated one takes that makes the channels: the last one, where it is several."""
+    """Return the multiply-accumulates of the layer that computes a gated layer's channels: the last one inside it."""
     inside = [layer.macs for name, layer in layers.items() if name.startswith(f"{path}.layer".lstrip("."))]
     return inside[-1] if inside else 0
 
 
 def exit_macs(model: EarlyExits, example_inputs: Inputs, data: Split) -> Tensor:
-    """Return the multiply-accumulates of each sample of a split, (n,): those up to the exit that it takes."""
+    """Return each sample's multiply-accumulates up to its exit, (n,)."""
     costs = []
     forced = copy.deepcopy(model)
     for place in range(len(model.heads) + 1):
@@ -84,7 +83,7 @@ def exit_macs(model: EarlyExits, example_inputs: Inputs, data: Split) -> Tensor:
 
 
 def exits_taken(model: EarlyExits, data: Split) -> torch.Tensor:
-    """Return the number of the exit that each sample of a split takes."""
+    """Return the number of each sample's exit, (n,)."""
     device = next(model.parameters()).device
     taken = []
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Whether a compressed model still does what the original did, and where it fails: beyond one accuracy.
+"""Faithfulness of a compressed model to the original, and quality beyond the overall accuracy.
 
-`Agreement` counts the predictions that stayed; here are how far their probabilities moved (`KLDivergence`), whether the
-changes have a pattern (`ChiSquaredP`), whether confidence still means what it says (`ExpectedCalibrationError`), and
-whom a good average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
+`Agreement` counts unchanged predictions. The meters here measure how far probabilities moved (`KLDivergence`), whether
+the changes follow a pattern (`ChiSquaredP`), calibration (`ExpectedCalibrationError`), and the subsets that a good
+average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
 """
 
 import math
@@ -27,7 +27,7 @@ from kmr.meters.prediction import (
 
 @dataclass(frozen=True, kw_only=True)
 class _ToOriginal(_PredictionQuality):
-    """Reads predictions beside the original model's, which is read once, when the meter is made."""
+    """A quality that compares predictions with the original model's, which are computed once, at construction."""
 
     original: Outputs | nn.Module = field(repr=False, compare=False)
 
@@ -37,11 +37,11 @@ class _ToOriginal(_PredictionQuality):
             object.__setattr__(self, "original", predict(self.original, self.data))
 
     def pair(self, seen: Outputs) -> tuple[Tensor, Tensor]:
-        """Return the model's logits and the original's as (predictions, classes), in double precision."""
+        """Return the model's and the original's logits as (predictions, classes), in double precision."""
         assert isinstance(self.original, Outputs)
         mine, original = seen.outputs, self.original.outputs
         if mine.shape != original.shape:
-            raise KMRError(f"outputs of shape {tuple(mine.shape)} are not the original's, {tuple(original.shape)}")
+            raise KMRError(f"outputs have shape {tuple(mine.shape)}, the original's {tuple(original.shape)}")
         check_logits(mine)
         return _flat(mine), _flat(original)
 
@@ -52,7 +52,7 @@ class KLDivergence(_ToOriginal):
 
     Unit: nat. Range: [0, ∞). Direction: minimize. Source: Kullback and Leibler 1951.
 
-    The standard error takes samples as independent, as `Accuracy` does.
+    The standard error assumes independent samples, as for `Accuracy`.
     """
 
     name: str = "kl"
@@ -68,14 +68,13 @@ class KLDivergence(_ToOriginal):
 
 @dataclass(frozen=True, kw_only=True)
 class ChiSquaredP(_ToOriginal):
-    """The p value of Bowker's chi-squared test of symmetry on the table of the original's and the model's classes.
+    """The p value of Bowker's chi-squared symmetry test on the contingency table (original's class, model's class).
 
     Unit: 1. Range: [0, 1]. Direction: maximize. Source: Bowker 1948; for two classes McNemar 1947.
 
-    Sample by sample, the table counts how often class i of the original became class j. Were the changes random, i → j
-    would be as frequent as j → i: Σ_{i<j} (n_ij − n_ji)² / (n_ij + n_ji) is chi-squared with one degree of freedom for
-    each pair of classes that changed. A small p says that the model errs
-    with a pattern; without any change it is 1.
+    The table counts how often the original's class i became class j. Under random changes, i → j is as frequent as
+    j → i, and Σ_{i<j} (n_ij − n_ji)² / (n_ij + n_ji) is chi-squared with one degree of freedom for each pair of classes
+    that changed. A small p indicates a systematic change; without any change p is 1.
     """
 
     name: str = "chi_squared_p"
@@ -103,11 +102,11 @@ class ExpectedCalibrationError(_PredictionQuality):
 
     Unit: fraction. Range: [0, 1]. Direction: minimize. Source: Guo et al. 2017.
 
-    A bin counts by how many predictions it holds; logits and targets as for `Accuracy`.
+    Each bin is weighted by its number of predictions; logits and targets as for `Accuracy`.
 
     Args:
         data: the split, or a view of it.
-        bins: how many bins of equal width [0, 1] is cut in.
+        bins: the number of bins of equal width in [0, 1].
     """
 
     bins: int = 15
@@ -128,12 +127,12 @@ class ExpectedCalibrationError(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class WorstClassAccuracy(_PredictionQuality):
-    """The accuracy on the class that fares worst, of the classes that occur; its standard error is √(p(1−p)/n).
+    """The lowest accuracy on any class that occurs; its standard error is √(p(1−p)/n).
 
     Unit: fraction. Range: [0, 1]. Direction: maximize.
 
-    The minimum of noisy numbers lies below the least of their true values: with few samples of a class it is
-    pessimistic. Logits and targets as for `Accuracy`.
+    The minimum of noisy values is biased downwards, so the reading is pessimistic if a class has few samples. Logits
+    and targets as for `Accuracy`.
     """
 
     name: str = "worst_class_accuracy"
@@ -152,18 +151,18 @@ class WorstClassAccuracy(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyDegradationFactor(_PredictionQuality):
-    """How often the data can be halved into contiguous blocks before the accuracy on one of them is lost.
+    """The number of times the data can be halved into contiguous blocks before the worst block loses accuracy.
 
     Unit: halvings. Range: [0, ∞). Direction: maximize.
 
-    The accuracy-degradation profile is the accuracy on the worst of 1, 2, 4, … contiguous blocks of the split, in the
-    split's order. The factor is the number of halvings up to which the worst block stays within `drop` of the accuracy
-    on all; it stops where blocks would hold fewer than `fewest` samples. Logits and targets as for `Accuracy`.
+    The accuracy-degradation profile is the lowest accuracy among 1, 2, 4, … contiguous blocks, in the split's order.
+    The factor is the number of halvings up to which the worst block stays within `drop` of the overall accuracy.
+    Halving stops before blocks have fewer than `fewest` samples. Logits and targets as for `Accuracy`.
 
     Args:
         data: the split, or a view of it.
-        drop: how much accuracy may be lost on a block, in (0, 1).
-        fewest: samples in the smallest block; small ones lose that much by chance.
+        drop: the accuracy that a block may lose, in (0, 1).
+        fewest: the smallest block size; smaller blocks lose as much by chance.
     """
 
     drop: float = 0.1
@@ -173,14 +172,14 @@ class AccuracyDegradationFactor(_PredictionQuality):
 
     def read(self, seen: Outputs) -> Reading:
         if not 0 < self.drop < 1 or self.fewest < 1:
-            raise KMRError(f"drop lies in (0, 1) and fewest is at least 1, not {self.drop} and {self.fewest}")
+            raise KMRError(f"drop must be in (0, 1) and fewest at least 1, not {self.drop} and {self.fewest}")
         logits, targets = _counted(seen)
         profile = self.profile((logits.argmax(dim=1) == targets).double())
         kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
         return Reading(float(([*kept, False]).index(False) - 1))
 
     def profile_of(self, model: nn.Module) -> list[float]:
-        """Return the profile of a model, in evaluation mode, on the meter's data."""
+        """Return a model's profile on the meter's data, in evaluation mode."""
         was = model.training
         try:
             logits, targets = _counted(self.view(model.eval()))
@@ -189,7 +188,7 @@ class AccuracyDegradationFactor(_PredictionQuality):
         return self.profile((logits.argmax(dim=1) == targets).double())
 
     def profile(self, hits: Tensor) -> list[float]:
-        """Return the accuracy on the worst of 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""
+        """Return the lowest accuracy among 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""
         found, blocks = [float(hits.mean())], 2
         while len(hits) // blocks >= self.fewest:
             found.append(min(float(part.mean()) for part in hits.tensor_split(blocks)))
@@ -203,7 +202,7 @@ def _flat(logits: Tensor) -> Tensor:
 
 
 def _counted(seen: Outputs) -> tuple[Any, Any]:
-    """Return the logits as (predictions, classes) and the targets of the predictions that count."""
+    """Return logits (predictions, classes) and targets of the predictions that are not ignored."""
     targets = check_classes(seen)
     counts = (targets != IGNORED).reshape(-1)
     return _flat(seen.outputs)[counts], targets.reshape(-1)[counts]

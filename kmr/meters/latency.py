@@ -1,4 +1,4 @@
-"""How long a forward pass takes, on this machine, in the runtime named, with the threads stated."""
+"""Latency of a forward pass on this machine, in a given runtime with a given number of threads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from kmr.meters.timing import Timing, hardware, quantile, quantile_stderr, time_
 from kmr.runtimes import Eager, Runtime, Session
 
 FEWEST_FOR_P95 = 21
-"""Runs below which the error of a 95th percentile would need a run slower than the slowest."""
+"""Smallest number of runs for which the 95th percentile's error bounds lie within the sample."""
 
 _DRIFT = 0.1
 _FIRST: "WeakKeyDictionary[Session, float]" = WeakKeyDictionary()
-"""The median of each original's session when it was timed first."""
+"""The first median of each original's session."""
 
 _ORIGINALS: "WeakKeyDictionary[Deployment, tuple[nn.Module, Session]]" = WeakKeyDictionary()
 
@@ -31,12 +31,12 @@ def time_sessions(
     warmup: int = 5,
     repeats: int = 50,
 ) -> list[Timing]:
-    """Time sessions in turns on one batch, with the threads of the first.
+    """Time sessions in turns on one batch, with the first session's threads.
 
     Args:
-        sessions: what to time.
+        sessions: the sessions to time.
         inputs: the batch.
-        warmup: turns before the first timed one.
+        warmup: untimed turns at the start.
         repeats: timed turns.
     """
     calls = [session.bind(inputs) for session in sessions]
@@ -49,7 +49,7 @@ def time_sessions(
 
 @dataclass(frozen=True, kw_only=True)
 class _Timed(Cost):
-    """What is read off times in a runtime."""
+    """A statistic of times in a runtime."""
 
     example_inputs: Inputs = field(repr=False, compare=False)
     original: nn.Module | None = field(default=None, repr=False, compare=False)
@@ -63,12 +63,12 @@ class _Timed(Cost):
 
     def __post_init__(self) -> None:
         if self.statistic not in ("median", "p95", "ratio"):
-            raise KMRError(f"the statistic of a latency is median, p95 or ratio, not {self.statistic!r}")
+            raise KMRError(f"statistic must be median, p95 or ratio, not {self.statistic!r}")
         if self.statistic == "p95" and self.repeats < FEWEST_FOR_P95:
-            raise KMRError(f"a 95th percentile needs at least {FEWEST_FOR_P95} repeats, not {self.repeats}")
+            raise KMRError(f"statistic p95 needs at least {FEWEST_FOR_P95} repeats, not {self.repeats}")
         if self.statistic == "ratio":
             if self.original is None:
-                raise KMRError("the ratio of a latency to the original's needs the original")
+                raise KMRError("statistic ratio needs the original model: pass original")
             object.__setattr__(self, "unit", "of the original's")
         _check_threads(self.threads)
         self.runtime.require()
@@ -77,7 +77,7 @@ class _Timed(Cost):
 
     @property
     def view(self) -> Deployment:
-        """The model as it runs."""
+        """The deployment that prepares the model."""
         return self._deployment  # type: ignore[attr-defined, no-any-return]
 
     def _time(self, seen: Session) -> Reading:
@@ -95,37 +95,36 @@ class _Timed(Cost):
     def _note(self, timing: Timing, original: Session | None, beside: Sequence[Timing]) -> str | None:
         flags = []
         if timing.noisy:
-            flags.append(f"its times spread over {timing.spread:.0%} of their median")
+            flags.append(f"the interquartile range of its times is {timing.spread:.0%} of their median")
         if original is not None and self.statistic != "ratio":
             now, first = beside[0].median, _FIRST.setdefault(original, beside[0].median)
             if abs(now / first - 1) > _DRIFT:
-                flags.append(f"the original took {now:.3g} ms beside it and {first:.3g} ms when it was timed first")
+                flags.append(f"the original took {now:.3g} ms beside it, and {first:.3g} ms the first time")
         return f"{self.name}: the machine was busy: {'; '.join(flags)}" if flags else None
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Latency(_Timed):
-    """The time of one forward pass in a runtime, in turns with the original model in the same runtime.
+    """The time of one forward pass in a runtime, taken in turns with the original model in the same runtime.
 
     Unit: ms, or of the original's for the statistic `ratio`. Range: [0, ∞). Direction: minimize.
 
-    In eager PyTorch it is that of the dense kernels that run: masks and simulated grids change nothing. The standard
-    error is that of the sample quantile, from its order statistics; it holds noise within the run, not between runs.
-    The reading is flagged where the machine was too busy (a spread over 10 %), or is faster or slower by more than
-    that than when the original was timed first. `ratio` takes each pass over the original's beside it, so that a
-    machine whose speed changes over a long study changes nothing.
+    Eager PyTorch runs dense kernels, so masks and simulated grids do not change its latency. The standard error is the
+    sample quantile's, from order statistics; it covers noise within the run, not between runs. A note flags the reading
+    if the machine was too busy (a spread over 10 %), or if the original's time differs by more than 10 % from its first
+    one. `ratio` divides each pass by the original's next to it, so that changes of the machine's speed cancel.
 
     Args:
-        example_inputs: the batch to time, whole unless `batch` is given.
-        original: the model to take turns with; None to time alone.
-        calibration: data that the runtime may read ranges of activations on.
-        runtime: where it runs.
-        batch: samples in a batch, those of the example over and over.
+        example_inputs: the batch to time, unless `batch` is given.
+        original: the model to take turns with; None times the model alone.
+        calibration: data on which the runtime may measure activation ranges.
+        runtime: the runtime to run the model in.
+        batch: samples in the batch, repeating those of the example.
         threads: CPU threads.
-        warmup: passes before the first timed one.
-        repeats: timed passes; a 95th percentile needs 21 or more.
-        statistic: what to report of them.
+        warmup: untimed passes at the start.
+        repeats: timed passes; `p95` needs 21 or more.
+        statistic: the statistic to report: `median`, `p95` or `ratio`.
     """
 
     name: str = "latency_ms"
@@ -138,12 +137,12 @@ class Latency(_Timed):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SampleTime(_Timed):
-    """The time of one sample in a batch of many: throughput as a cost, 1000 / it is the samples per second.
+    """The time per sample in a batch: throughput as a cost, where 1000 / reading is samples per second.
 
     Unit: ms/sample, or of the original's for the statistic `ratio`. Range: [0, ∞). Direction: minimize.
 
     Args:
-        batch: samples in a batch, those of the example over and over.
+        batch: samples in the batch, repeating those of the example.
         others: see `Latency`.
     """
 
@@ -165,7 +164,7 @@ def _samples(inputs: Inputs) -> int:
 
 
 def _original(deployment: Deployment, original: nn.Module) -> Session:
-    """Return the original's session, which is kept for as long as the deployment is."""
+    """Return the original's session, which lives as long as the deployment."""
     known = _ORIGINALS.get(deployment)
     if known is None or known[0] is not original:
         known = _ORIGINALS[deployment] = (original, deployment.prepare(original))

@@ -1,8 +1,8 @@
-"""Multiply-accumulates of one forward pass, counted where torch dispatches its operations and checked by shapes.
+"""Multiply-accumulates of one forward pass, counted at torch's dispatcher and checked against layer shapes.
 
-An operator-level count sees functional and attention arithmetic that module hooks miss, but a fused kernel it has no
-formula for counts as nothing. So fused kernels are switched off while it counts, and the count has to reach the sum
-over the convolution and linear modules that hooks see: a hole raises, it never reads as a saving.
+An operator-level count includes functional and attention arithmetic that module hooks miss, but a fused kernel without
+a formula counts as zero. So fused kernels are off during the count, and the count must reach the sum over convolution
+and linear modules that hooks see. A gap raises an error and never reads as a saving.
 """
 
 import copy
@@ -29,7 +29,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True)
 class LayerMACs:
-    """What one layer takes in a forward pass, and the share of its weights that are not zero."""
+    """One layer's multiply-accumulates in a forward pass, and the share of its weights that are not zero."""
 
     macs: int
     density: float
@@ -38,25 +38,25 @@ class LayerMACs:
 def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str, LayerMACs]]:
     """Count the multiply-accumulates of one sample's forward pass through the dense model; the model is not changed.
 
-    A sample goes through early exits to the end, or to the exit that is forced.
+    With early exits, the sample runs to the end, or to the forced exit.
 
     Args:
-        model: any module; grids and masks are taken off a copy first and change nothing.
-        example_inputs: a batch, of which the first sample is used.
+        model: any module; a copy without grids and masks is counted.
+        example_inputs: a batch, whose first sample is used.
 
     Returns:
-        All operations, and those of each convolution, linear and bilinear module by path. A layer that its parent
-        reads without calling it (the output projection of attention, say) is in the first only.
+        The total, and the count of each convolution, linear and bilinear module by path. A layer whose weight the
+        parent uses without calling the layer (such as attention's output projection) counts in the total only.
 
     Raises:
-        KMRError: nothing was counted, or less than the layers' shapes say.
+        KMRError: the count is zero, or below the sum that the layers' shapes imply.
     """
     model = strip_all(copy.deepcopy(model)).eval()
     for module in model.modules():
         if isinstance(module, EarlyExits) and module.forced is None:
             module.forced = len(module.heads)
     inputs = map_tensors(lambda tensor: tensor[:1] if tensor.dim() else tensor, example_inputs)
-    # Fused kernels are for gradients off; exits before the end are taken there alone.
+    # Fused kernels run only with gradients off, and so do early exits.
     leaves = any(isinstance(m, EarlyExits) for m in model.modules())
     counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
     with _layer_counts(model) as layers, torch.set_grad_enabled(not leaves), _unfused(), counter:
@@ -65,22 +65,22 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str,
     seen = sum(layer.macs for layer in layers.values())
     if total < seen:
         raise KMRError(
-            f"{total} multiply-accumulates were counted where the shapes of the layers say {seen}: the model runs "
-            "kernels that cannot be counted"
+            f"counted {total} multiply-accumulates, but the layers' shapes imply {seen}: the model runs kernels that "
+            "cannot be counted"
         )
     if total == 0:
-        raise KMRError("no multiply-accumulate was counted: the model has no layer or kernel that can be counted")
+        raise KMRError("counted no multiply-accumulate: the model has no layer or kernel that can be counted")
     return total, layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class MACs(Cost):
-    """Multiply-accumulates of one sample, as the runtime does them: zeros under a mask are multiplied like any value.
+    """Multiply-accumulates of one sample in dense kernels, which multiply zeros under a mask like any value.
 
     Unit: MAC. Range: [0, ∞). Direction: minimize.
 
     Args:
-        example_inputs: a batch as the model takes it; its first sample is used.
+        example_inputs: a batch as the model takes it; the meter uses the first sample.
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)
@@ -94,14 +94,14 @@ class MACs(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class EffectiveMACs(Cost):
-    """Multiply-accumulates of one sample if those by zero weights were free, which no dense kernel makes them.
+    """Multiply-accumulates of one sample without those by zero weights, a theoretical gain that dense kernels lack.
 
     Unit: MAC (theoretical). Range: [0, ∞). Direction: minimize.
 
-    Each layer's operations are scaled by the share of its weights that are not zero; all others count in full.
+    Each layer's operations are scaled by its share of nonzero weights; all other operations count in full.
 
     Args:
-        example_inputs: a batch as the model takes it; its first sample is used.
+        example_inputs: a batch as the model takes it; the meter uses the first sample.
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)
@@ -116,10 +116,10 @@ class EffectiveMACs(Cost):
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Switch off the kernels that hide their operations: fused transformers, attention and recurrent layers."""
+    """Switch off the fused kernels that hide their operations: transformers, attention and recurrent layers."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings():
-        # Switching oneDNN off and on sets a TF32 flag as well, which warns on machines without an Intel GPU.
+        # Switching oneDNN off and on also sets a TF32 flag, which warns on machines without an Intel GPU.
         warnings.filterwarnings("ignore", message="TF32 acceleration")
         with (
             torch.backends.mkldnn.flags(enabled=False),
@@ -135,7 +135,7 @@ def _unfused() -> Iterator[None]:
 
 @contextmanager
 def _layer_counts(model: nn.Module) -> Iterator[dict[str, LayerMACs]]:
-    """Sum up, from the shapes that go in and out, what each layer takes; a layer that runs twice counts twice."""
+    """Sum each layer's multiply-accumulates from its input and output shapes; a layer that runs twice counts twice."""
     counts: dict[str, LayerMACs] = {}
 
     def counting(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -165,7 +165,7 @@ def _macs(module: nn.Module, args: tuple[Any, ...], output: Any) -> int | None:
     if isinstance(module, _CONVOLUTIONS):
         return int(output.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size))
     if isinstance(module, _TRANSPOSED):
-        # Every input value meets every weight of its group's filters.
+        # Every input value is multiplied with every weight of its group's filters.
         if not args:
             return None
         return int(args[0].numel() * (module.out_channels // module.groups) * math.prod(module.kernel_size))
@@ -205,4 +205,4 @@ _MISSING_FORMULAS = {
     torch.ops.aten.addmv: _addmv,
     torch.ops.aten._trilinear: _trilinear,
 }
-"""FLOPs, two for each multiply-accumulate, of operations that torch's counter leaves out."""
+"""FLOPs (two for each multiply-accumulate) of operations that torch's counter omits."""

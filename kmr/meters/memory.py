@@ -1,4 +1,4 @@
-"""How much memory a forward pass needs at once, beside the weights."""
+"""Peak memory of a forward pass, without the weights."""
 
 import copy
 from collections.abc import Callable
@@ -20,17 +20,16 @@ from kmr.representation.weights import strip_all
 @final
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory(Cost):
-    """The largest sum of bytes of all tensors that live at one time in a forward pass, its inputs with them.
+    """The largest total size of all tensors alive at one time in a forward pass, including its inputs.
 
     Unit: B. Range: [0, ∞). Direction: minimize.
 
-    Weights and buffers do not count, nor what a kernel needs inside of itself. It is counted where PyTorch dispatches
-    its operations: the same on every machine, and exact, but of eager PyTorch; a runtime that fuses operations needs
-    less.
+    Weights, buffers and kernels' internal workspaces do not count. The meter follows PyTorch's dispatcher, so the
+    reading is exact for eager PyTorch and equal on every machine. A runtime that fuses operations needs less.
 
     Args:
         example_inputs: a batch as the model takes it.
-        batch: samples in it; whole when None.
+        batch: samples in the batch; None takes the whole batch.
     """
 
     example_inputs: Inputs = field(repr=False, compare=False)
@@ -48,11 +47,11 @@ class PeakMemory(Cost):
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows which storages live from operation to operation."""
+    """A dispatch mode that tracks the live storages after every operation."""
 
     def __init__(self, without: list[Tensor], inputs: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Held, so that no other storage gets the address of a buffer that the model replaces.
+        # The reference keeps other storages from reusing the address of a buffer that the model replaces.
         self._held = [tensor.untyped_storage() for tensor in without]
         self._without = {storage._cdata for storage in self._held}
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}

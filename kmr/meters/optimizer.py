@@ -1,4 +1,4 @@
-"""How much memory an optimizer needs to train a model further."""
+"""Memory that an optimizer needs to train a model further."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +14,15 @@ from kmr.core import Cost, Reading
 @final
 @dataclass(frozen=True, kw_only=True)
 class OptimizerBytes(Cost):
-    """The bytes of the gradients of all parameters that train, and of what an optimizer keeps for them.
+    """The size of the optimizer's state and the gradients for all trainable parameters.
 
     Unit: B. Range: [0, ∞). Direction: minimize.
 
-    They are those of an optimizer that has taken a step, on copies of the parameters. Activations do not count, nor do
-    the weights.
+    The meter takes one optimizer step on copies of the parameters. Activations and weights do not count.
 
     Args:
         optimizer: makes the optimizer from parameters; its step takes no arguments.
-        gradients: whether the gradients count.
+        gradients: count the gradients too.
     """
 
     static: ClassVar[bool] = True

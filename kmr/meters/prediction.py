@@ -1,4 +1,4 @@
-"""What a model predicts on a data split, and how good that is."""
+"""Predictions of a model on a data split, and their quality."""
 
 import math
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from kmr.core import Direction, KMRError, NonFiniteReading, Quality, Reading, is
 from kmr.data import Split, forward
 
 IGNORED = -100
-"""The target that says "no target here", as in `torch.nn.functional.cross_entropy`."""
+"""The target that marks an ignored entry, as in `torch.nn.functional.cross_entropy`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """The outputs of a model over a split and the targets they are held against, in the split's order, on the CPU."""
+    """A model's outputs over a split and the targets, in the split's order, on the CPU."""
 
     outputs: Tensor
     targets: Tensor
@@ -28,10 +28,10 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A view of a model: its outputs over one split. Meters that hold the same object share one pass.
+    """A view of a model: its outputs over one split. Meters with the same object share one pass.
 
     Args:
-        split: what to predict.
+        split: the split to predict.
     """
 
     split: Split
@@ -39,30 +39,30 @@ class Predictions:
 
     @classmethod
     def of(cls, source: "Split | Predictions") -> "Predictions":
-        """Return the predictions over a split: the same object for the same split, for as long as someone holds it."""
+        """Return the predictions over a split: the same object for the same split while a reference to it exists."""
         if isinstance(source, Predictions):
             return source
         if not isinstance(source, Split):
             raise KMRError(f"a meter reads a Split or Predictions, not {type(source).__name__}")
-        # Predictions hold their split, so that its id stands for no other split while the entry lives.
+        # Predictions hold their split, so that its id stays unique while the entry lives.
         found = cls._live.get(id(source))
         if found is None:
             found = cls._live[id(source)] = cls(source)
         return found
 
     def __call__(self, model: nn.Module) -> Outputs:
-        """Run the model over the split, in the mode it is in; its buffers stay as they were."""
+        """Run the model over the split, in its current mode; its buffers do not change."""
         with torch.no_grad(), _kept_buffers(model):
             pairs = [(forward(model, inputs).cpu(), targets.cpu()) for inputs, targets in self.split.batches()]
         outputs, targets = zip(*pairs, strict=True)
         if len({tensor.shape[1:] for tensor in outputs}) > 1 or len({tensor.shape[1:] for tensor in targets}) > 1:
-            raise KMRError("the outputs or targets of a split's batches differ in shape: pad the samples to one length")
+            raise KMRError("a split's batches differ in the shape of outputs or targets: pad the samples to one length")
         return Outputs(torch.cat(outputs), torch.cat(targets))
 
 
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what forward passes write into buffers, in place or by putting another tensor there."""
+    """Restore the buffers after forward passes that change or replace them."""
     before = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -77,7 +77,7 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def predict(model: nn.Module, data: Split | Predictions) -> Outputs:
-    """Run a model over a split in evaluation mode and leave it as it was."""
+    """Run a model over a split in evaluation mode, then restore its modes."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -90,7 +90,7 @@ def predict(model: nn.Module, data: Split | Predictions) -> Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _PredictionQuality(Quality):
-    """Reads predictions on one split."""
+    """A quality of the predictions on one split."""
 
     data: Split | Predictions = field(repr=False)
 
@@ -99,7 +99,7 @@ class _PredictionQuality(Quality):
 
     @property
     def view(self) -> Predictions:
-        """Return the predictions on the split, shared with the other meters of it."""
+        """The predictions on the split, shared with its other meters."""
         return Predictions.of(self.data)
 
 
@@ -109,12 +109,12 @@ class Accuracy(_PredictionQuality):
 
     Unit: fraction. Range: [0, 1]. Direction: maximize.
 
-    Logits have shape (n, classes) or (n, classes, …), whole-number targets (n) or (n, …); targets of −100 are left out.
-    The standard error is √(p(1−p)/n); where a sample has several predictions, the samples are what is independent.
+    Logits have shape (n, classes) or (n, classes, …), integer targets (n) or (n, …); targets of −100 are ignored. The
+    standard error is √(p(1−p)/n); if a sample has several predictions, it assumes independent samples.
 
     Args:
         data: the split, or a view of it.
-        top_k: 1 counts the largest logit only.
+        top_k: the number of largest logits that count.
     """
 
     top_k: int = 1
@@ -125,7 +125,7 @@ class Accuracy(_PredictionQuality):
         targets = check_classes(seen)
         classes = seen.outputs.shape[1]
         if not 1 <= self.top_k <= classes:
-            raise KMRError(f"top_k must lie in 1 to the {classes} classes, not {self.top_k}")
+            raise KMRError(f"top_k must be between 1 and the number of classes ({classes}), not {self.top_k}")
         top = seen.outputs.topk(self.top_k, dim=1).indices
         hits = (top == targets.unsqueeze(1)).any(dim=1)
         return share_of(hits.double(), targets != IGNORED)
@@ -133,7 +133,7 @@ class Accuracy(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(_PredictionQuality):
-    """The mean cross-entropy of the same logits and targets as `Accuracy`, with its standard error.
+    """The mean cross-entropy, for the same logits and targets as `Accuracy`, with its standard error.
 
     Unit: nat. Range: [0, ∞). Direction: minimize. Source: Good 1952, the logarithmic score.
     """
@@ -154,13 +154,13 @@ class CrossEntropy(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement(_PredictionQuality):
-    """The share of predictions whose largest logit is the original model's: faithfulness, whatever the target.
+    """The share of predictions with the same class as the original model's, whatever the target.
 
     Unit: fraction. Range: [0, 1]. Direction: maximize.
 
     Args:
         data: the split, or a view of it.
-        original: the original model, which is read once, when the meter is made; or its outputs on this split.
+        original: the original model, which runs once, at construction; or its outputs on this split.
     """
 
     original: Outputs | nn.Module = field(repr=False, compare=False)
@@ -176,22 +176,22 @@ class Agreement(_PredictionQuality):
         assert isinstance(self.original, Outputs)
         mine, original = seen.outputs, self.original.outputs
         if mine.shape != original.shape:
-            raise KMRError(f"outputs of shape {tuple(mine.shape)} are not the original's, {tuple(original.shape)}")
+            raise KMRError(f"outputs have shape {tuple(mine.shape)}, the original's {tuple(original.shape)}")
         check_logits(mine)
         same = mine.argmax(dim=1) == original.argmax(dim=1)
         return share_of(same.double(), torch.ones_like(same))
 
 
 def check_logits(outputs: Tensor) -> None:
-    """Raise KMRError unless these are logits (n, classes, …), NonFiniteReading where they hold NaN."""
+    """Raise KMRError unless the outputs are logits (n, classes, …), and NonFiniteReading if they contain NaN."""
     if outputs.dim() < 2 or outputs.shape[1] < 2:
-        raise KMRError(f"logits have shape (n, classes, …) with at least 2 classes, not {tuple(outputs.shape)}")
+        raise KMRError(f"logits must have shape (n, classes, …) with at least 2 classes, not {tuple(outputs.shape)}")
     if bool(outputs.isnan().any()):
-        raise NonFiniteReading("the model's outputs hold NaN: it has diverged")
+        raise NonFiniteReading("the model has diverged: its outputs contain NaN")
 
 
 def check_classes(seen: Outputs) -> Tensor:
-    """Return the targets as whole numbers, once they fit the logits; raise KMRError where they do not."""
+    """Return the targets as integers; raise KMRError if they do not fit the logits."""
     outputs, targets = seen.outputs, seen.targets
     check_logits(outputs)
     if targets.is_floating_point() or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
@@ -202,7 +202,7 @@ def check_classes(seen: Outputs) -> Tensor:
     targets = targets.long()
     counted = targets[targets != IGNORED]
     if counted.numel() == 0:
-        raise KMRError("no target of the split counts: all are -100")
+        raise KMRError("all targets of the split are -100, which is ignored: provide class numbers")
     if int(counted.min()) < 0 or int(counted.max()) >= outputs.shape[1]:
         raise KMRError(
             f"targets lie in {int(counted.min())} to {int(counted.max())}; the model has {outputs.shape[1]} classes"
@@ -211,7 +211,7 @@ def check_classes(seen: Outputs) -> Tensor:
 
 
 def share_of(scores: Tensor, counted: Tensor) -> Reading:
-    """Return the mean score of the counted entries; its standard error takes samples as independent, not entries."""
+    """Return the mean score of the counted entries; its standard error assumes independent samples, not entries."""
     counted = counted.reshape(len(counted), -1).double()
     scores = scores.reshape(counted.shape) * counted
     total = counted.sum()

@@ -1,4 +1,4 @@
-"""How far predicted numbers are from their targets."""
+"""Qualities of regression: errors of predicted numbers."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from kmr.meters.prediction import Outputs, _PredictionQuality
 
 @dataclass(frozen=True, kw_only=True)
 class R2(_PredictionQuality):
-    """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)²; several outputs are pooled, each about its own mean.
+    """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)², pooled over outputs, each with its own mean.
 
     Unit: 1. Range: (−∞, 1]. Direction: maximize. Source: Wright 1921.
 
-    The standard error is the delete-one jackknife's, over samples (Efron & Tibshirani, 1993, §11).
+    The standard error comes from the delete-one jackknife over samples (Efron & Tibshirani, 1993, §11).
     """
 
     name: str = "r2"
@@ -32,7 +32,7 @@ class R2(_PredictionQuality):
         value = float(1 - squares.sum() / spread)
         if count < 3:
             return Reading(value)
-        # Without sample i the mean moves, which takes n/(n−1) of the sample's deviation out of the total.
+        # Leaving out sample i moves the mean, so the total loses n/(n−1) times the sample's deviation.
         left_spread = spread - deviations * count / (count - 1)
         if bool((left_spread <= 0).any()):
             return Reading(value)
@@ -43,7 +43,7 @@ class R2(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class MeanSquaredError(_PredictionQuality):
-    """The mean squared error, over samples and outputs; the standard error is that of the mean over samples.
+    """The mean squared error over samples and outputs, with the standard error of the mean over samples.
 
     Unit: squared target unit. Range: [0, ∞). Direction: minimize.
     """
@@ -58,7 +58,7 @@ class MeanSquaredError(_PredictionQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class MeanAbsoluteError(_PredictionQuality):
-    """The mean absolute error, over samples and outputs; the standard error is that of the mean over samples.
+    """The mean absolute error over samples and outputs, with the standard error of the mean over samples.
 
     Unit: target unit. Range: [0, ∞). Direction: minimize.
     """
@@ -72,7 +72,7 @@ class MeanAbsoluteError(_PredictionQuality):
 
 
 def _mean_over_samples(losses: Tensor) -> Reading:
-    """Return the mean of losses (n, outputs), with its standard error where there are two samples or more."""
+    """Return the mean of losses (n, outputs), with its standard error if there are at least two samples."""
     each = losses.mean(dim=1)
     return Reading(float(each.mean()), float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None)
 

@@ -1,4 +1,4 @@
-"""Whether what is shipped computes what was measured: an exported model held against the one it came from."""
+"""Check of an exported model against the measured model."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from kmr.meters.prediction import Accuracy, Outputs
 from kmr.runtimes.runtime import Session
 
 TOLERANCE = 0.005
-"""The share of samples by which the accuracies may differ where nothing else is asked for."""
+"""The default tolerance: the difference that is allowed between the accuracies."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """How a model and its artifact do on the same samples.
+    """A comparison of a model and its artifact on the same samples.
 
-    For class numbers as targets, `model` and `artifact` are top-1 accuracies, and `agreement` is the share of samples
-    given the same class. For any other targets they are None, and `difference` is the relative error of the artifact's
-    outputs, ‖a − m‖ / ‖m‖.
+    With class numbers as targets, `model` and `artifact` are top-1 accuracies, `difference` is the second minus the
+    first, and `agreement` is the share of samples with the same class. With other targets these are 0, and `difference`
+    is the relative error of the artifact's outputs, ‖a − m‖ / ‖m‖.
     """
 
     samples: int
@@ -55,13 +55,13 @@ def check(model: Session, artifact: Session, split: Split, *, tolerance: float =
     """Run a split through a model and its artifact and compare.
 
     Args:
-        model: the model as it was measured, in eager PyTorch.
-        artifact: what was made of it.
-        split: samples; validation data, say.
-        tolerance: of the difference in top-1 accuracy, or of the relative error.
+        model: the session of the measured model, in eager PyTorch.
+        artifact: the session of the exported model.
+        split: the samples, such as validation data.
+        tolerance: the largest allowed difference in top-1 accuracy, or relative error.
     """
     if not tolerance >= 0:
-        raise KMRError(f"a tolerance is 0 or more, not {tolerance}")
+        raise KMRError(f"tolerance must be 0 or more, not {tolerance}")
     seen: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     targets = []
     for inputs, wanted in split.batches():

@@ -1,4 +1,4 @@
-"""How large a model is: parameters, those that are not zero, and bytes as they are really stored."""
+"""Size of a model: parameters, trainable and nonzero parameters, and bytes in storage."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,11 +13,11 @@ from kmr.representation.weights import read_weight, weight_layers
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(Cost):
-    """The number of parameters, tied ones once; a weight under a grid or mask counts as the one weight it is.
+    """The number of parameters, tied ones once; a weight under a grid or mask counts as one weight.
 
     Unit: parameters. Range: [0, ∞). Direction: minimize.
 
-    Buffers, and with them scales, zero points and masks, are not parameters.
+    Buffers, such as scales, zero points and masks, are not parameters.
     """
 
     static: ClassVar[bool] = True
@@ -30,7 +30,7 @@ class Parameters(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableParameters(Cost):
-    """The number of parameters that an optimizer would move, tied ones once; a learned scale or level is one.
+    """The number of parameters that an optimizer would update, tied ones once, including learned scales and levels.
 
     Unit: parameters. Range: [0, ∞). Direction: minimize.
     """
@@ -49,7 +49,7 @@ class NonzeroParameters(Cost):
 
     Unit: parameters. Range: [0, ∞). Direction: minimize.
 
-    A value that merely is 0 counts: the next optimizer step moves it, so no cost is saved for good.
+    A value that happens to be 0 counts, because the next optimizer step may change it.
     """
 
     static: ClassVar[bool] = True
@@ -64,14 +64,14 @@ class NonzeroParameters(Cost):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightBytes(Cost):
-    """The size of the safetensors file that `kmr.artifact.packing` writes for the model, to the byte.
+    """The exact size of the safetensors file that `kmr.artifact.packing` writes for the model.
 
     Unit: B. Range: [0, ∞). Direction: minimize.
 
-    It counts everything needed to get the weights back exactly: bit-packed codes or raw values, which entries of a
-    sparse weight are kept, scales and zero points, all other parameters, the persistent buffers (running statistics of
-    normalisation, say), and the header with its names, shapes and manifest. Tied tensors count once. The JSON that
-    describes a changed architecture (`kmr.artifact.folder`) does not count.
+    The file holds everything that is needed to restore the weights exactly: bit-packed codes or raw values, the indices
+    of a sparse weight, scales and zero points, all other parameters, persistent buffers (such as running statistics of
+    normalisation), and the header with names, shapes and manifest. Tied tensors count once. The JSON that describes a
+    changed architecture (`kmr.artifact.folder`) does not count.
     """
 
     static: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Times of repeated calls: in turns, so that what else the machine does falls on all alike, and with their errors."""
+"""Timing of repeated calls in turns, so that other load on the machine affects all of them equally."""
 
 import gc
 import math
@@ -16,15 +16,15 @@ import torch
 from kmr.core import KMRError
 
 NOISY = 0.1
-"""The spread above which the machine was too busy to compare small differences."""
+"""The spread above which the machine is too busy to compare small differences."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of repeated forward passes, in milliseconds, and where they were taken.
+    """The times of repeated forward passes, in milliseconds, and the hardware they ran on.
 
-    `spread` is the interquartile range over the median. `load` is the machine's 1-minute load average before the first
-    run, where it has one.
+    `spread` is the interquartile range divided by the median. `load` is the machine's 1-minute load average before the
+    first run, if it has one.
     """
 
     median: float
@@ -46,14 +46,14 @@ class Timing:
 def time_calls(
     calls: Sequence[Callable[[], Any]], *, warmup: int, repeats: int, threads: int, hardware: str
 ) -> list[Timing]:
-    """Time calls in turns: each once, then each again, so that a slower moment of the machine is shared.
+    """Time calls in turns: each once, then each again, so that a slow phase of the machine affects all of them.
 
     Args:
-        calls: what to time; each returns when its work is done.
-        warmup: turns before the first timed one.
+        calls: the calls to time; each returns when its work is done.
+        warmup: untimed turns at the start.
         repeats: timed turns.
-        threads: what they run with, to be remembered.
-        hardware: what they run on, to be remembered.
+        threads: the calls' threads, to record.
+        hardware: the calls' hardware, to record.
 
     Raises:
         KMRError: repeats or threads are below 1, or warmup below 0.
@@ -91,15 +91,16 @@ def _timing(samples: Sequence[float], threads: int, hardware: str, load: float |
 
 
 def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Return a quantile of ascending values, interpolated linearly between the two nearest."""
+    """Return a quantile of ascending values, by linear interpolation."""
     return _at(ordered, fraction * (len(ordered) - 1))
 
 
 def quantile_stderr(ordered: Sequence[float], fraction: float) -> float | None:
-    """Return the standard error of a sample quantile, None of fewer than three values.
+    """Return the standard error of a sample quantile; None for fewer than three values.
 
-    The number of values below the true quantile is binomial, so the ranks one standard deviation √(n·q·(1−q)) to either
-    side bound it as one standard error would (the distribution-free interval of David & Nagaraja, 2003, §7.1).
+    The number of values below the true quantile is binomial with standard deviation √(n·q·(1−q)). The values at the
+    ranks one standard deviation to either side thus bound the quantile by about one standard error (the
+    distribution-free interval of David & Nagaraja, 2003, §7.1).
     """
     count = len(ordered)
     if count < 3:
@@ -110,7 +111,7 @@ def quantile_stderr(ordered: Sequence[float], fraction: float) -> float | None:
 
 
 def hardware(device: torch.device) -> str:
-    """Name the processor that runs a model, with the vector instructions that decide its speed."""
+    """Return the name of a device's processor, with the vector instructions that affect its speed."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = _cpu_info()
@@ -120,7 +121,7 @@ def hardware(device: torch.device) -> str:
 
 
 def instructions() -> frozenset[str]:
-    """Return the instruction sets that this machine's processor says it has, where it says."""
+    """Return the instruction sets that this machine's processor reports; empty if it reports none."""
     return frozenset(_cpu_info().get("flags", "").split())
 
 

@@ -1,4 +1,4 @@
-"""Contract tests of rules, meters and policies, for this project's parts and for those of others.
+"""Contract tests of rules, meters and policies, for this project's parts and for your own.
 
     from kmr.testing import check_meter, check_policy, check_rule
 

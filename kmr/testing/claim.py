@@ -1,4 +1,4 @@
-"""Claims about a part under test: the sentence that names it opens every failure."""
+"""Claims about a part under test, whose failures all start with the part's name."""
 
 import contextlib
 import warnings
@@ -10,23 +10,23 @@ from kmr.core import RuleWarning
 
 @dataclass(frozen=True)
 class Claim:
-    """Something said of a part in a situation, such as `rule prune, prune.sparsity=0.5`."""
+    """A claim about a part in a situation, such as `rule prune, prune.sparsity=0.5`."""
 
     about: str
 
     def check(self, holds: object, violated: str) -> None:
-        """Raise `AssertionError` with what was violated unless it holds."""
+        """Raise `AssertionError` with the violation unless the claim holds."""
         if not holds:
             raise AssertionError(f"{self.about}: {violated}")
 
     def check_none(self, found: list[str], violated: str) -> None:
-        """Raise `AssertionError` with what was violated and where, unless nothing was found."""
+        """Raise `AssertionError` with the violation and its places, unless there are none."""
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""
         self.check(not found, f"{violated}: {', '.join(found[:3])}{more}")
 
     @contextlib.contextmanager
     def runs(self, doing: str) -> Iterator[list[str]]:
-        """Run the body, which must raise nothing; the list collects what rules warn of, other warnings pass."""
+        """Run the body, which must not raise; the list collects rule warnings, and other warnings are passed on."""
         said: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Holds of a model: masks, grids and layouts that training must keep, and what a rule says that it leaves."""
+"""Holds of a model: the masks and grids that training must keep, and the traits that a rule declares in `leaves`."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from kmr.representation.weights import Codebook, read_weight, weight_layers
 
 
 def traits(model: nn.Module) -> set[Trait]:
-    """Return the traits of a model that can be read off it, which leaves out its structure."""
+    """Return the traits that can be detected in a model, which excludes its structure."""
     states = [read_weight(layer) for _, layer in weight_layers(model)]
     found: set[Trait] = set()
     if any(state.keep is not None for state in states):
@@ -22,13 +22,13 @@ def traits(model: nn.Module) -> set[Trait]:
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return the masks of a model by layer."""
+    """Return a model's masks by layer."""
     read = {path: read_weight(layer).keep for path, layer in weight_layers(model)}
     return {path: keep.clone() for path, keep in read.items() if keep is not None}
 
 
 def broken_masks(model: nn.Module, before: dict[str, Tensor]) -> list[str]:
-    """Return the layers with a weight other than 0 where a mask was."""
+    """Return the layers with a nonzero weight under a former mask."""
     layers = dict(weight_layers(model))
     return [path for path, keep in before.items() if bool((read_weight(layers[path]).weight[~keep] != 0).any())]
 

@@ -1,4 +1,4 @@
-"""Contract of a meter: finite readings, the same for equal models, and nothing changed by reading."""
+"""Contract of a meter: finite readings, equal for equal models, without side effects."""
 
 import copy
 import dataclasses
@@ -13,17 +13,17 @@ from kmr.testing.snapshot import changes, snapshot
 def check_meter(meter: Meter, model: nn.Module, *, repeatable: bool = True) -> None:
     """Check that a meter keeps its contract on a model.
 
-    It has a name that can be changed, a unit and a direction; its reading is finite, and not negative if it is a cost;
-    reading changes neither the model (tensors, gradients, train and eval modes, hooks) nor the process (random states,
-    threads, switches of torch); equal models read the same, whatever their mode and the random state.
+    The meter has a name that can be changed, a unit and a direction. Its reading is finite, and not negative if it is a
+    cost. Reading changes neither the model (tensors, gradients, train and eval modes, hooks) nor the process (random
+    states, threads, torch's switches). Equal models have equal readings, whatever their mode and the random state.
 
     Args:
-        meter: to check.
-        model: to read it off, which is not changed.
-        repeatable: False for a meter that reads a clock or a counter of energy, which never reads the same twice.
+        meter: the meter to check.
+        model: the model to measure; it is not changed.
+        repeatable: False for a meter that reads a clock or an energy counter, which differs on every read.
 
     Raises:
-        AssertionError: names the meter and what was violated.
+        AssertionError: names the meter and the violation.
     """
     claim = Claim(f"meter {meter.name}")
     claim.check(isinstance(meter, Cost | Quality), f"{type(meter).__name__} is neither a Cost nor a Quality")

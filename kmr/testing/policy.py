@@ -1,4 +1,4 @@
-"""Contract of a policy: legal moves, the same for the same readings, none twice where it was refused, an end."""
+"""Contract of a policy: legal and deterministic moves, no refused move again, and an end."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -11,7 +11,7 @@ from kmr.testing.claim import Claim
 from kmr.testing.snapshot import changes, snapshot
 
 _MOST = 1000
-"""Refusals in a row after which a policy is taken never to end."""
+"""Refusals in a row after which a policy counts as endless."""
 
 
 def check_policy(
@@ -24,21 +24,21 @@ def check_policy(
 ) -> None:
     """Check that a policy keeps its contract on an instantiation and a model.
 
-    It proposes knobs of the instantiation and values of their domains, not the neutral one, and leaves a knob that the
-    search space does not name alone; it changes neither the model nor any random state; two policies made alike propose
-    the same; a move it was refused is not proposed again for that model, and at some point none is. A run under a
-    budget then keeps Proposition 1: costs fall with every accepted move, there are at most `max_iters`, and success
-    means that the budget is met.
+    The policy proposes knobs of the instantiation in the search space, and values in their domains except the neutral
+    one. It changes neither the model nor any random state. Two policies with the same arguments propose the same moves.
+    A refused move is not proposed again for that model, and the proposals end. A run under a budget satisfies
+    Proposition 1: costs fall with every accepted move, there are at most `max_iters` moves, and success means that the
+    budget is met.
 
     Args:
         policy: makes a policy from an instantiation, a budget and a search space: the class itself, or a function.
-        instantiation: with at least one cost, and the qualities that the policy needs.
-        model: to propose moves for, which is not changed.
-        share: the budget, as a share of what the model costs by the instantiation's first cost.
-        max_iters: moves of the run at most.
+        instantiation: has at least one cost, and the qualities that the policy needs.
+        model: the model to propose moves for; it is not changed.
+        share: the budget, as a share of the model's reading of the first cost.
+        max_iters: the largest number of moves in the run.
 
     Raises:
-        AssertionError: names the policy, the move and what was violated.
+        AssertionError: names the policy, the move and the violation.
     """
     name = getattr(policy, "__name__", type(policy).__name__)
     claim = Claim(f"policy {name}")
@@ -77,7 +77,7 @@ def _check_moves(
     budget: Budget,
     space: Mapping[str, Domain] | None,
 ) -> None:
-    """Refuse every move on one model, twice; check each, and that the two policies agree."""
+    """Refuse every move on one model, with two policies; check each move, and that the policies agree."""
     claim, refused = Claim(f"policy {name}"), list[Move]()
     domains = {knob.name: knob.domain for knob in instantiation.knobs} if space is None else space
     base, before = measure_base(model, instantiation), snapshot(model)
@@ -87,15 +87,15 @@ def _check_moves(
         with claim.runs("proposing a move"):
             move = one(model, base.costs, base.qualities)
             twin = other(model, base.costs, base.qualities)
-        claim.check(move == twin, f"two policies made alike propose {move} and {twin}")
+        claim.check(move == twin, f"two policies with the same arguments propose {move} and {twin}")
         if move is None:
             break
         about = Claim(f"policy {name}, {move.knob}={move.value}")
-        about.check(move.knob in domains, f"there is no such knob to turn: there are {', '.join(domains)}")
+        about.check(move.knob in domains, f"no such knob in the search space: {', '.join(domains)}")
         about.check(move.value in domains[move.knob], f"the domain is {domains[move.knob]}")
         about.check(move.value != domains[move.knob].neutral, "the neutral value changes nothing")
         about.check(move not in refused, "it was refused for this model, and is proposed again")
-        about.check(len(refused) < _MOST, f"{_MOST} moves were refused, and there is no end")
+        about.check(len(refused) < _MOST, f"{_MOST} moves were refused, and the proposals do not end")
         refused.append(move)
         with claim.runs("a refusal"):
             one.refuse(move)

@@ -1,4 +1,4 @@
-"""Contract of a rule: pure, deterministic, neutral where it says so, and honest about costs and what it leaves."""
+"""Contract of a rule: pure, deterministic, neutral at the neutral value, and correct about its costs and traits."""
 
 import copy
 import tempfile
@@ -29,22 +29,22 @@ def check_rule(
 ) -> None:
     """Check that a rule keeps its contract on a model, at every knob.
 
-    The rule changes neither the model nor any random state; the same knob and value give the same model; the neutral
-    value gives an equal one and no warning; values outside the domain are refused; dtypes, train and eval modes, frozen
-    parameters and hooks stay; `leaves`, `lowers` and `raises` are true; the new model runs, takes a step of training
-    that keeps masks and grids and raises no cost, and is the same after it was saved and loaded.
+    The rule changes neither the model nor any random state. The same knob and value give the same model. The neutral
+    value gives an equal model without a warning, and values outside the domain are refused. Dtypes, train and eval
+    modes, frozen parameters and hooks do not change. `leaves`, `lowers` and `raises` are true. The new model runs, can
+    be saved and loaded exactly, and a training step keeps its masks and grids and raises no cost.
 
     Args:
-        rule: to check; it must be applicable to the model.
-        model: to apply it to, which is not changed.
+        rule: the rule to check; it must be applicable to the model.
+        model: the model to apply it to; it is not changed.
         inputs: a batch as the model takes it, by default the rule's `example_inputs`; without one, outputs are not
             compared and nothing is trained.
-        values: what to turn knobs to, by name; by default the middle of a knob's ladder, which must change the model.
+        values: knob values by name; by default the middle of each knob's domain. They must change the model.
         costs: the meters to read; by default weight bytes, parameters, trainable parameters and, with inputs, MACs. A
             cost that the rule lowers is checked if it is among them.
 
     Raises:
-        AssertionError: names the rule, the knob, the value and what was violated.
+        AssertionError: names the rule, the knob, the value and the violation.
     """
     inputs = getattr(rule, "example_inputs", None) if inputs is None else inputs
     if costs is None:
@@ -68,7 +68,7 @@ def _value(rule: Rule, knob: Knob, values: Mapping[str, Value]) -> Value:
 
 
 class _OneKnob:
-    """The checks of one knob at one value."""
+    """The checks for one knob at one value."""
 
     def __init__(
         self, rule: Rule, knob: Knob, value: Value, model: nn.Module, inputs: Inputs | None, costs: Sequence[Cost]
@@ -85,9 +85,9 @@ class _OneKnob:
         with isolated_rng(1):
             again, _ = self._turned(model, self._value)
         claim.check_none(changes(tensors(moved), tensors(again)), "the same (M, k, v) gives another model")
-        claim.check(not differ(self._answer(moved), self._answer(again)), "the same (M, k, v) computes another")
+        claim.check(not differ(self._answer(moved), self._answer(again)), "the same (M, k, v) gives other outputs")
         changed = changes(tensors(model), tensors(moved)) or differ(answer, self._answer(moved))
-        claim.check(changed, "nothing changes, and there is no NotApplicable: choose a value that does something")
+        claim.check(changed, "nothing changes, and NotApplicable is not raised: choose another value")
         self._check_domain()
         self._check_neutral(answer)
         self._check_form(moved, answer)
@@ -102,7 +102,7 @@ class _OneKnob:
         return moved, said
 
     def _answer(self, model: nn.Module) -> Tensor | None:
-        """Return the model's output in evaluation mode, from a copy."""
+        """Return the output of a copy of the model in evaluation mode."""
         if self._inputs is None:
             return None
         with self._claim.runs("a forward pass"), torch.no_grad(), isolated_rng(0):
@@ -124,7 +124,7 @@ class _OneKnob:
         claim = Claim(f"rule {self._rule.name}, {self._knob.name}={neutral}")
         same, said = self._turned(self._model, neutral)
         claim.check_none(changes(tensors(self._model), tensors(same)), "the neutral value is not the identity")
-        claim.check(not differ(answer, self._answer(same)), "the model computes something else")
+        claim.check(not differ(answer, self._answer(same)), "the neutral value changes the outputs")
         claim.check_none(said, "the neutral value warns")
 
     def _check_form(self, moved: nn.Module, answer: Tensor | None) -> None:
@@ -135,7 +135,7 @@ class _OneKnob:
             )
             claim.check(out.dtype == answer.dtype, f"the output has dtype {out.dtype}, not {answer.dtype}")
             claim.check(torch.isfinite(out).all(), "the output is not finite")
-            claim.check(not differ(out, self._answer(copy.deepcopy(moved))), "a copy computes something else")
+            claim.check(not differ(out, self._answer(copy.deepcopy(moved))), "a copy gives other outputs")
         types = {p.dtype for p in model.parameters() if p.is_floating_point()}
         other = [n for n, p in moved.named_parameters() if p.is_floating_point() and p.dtype not in types]
         claim.check_none(other, f"parameters have another dtype than {', '.join(map(str, types))}")
@@ -151,7 +151,7 @@ class _OneKnob:
         claim.check(left <= traits(moved), f"it says that it leaves {_names(left)}, but leaves {_names(traits(moved))}")
 
     def _check_frozen(self) -> None:
-        """Check that modes and frozen parameters stay as they were; a rule of what trains needs something that does."""
+        """Check that modes and frozen parameters do not change; rules that lower trainable parameters need some."""
         model = copy.deepcopy(self._model).train()
         for place, module in enumerate(module for module in model.modules() if not list(module.children())):
             module.train(place % 2 == 0)
@@ -186,13 +186,13 @@ class _OneKnob:
             written = Path(folder) / "model"
             save(written, moved, base=self._model, builder=Builder("torch.nn.Module"), sequence=moves)
             loaded = load(written, base=self._model)
-        self._claim.check_none(changes(tensors(moved), tensors(loaded)), "a saved and loaded model is another")
+        self._claim.check_none(changes(tensors(moved), tensors(loaded)), "the saved and loaded model differs")
         self._claim.check(
-            not differ(self._answer(moved), self._answer(loaded)), "a saved and loaded model computes another"
+            not differ(self._answer(moved), self._answer(loaded)), "the saved and loaded model gives other outputs"
         )
 
     def _check_trained(self, moved: nn.Module) -> None:
-        """Check that a step of training keeps masks and grids and raises no cost."""
+        """Check that a training step keeps masks and grids and raises no cost."""
         self._claim.check_none(off_grid(moved), "weights do not lie on their grid")
         if self._inputs is None or not any(parameter.requires_grad for parameter in moved.parameters()):
             return

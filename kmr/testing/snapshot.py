@@ -1,4 +1,4 @@
-"""Snapshots of a model and of the process, which tell whether a call left both as they were."""
+"""Snapshots of a model and of the process, to detect the side effects of a call."""
 
 import gc
 import importlib
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Return everything of a model and of the process that a rule, a meter or a policy must not change, by name."""
+    """Return, by name, the state of a model and the process that rules, meters and policies must not change."""
     found: dict[str, Any] = {f"tensor {name}": tensor for name, tensor in tensors(model).items()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found[f"identity of {name}"] = id(parameter)
@@ -34,7 +34,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all parameters and buffers by name, the buffers outside the model's state included."""
+    """Return copies of all parameters and buffers by name, including non-persistent buffers."""
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     return {name: tensor.detach().clone() for name, tensor in named}
 
@@ -50,7 +50,7 @@ def hooks(model: nn.Module) -> int:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return the names of what differs between two snapshots, or between two models' tensors."""
+    """Return the names of the entries that differ between two snapshots, or between two models' tensors."""
     names = dict.fromkeys((*before, *after))
     return [name for name in names if name not in before or name not in after or differ(before[name], after[name])]
 

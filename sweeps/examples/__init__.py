@@ -1,1 +1,1 @@
-"""The models and data of the experiments that come with the package."""
+"""Models and data of the example experiments."""

@@ -14,7 +14,7 @@ from kmr.core import KMRError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""What the published option-A weights (akamaster/pytorch_resnet_cifar10) were trained with."""
+"""The normalisation of the published option-A weights (akamaster/pytorch_resnet_cifar10)."""
 
 
 class PadShortcut(nn.Module):
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A CIFAR ResNet of depth 6·blocks + 2; its parameter names are those of the published weights."""
+    """A CIFAR ResNet of depth 6·blocks + 2, with the published weights' parameter names."""
 
     def __init__(self, blocks: int, classes: int = 10, width: int = 16) -> None:
         super().__init__()
@@ -90,18 +90,18 @@ def resnet(depth: int = 20, width: int = 16) -> nn.Module:
 def cifar10(
     path: str, train: int = 45_000, validation: int = 5_000, test: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """Read CIFAR-10; the validation images are split off the training images by the seed.
+    """Read CIFAR-10; the seed chooses the validation images among the training images.
 
     Args:
         path: folder with `train.parquet` and `test.parquet`, or the shards `train-*.parquet` and `test-*.parquet` of
             the hub's copy; each row has an image struct (`img` or `image`) with encoded `bytes`, and a `label`.
         train: training images to use, at most 45,000 with the default validation size.
-        validation: images kept aside for choosing.
-        test: held-out images for reporting, at most 10,000.
-        seed: of the split.
+        validation: validation images, held out of training for model selection.
+        test: test images for reporting, at most 10,000.
+        seed: seed of the split.
 
     Raises:
-        KMRError: no such folder or files, or fewer images than asked for.
+        KMRError: the folder or the files are missing, or hold fewer images than requested.
     """
     folder = Path(path).expanduser()
     order = np.random.default_rng(seed).permutation(_count(folder, "train"))
@@ -119,7 +119,7 @@ def _files(folder: Path, split: str) -> list[Path]:
     files = sorted([*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")])
     if not files:
         raise KMRError(
-            f"no CIFAR-10 at {folder}: it needs {split}.parquet or {split}-*.parquet there; download the parquet files "
+            f"no CIFAR-10 at {folder}: {split}.parquet and {split}-*.parquet are missing; download the parquet files "
             "of the hub data set uoft-cs/cifar10 and name the folder above it in KMR_DATA (or set data.path)"
         )
     return files
@@ -148,7 +148,7 @@ def _read(folder: Path, split: str, rows: "np.ndarray[tuple[int], np.dtype[np.in
 
 
 def crop_and_flip(images: Tensor) -> Tensor:
-    """Shift each image by up to 4 pixels (zero padding) and mirror half of them, from torch's global generator."""
+    """Shift each image by up to 4 pixels (zero padding) and mirror half of them, using torch's global generator."""
     n, _, height, width = images.shape
     padded = F.pad(images, (4, 4, 4, 4))
     top, left = torch.randint(0, 9, (2, n))

@@ -1,4 +1,4 @@
-"""Handwritten digits: the 8×8 UCI images that scikit-learn ships, and a small CNN for them."""
+"""Handwritten digits: the 8×8 UCI images in scikit-learn, and a small CNN for them."""
 
 from collections import OrderedDict
 
@@ -27,7 +27,7 @@ def small_cnn(width: int = 24, classes: int = 10) -> nn.Module:
 
 
 def digits(seed: int = 0, validation: int = 400, test: int = 400) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the 1,797 digits as train, validation and test pairs, shuffled by the seed; pixels in [−1, 1]."""
+    """Load the 1,797 digits as train, validation and test pairs, shuffled by the seed; pixels in [−1, 1]."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

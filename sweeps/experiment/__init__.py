@@ -1,1 +1,1 @@
-"""One model's search: a config becomes live parts, trials of knob vectors and a saved front."""
+"""The experiment: one model's search, from a config to trials and a saved front."""

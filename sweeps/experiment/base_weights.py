@@ -1,4 +1,4 @@
-"""The weights a sweep starts from: those of a file, or of a training that is kept."""
+"""Base weights: loaded from a file, or trained once and cached."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from sweeps.experiment.instantiate import part
 def with_weights(
     model: nn.Module, config: Config, plain: Mapping[str, Any], data: Data, trusted: tuple[str, ...]
 ) -> nn.Module:
-    """Return the model with the weights of a file, or trained as the config says, once for all studies of its folder.
+    """Load the model's weights from a file, or train it as the config says; studies in one folder share the result.
 
     Raises:
-        SweepError: there is no such file, it does not fit the model, or the training does not.
+        SweepError: the file is missing, or the file or the training does not fit the model.
     """
     if config.weights is not None:
         return _load_weights(model, Path(config.weights).expanduser())

@@ -35,14 +35,14 @@ from sweeps.search.space import Space
 
 
 def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
-    """Make the live parts of a config.
+    """Build the experiment that a config describes.
 
     Args:
         config: checked against the schema.
-        plain: the same with everything resolved, as plain dicts and lists.
+        plain: the same config, resolved, as plain dicts and lists.
 
     Raises:
-        SweepError: a part is missing, wrong or does not fit the others; the message says which and what to do.
+        SweepError: a part is missing, invalid or does not fit the others.
     """
     if config.trials < 1:
         raise SweepError(f"trials must be at least 1, not {config.trials}")
@@ -56,7 +56,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     try:
         data = _evaluated_in_large_batches(as_data(made, config.batch_size), config)
         data_digest = data.fingerprint()
-    except Exception as error:  # what a user's data holds may fail anywhere
+    except Exception as error:  # a user's data may raise anything
         raise SweepError(f"data: {' '.join(str(error).split()) or type(error).__name__}") from error
     model = part("model", plain["model"], trusted)
     if not isinstance(model, nn.Module):
@@ -76,7 +76,9 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     objectives = _objectives(config, instantiation)
     lowered = next((meter.name for meter in objectives if isinstance(meter, Cost)), None)
     if config.policy and lowered is None:
-        raise SweepError("a sweep over a policy needs a cost among the objectives, which its budget limits")
+        raise SweepError(
+            "a sweep over a policy needs a cost among the objectives for its budget: add one, such as weight_bytes"
+        )
     compression = Compression(
         model, instantiation, finetune, plain["space"], _store(config), copied=False,
         objectives=[meter.name for meter in objectives], limited=tuple(config.limits),
@@ -106,7 +108,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
 
 
 def _turned(instantiation: Instantiation, space: Space) -> tuple[Rule, ...]:
-    """Return the rules with a knob that is turned."""
+    """Return the rules that have a knob in the space."""
     return tuple(rule for rule in instantiation.rules if any(knob.name in space for knob in rule.knobs))
 
 
@@ -114,7 +116,7 @@ _IDENTITY = (
     "model", "weights", "train", "data", "batch_size", "rules", "meters", "finetune", "space", "policy", "policy_space",
     "policy_max_moves", "on_no_progress", "objectives", "limits", "seed",
 )  # fmt: skip
-"""The parts of a config that decide what a trial's values mean."""
+"""The config entries that determine a trial's readings."""
 
 
 def _check_numbers(config: Config) -> None:
@@ -132,7 +134,7 @@ def _check_numbers(config: Config) -> None:
 
 
 def _try_once(model: nn.Module, data: Data) -> None:
-    """Call the model on a few samples of each split, so that what does not fit shows before hours are spent."""
+    """Call the model on a few samples of each split, so that a mismatch shows before the search starts."""
     twin = copy.deepcopy(model).eval()
     for name in ("train", "validation", "test"):
         try:
@@ -150,7 +152,7 @@ def _store(config: Config) -> Store | None:
     try:
         return Store(folder.expanduser().absolute(), int(config.cache.max_gb * 1e9))
     except KMRError as error:
-        print(f"nothing is cached: {error}")
+        print(f"the cache is off: {error}")
         return None
 
 
@@ -170,7 +172,7 @@ def _instantiation(
     ]
     for rule in rules:
         if not isinstance(rule, Rule):
-            raise SweepError(f"rules hold a {type(rule).__name__}, which is not a kmr Rule")
+            raise SweepError(f"rules: a {type(rule).__name__} is not a kmr Rule; name a rule in _target_")
     if not rules:
         raise SweepError("the experiment has no rules: choose some, for example rule=[structured,lowrank,quantize]")
     meters = _meters(plain, {**live, "data": Predictions.of(data.validation)}, trusted)
@@ -203,7 +205,7 @@ def _meters(plain: Mapping[str, Any], live: Mapping[str, Any], trusted: tuple[st
             continue
         meter = part(f"meters.{name}", entry, trusted, name=name, **live)
         if not isinstance(meter, Cost | Quality):
-            raise SweepError(f"meters.{name} made a {type(meter).__name__}, which is neither a kmr Cost nor a Quality")
+            raise SweepError(f"meters.{name}: a {type(meter).__name__} is neither a kmr Cost nor a Quality")
         meters.append(meter)
     return meters
 

@@ -1,4 +1,4 @@
-"""KMR on a model as what `sweeps.search` evaluates: no config, no files, a knob vector in and readings out."""
+"""Compression of one model as a function for `sweeps.search`: a knob vector in, readings out, no config, no files."""
 
 import copy
 import hashlib
@@ -34,30 +34,30 @@ from sweeps.search.proposals.choose_sampler import screening_pays
 from sweeps.search.space import Space
 
 _WORTH_KEEPING = 0.1
-"""Seconds: a step made in less is not worth a file."""
+"""Seconds a step must take for its model to be cached."""
 
 
 class Compression:
-    """Compresses one model by knob vectors.
+    """A model's compression, as a function of a knob vector.
 
         >>> mine = Compression(model, Instantiation("mine", rules, costs, qualities), finetune)  # doctest: +SKIP
         >>> found = search(**mine.problem, limits={"bytes": 400}, trials=20)  # doctest: +SKIP
         >>> smallest = mine.build(found.front[0].params)  # doctest: +SKIP
 
     Args:
-        model: M₀, trained; it is left as it is.
-        instantiation: the rules to search over, and the meters to judge by.
-        finetune: follows every move; none by default.
-        space: narrows the knobs, as `sweeps.experiment.knob_space.search_space` takes it: `{"quantize": {"bits":
-        {"values": [4, 8]}}}`.
-        store: keeps models that vectors begin with alike, so that their beginnings are made once.
-        objectives: names of the meters that are searched over; all by default.
-        limited: names of meters that are limited and no objectives.
+        model: M₀, trained; it is not changed.
+        instantiation: the rules to search over and the meters to read.
+        finetune: runs after every move; none by default.
+        space: narrows the knobs, as in `sweeps.experiment.knob_space.search_space`: `{"quantize": {"bits": {"values":
+            [4, 8]}}}`.
+        store: caches models by their sequence, so that vectors with a common prefix share them.
+        objectives: names of the meters to search over; all by default.
+        limited: names of meters that have a limit but are not objectives.
         must_lower: the cost that every move has to lower, where a policy chooses the moves.
-        copied: whether the model is copied, so that the caller may go on with it.
+        copied: copy the model, so that the caller may change it afterwards.
 
     Raises:
-        SweepError: an entry of the space names no knob, or leaves its domain.
+        SweepError: an entry of the space names an unknown knob, or a value outside the knob's domain.
         KMRError: the instantiation has no cost or no quality.
     """
 
@@ -86,7 +86,7 @@ class Compression:
 
     @property
     def problem(self) -> dict[str, Any]:
-        """What `sweeps.search` is given, but for `limits` and `trials`."""
+        """The arguments of `sweeps.search`, except `limits` and `trials`."""
         static_costs = self.statics.costs if self.statics.names else None
         searched = Problem(self.space, self.objectives, canonical=self.statics.key, static_costs=static_costs)
         return {
@@ -96,7 +96,7 @@ class Compression:
         }  # fmt: skip
 
     def __call__(self, params: Params, share: float = 1.0) -> dict[str, Reading]:
-        """Make the model of a vector and read every meter; at a share, with so much of the fine-tuning and the data.
+        """Compress the model by a vector and read every meter; `share` scales fine-tuning and evaluation data.
 
         Raises:
             NotApplicable: a rule cannot transform the model.
@@ -105,15 +105,15 @@ class Compression:
         return dict(self.run(params, share).trace.accepted[-1].readings)
 
     def build(self, params: Params) -> nn.Module:
-        """Make the model of a vector again: the same one, as every random choice of rules and fine-tuning is seeded."""
+        """Rebuild a vector's model: exactly the one measured, as rules and fine-tuning are seeded."""
         return self.run(params).model
 
     def run(self, params: Params, share: float = 1.0) -> Run:
-        """Make the model of a vector, with every step on the way."""
+        """Compress the model by a vector and return every step."""
         return self.at(share).make(to_sequence(self.instantiation, params))
 
     def make(self, sequence: TransformationSequence, on_step: OnStep | None = None) -> Run:
-        """Make the model of a sequence; `on_step` is called with every model on the way, the base model first."""
+        """Apply a sequence to the model; `on_step` is called with every intermediate model, the base model first."""
         with keeping(self.store):
             return run_sequence(
                 self.model, self.instantiation, sequence, finetune=self.finetune, on_step=on_step, base=self.base,
@@ -121,20 +121,20 @@ class Compression:
             )  # fmt: skip
 
     def at(self, share: float) -> "Compression":
-        """Return the compression with a share of the fine-tuning, whose objectives read that share of their data.
+        """Return the compression at a lower fidelity: a share of the fine-tuning steps and of the objectives' data.
 
         Args:
-            share: in (0, 1]; at least one step and 32 samples are left.
+            share: in (0, 1]; at least one step and 32 samples remain.
 
         Raises:
-            SweepError: a share out of its range, or there are no fine-tuning steps to share out.
+            SweepError: the share is outside its range, or there is no fine-tuning to shorten.
         """
         if share == 1:
             return self
         if not 0 < share < 1:
-            raise SweepError(f"a share of the fine-tuning must be in (0, 1], not {share}")
+            raise SweepError(f"a fidelity must be in (0, 1], not {share}")
         if self.finetune is None:
-            raise SweepError("fidelities share out fine-tuning steps: give a finetune")
+            raise SweepError("a fidelity below 1 shortens fine-tuning, and there is none: pass finetune")
         if share not in self._shares:
             judged = replace(
                 self.instantiation,
@@ -148,34 +148,34 @@ class Compression:
         return self._shares[share]
 
     def with_base(self, base: Step) -> "Compression":
-        """Return the compression with the base model's step as it was measured before: timings never read the same."""
+        """Return the compression with a base step measured earlier, because timings differ on every read."""
         other = copy.copy(self)
         other.__dict__["base"] = base
         return other
 
     @cached_property
     def base(self) -> Step:
-        """What the model reads as it is."""
+        """The base model's step."""
         return measure_base(self.model, self.instantiation)
 
     @cached_property
     def statics(self) -> Statics:
-        """What is known of a vector before it is trained."""
+        """The costs and keys of vectors that need no training."""
         return Statics(self.model, self.instantiation, {*self.objectives, *self._limited}, self.store)
 
     @cached_property
     def prefixes(self) -> PrefixCache | None:
-        """What recalls models; None without a store or fine-tuning, or where a part cannot be told from others."""
+        """The cache of intermediate models; None without a store or without fine-tuning."""
         if self.store is None or self.finetune is None or getattr(self.finetune, "total_steps", 1) == 0:
             return None
         context = {"finetune": describe(self.finetune, without=("progress",))}
-        if self._must_lower is not None:  # what had to lower a cost is kept apart
+        if self._must_lower is not None:  # models that had to lower a cost have entries of their own
             context["must_lower"] = self._must_lower
         return PrefixCache(self.store, self.model, context, worth=_WORTH_KEEPING)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a study to be continued; null for what has no name another process could find."""
+        """The digests that must match for a study to resume; null for a part that has no stable description."""
         instantiation = self.instantiation
         parts = {
             "rules": instantiation.rules, "meters": (*instantiation.costs, *instantiation.qualities),
@@ -184,7 +184,7 @@ class Compression:
         return {"model": fingerprint(self.model), **{name: _digest(value) for name, value in parts.items()}}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what another process makes for itself."""
+        """Leave out the parts that another process builds for itself."""
         made = ("statics", "prefixes")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_shares": {}}
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from sweeps.experiment.renamed_entries import RENAMED
 from sweeps.search.execution.stopping import Stop
 
 
 @dataclass
 class TrackingConfig:
-    """Where MLflow writes."""
+    """MLflow tracking."""
 
     enabled: bool = True
     """Write to MLflow; `false` leaves the tables and the report."""
@@ -28,7 +29,7 @@ class TrackingConfig:
 
 @dataclass
 class ReportConfig:
-    """What is written at the end."""
+    """The report."""
 
     images: bool = True
     """Draw the report's figures as PNG, SVG and PDF, which needs a Chrome or Chromium."""
@@ -36,16 +37,16 @@ class ReportConfig:
 
 @dataclass
 class NoiseConfig:
-    """The last stage: how certain the front is."""
+    """The noise stage, which estimates how certain the front is."""
 
     seconds: float = 10.0
-    """Limit of the stage; no model is started that would not finish within it, and 0 skips the stage."""
+    """Time limit; models that would not finish within it are skipped, and 0 skips the stage."""
     resamples: int = 100
-    """Bootstrap samples of the validation data on which the front is read again."""
+    """Bootstrap samples of the validation data on which the front is re-measured."""
     near: float = 0.05
-    """Points that are on the front with at least this probability are read again as well."""
+    """Points off the front are re-measured if they are on it with at least this probability."""
     seeds: int = 0
-    """Other seeds with which each front member is made again."""
+    """Further seeds with which each front member is rebuilt."""
 
 
 @dataclass
@@ -55,14 +56,14 @@ class CacheConfig:
     enabled: bool = True
     """Use the cache."""
     folder: str | None = None
-    """Where it lies; by default `<output_dir>/.cache/prefixes`, shared by all studies there."""
+    """The cache's folder; by default `<output_dir>/.cache/prefixes`, shared by all studies there."""
     max_gb: float = 2.0
-    """Its largest size in gigabytes; the least recently used models are removed first."""
+    """The cache's largest size in gigabytes; the least recently used models are removed first."""
 
 
 @dataclass
 class SensitivityConfig:
-    """A scan of what each layer loses (`python -m sweeps.sensitivity`)."""
+    """A sensitivity scan, layer by layer (`python -m sweeps.sensitivity`)."""
 
     rule: str | None = None
     """The rule to scan; by default the structured one."""
@@ -71,16 +72,16 @@ class SensitivityConfig:
     values: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
     """Values of the knob to try."""
     levels: int = 3
-    """How many values to try where the knob takes none of `values`."""
+    """Number of values to try if the knob takes none of `values`."""
     groups: int = 8
-    """Most groups of layers with similar losses, each of which gets a knob; at most 20."""
+    """Largest number of layer groups with similar losses, each with its own knob; at most 20."""
     seeds: int = 4
     """Knob vectors to write as first trials of a search."""
 
 
 @dataclass
 class Config:
-    """One sweep: a model, its data, the rules to search over, the meters to judge by, and how long to search."""
+    """One sweep: a model, its data, the rules to search over, the meters to read, and how long to search."""
 
     name: str = "default"
     """Name of the study and of its folder."""
@@ -93,15 +94,15 @@ class Config:
     seed: int = 0
     """Seed of the sampler, the rules and fine-tuning."""
     trials: int = 60
-    """Trials in all; a study that is resumed continues to this number."""
+    """Total number of trials; a resumed study continues to this number."""
     threads: int | None = None
     """Threads of each process; by default an even share of the cores."""
     objectives: list[str] = field(default_factory=lambda: ["weight_bytes", "accuracy"])
     """Two or more meters to search over, each in its own direction."""
     limits: dict[str, float] = field(default_factory=dict)
-    """Limits on meters, such as `weight_bytes: 20000`: the most of a minimised meter, the least of a maximised one."""
+    """Limits on meters, such as `weight_bytes: 20000`: upper for a minimised meter, lower for a maximised one."""
     reference: dict[str, float] = field(default_factory=dict)
-    """Corner of the hypervolume by meter; by default somewhat worse than the base model."""
+    """Reference point of the hypervolume by meter; by default somewhat worse than the base model."""
 
     model: Any = None
     """The function or class that makes the model, in `_target_`, and its arguments."""
@@ -121,23 +122,23 @@ class Config:
     meters: dict[str, Any] = field(default_factory=dict)
     """Settings of the meters that `meter=[…]` chose."""
     finetune: Any = None
-    """What follows every move; `finetune=<recipe>` chooses one, `sgd` by default."""
+    """The fine-tuning after every move; `finetune=<recipe>` chooses one, `sgd` by default."""
     space: dict[str, Any] = field(default_factory=dict)
     """Narrows a knob (`low`, `high`, `step`, `log` or `values`), fixes it (a value) or leaves it out (`null`)."""
     policy: Any = None
     """Search the settings of a policy instead of knob vectors; `policy=<name>` chooses one."""
     policy_space: dict[str, Any] = field(default_factory=dict)
-    """What is searched of a policy: `budget` as a share of the original's cost, and its arguments."""
+    """Search space of the policy: `budget` as a share of the original's cost, and the policy's arguments."""
     policy_max_moves: int = 12
-    """Most moves that a policy may take."""
+    """Largest number of moves that a policy may make."""
     on_no_progress: str = "next"
-    """At a move that saves nothing: `next` asks the policy for another, `break` stops."""
+    """After a move that lowers no cost: `next` asks the policy for another, `break` stops."""
     sampler: Any = None
-    """What proposes vectors; `sampler=<name>` chooses one, `auto` by default."""
+    """The sampler that proposes vectors; `sampler=<name>` chooses one, `auto` by default."""
     anchors: int = 3
-    """Strengths at which each technique is tried alone at the start; 0 tries none."""
+    """Number of strengths at which the first trials apply each technique alone; 0 adds no such trials."""
     screening: Any = True
-    """Compare candidates by expected hypervolume improvement: `true` where it helps, `false`, or its settings."""
+    """Screening of candidates by expected hypervolume improvement: `true` where it helps, `false`, or its settings."""
     halving: Any = None
     """Stop trials early: `fidelities`, `reduction`, `grace` and `z`."""
     workers: int = 1
@@ -156,16 +157,12 @@ class Config:
 
 
 def threads_of(config: Config) -> int:
-    """Return the threads each process computes with: an even share of the cores, unless the config says."""
+    """Return the threads of each process: as configured, or an even share of the cores."""
     return config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
 
 
-RENAMED = {"budget": "limits"}
-"""Entries until version 0.1, and their names now."""
-
-
 def with_names_of_now(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a config that an older version wrote under the names they have now."""
+    """Rename the entries of a config that an older version wrote to their current names."""
     return {RENAMED.get(name, name): value for name, value in entries.items()}
 
 

@@ -1,4 +1,4 @@
-"""A trial: one vector of the search space, run by the engine, and the points it measured on the way."""
+"""Evaluation of one trial: the engine runs a vector and measures a point after every move."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ OnPoint: TypeAlias = Callable[[Point, nn.Module], None]
 
 
 def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPoint) -> Evaluation:
-    """Run a trial.
+    """Evaluate one trial.
 
     Args:
         experiment: the model, its rules and meters.
         params: a knob vector, or the parameters of the policy.
-        on_point: told of every model but the base as soon as it is measured, so that a failure later loses nothing.
+        on_point: called for every model except the base as soon as it is measured, so that a later failure loses none.
 
     Raises:
         NotApplicable: a rule cannot transform the model.
@@ -57,7 +57,7 @@ def evaluate(experiment: Experiment, params: Mapping[str, Value], on_point: OnPo
 
 
 def rebuild(experiment: Experiment, sequence: TransformationSequence) -> nn.Module:
-    """Make the model of a point again: the same moves and seed give the same model."""
+    """Rebuild a point's model: the same moves and seed give the same model."""
     return experiment.compression.make(sequence).model
 
 

@@ -28,9 +28,9 @@ from sweeps.search.space import Space
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything a trial needs: the base model, its data, what may be done to it, and how it is judged.
+    """Everything a trial needs: the base model, its data, the rules and the meters.
 
-    `identity` holds what must not change for a study to be continued, in plain values.
+    `identity` holds, as plain values, the settings that must match for a study to resume.
     """
 
     config: Config
@@ -54,23 +54,23 @@ class Experiment:
 
     @property
     def finetune(self) -> FineTune:
-        """What follows every move."""
+        """The fine-tuning after every move."""
         assert self.compression.finetune is not None, "a config always names one"
         return self.compression.finetune
 
     @property
     def store(self) -> Store | None:
-        """What rules found out, and models on the way."""
+        """The store of rules' intermediate results and models."""
         return self.compression.store
 
     @property
     def prefixes(self) -> PrefixCache | None:
-        """What recalls models that earlier trials made."""
+        """The cache of models that earlier trials made."""
         return self.compression.prefixes
 
     @property
     def objectives(self) -> tuple[Meter, ...]:
-        """The meters that are searched over."""
+        """The meters to search over."""
         meters = {meter.name: meter for meter in (*self.instantiation.costs, *self.instantiation.qualities)}
         return tuple(meters[name] for name in self.compression.objectives)
 
@@ -86,20 +86,20 @@ class Experiment:
 
     @property
     def base(self) -> Step:
-        """The base model's readings, measured once in the life of a study."""
+        """The base model's readings, measured once for each study."""
         return self.compression.base
 
     def with_base(self, base: Step) -> "Experiment":
-        """Return the experiment with the base model's step as the study has measured it before."""
+        """Return the experiment with a base step that the study measured earlier."""
         return replace(self, compression=self.compression.with_base(base))
 
     def at_share(self, share: float) -> "Experiment":
-        """Return the experiment with a share of its fine-tuning, whose objectives read that share of their data."""
+        """Return the experiment at a lower fidelity: a share of the fine-tuning steps and of the objectives' data."""
         return replace(self, compression=self.compression.at(share))
 
     @cached_property
     def usage(self) -> dict[str, Any]:
-        """What one who is given a model must know to call it: the form of its inputs, how they are made."""
+        """The instructions for calling a saved model: the form of its inputs and their preprocessing."""
         inputs = describe_inputs(self.data.train.first_inputs())
         return {"inputs": inputs, "preprocessing": dict(self.data.preprocessing) or None}
 

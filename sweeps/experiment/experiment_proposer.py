@@ -1,4 +1,4 @@
-"""What a sweep of KMR trials is asked for: its vectors made canonical, their static costs, and the sampler by space."""
+"""Proposals for an experiment: canonical vectors, static costs and the configured sampler."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -18,20 +18,20 @@ from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.study.point import Point
 
 PATIENCE = 30.0
-"""Seconds of looking for a vector that is new and feasible, after which there is taken to be none."""
+"""Seconds to search for a vector that is new and feasible before the space counts as exhausted."""
 
 
 class Asker:
-    """How an experiment asks its study for trials that are worth training.
+    """The proposer of an experiment's trials.
 
     Args:
-        experiment: what is searched.
-        study: Optuna's; its sampler is the configured one.
-        statics: whether costs are read before training.
-        canonical: whether vectors of the same model are told apart from new ones, so that none is trained twice.
+        experiment: the experiment to search.
+        study: Optuna's study, with the configured sampler.
+        statics: read costs before training.
+        canonical: recognise vectors that lead to the same model, so that none is trained twice.
 
     Raises:
-        SweepError: the settings of the screening are wrong.
+        SweepError: the settings of `screening` are invalid.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Asker:
         self._experiment, self._study, self._canonical = experiment, study, canonical
         self._statics = None if experiment.searches_policy else experiment.compression.statics
         self.fixed = is_fixed(study.sampler)
-        """Whether the sampler goes through a fixed sequence, in which nothing else has a place."""
+        """Whether the sampler follows a fixed sequence, to which no trials may be added."""
         config = experiment.config
         self.problem = replace(
             problem_of(experiment),
             canonical=self.key,
             static_costs=self._statics.costs if statics and self._statics and self._statics.names else None,
         )
-        """What is searched."""
+        """The search problem."""
         trials = len(study.get_trials(deepcopy=False))
         screening = _screening(experiment, self.problem, self.fixed)
         parts = [f"sampler {describe_sampler(study.sampler)}", "screening " + ("on" if screening else "off")]
         parts += [f"known before training: {', '.join(self._statics.names) or 'nothing'}"] if self._statics else []
         self.description = "; ".join(parts)
-        """How vectors are proposed, for the user."""
+        """The sampler, screening and static costs in words."""
         self.proposer = Proposer(
             study,
             self.problem,
@@ -62,19 +62,19 @@ class Asker:
             wrap=not self.fixed and not experiment.searches_policy,
             patience=PATIENCE,
         )
-        """Asks for the trials."""
+        """The proposer that asks the study for trials."""
 
     @property
     def exhausted(self) -> str:
-        """Why there is nothing left to ask for."""
+        """The message for an exhausted search space."""
         least = {name: self._statics.least(name) for name in self._experiment.config.limits} if self._statics else {}
         limits = self._experiment.config.limits
-        known = [f"{name} {value:g} for {limits[name]:g}" for name, value in least.items() if value is not None]
-        seen = f"; the least is {', '.join(known)}" if known else ""
-        return f"no vector that is new{' and within the limits' if limits else ''} was found{seen}"
+        known = [f"{name} {value:g} (limit {limits[name]:g})" for name, value in least.items() if value is not None]
+        seen = f"; the smallest found: {', '.join(known)}" if known else ""
+        return f"found no new vector{' within the limits' if limits else ''}{seen}"
 
     def enqueue_anchors(self) -> None:
-        """Put each technique alone, at a few strengths, and every two together first in a new study."""
+        """Enqueue the first trials: each technique alone, at a few strengths, and every pair of techniques."""
         levels = self._experiment.config.anchors
         if levels and not self.fixed:
             _, *first = anchors(self._experiment.space, levels=levels, together=True, cost=self._cost) or [{}]
@@ -82,31 +82,31 @@ class Asker:
                 self._study.enqueue_trial(vector, skip_if_exists=True)
 
     def _cost(self, params: Mapping[str, Value]) -> float:
-        """Return what a vector leaves of the base model's costs, as the product of the shares known beforehand."""
+        """Return a vector's static costs as shares of the base model's, multiplied."""
         base, known = self._experiment.base.costs, self.proposer.costs(params)
         objectives = [meter.name for meter in self._experiment.objectives]
         return math.prod(known[name] / (base[name].value or 1.0) for name in objectives if name in known)
 
     def key(self, params: Mapping[str, Value]) -> Hashable:
-        """Return what is equal for vectors that lead to the same model."""
+        """Return a key that is equal for vectors that lead to the same model."""
         if not self._canonical:
             return object()
         return tuple(sorted(params.items())) if self._statics is None else self._statics.key(params)
 
     def key_of(self, sequence: TransformationSequence) -> Hashable:
-        """Return what is equal for sequences that lead to the same model."""
+        """Return a key that is equal for sequences that lead to the same model."""
         if not self._canonical:
             return object()
         return str(sequence) if self._statics is None else self._statics.key_of(sequence)
 
     def remember(self, point: Point) -> None:
-        """Take the key of a point that an earlier run measured."""
+        """Reuse the key of a point that an earlier run measured."""
         if self._statics is not None and point.key:
             self._statics.remember(point.moves, point.key)
 
 
 def problem_of(experiment: Experiment) -> Problem:
-    """Return what an experiment searches, with nothing known of a vector beforehand."""
+    """Return an experiment's search problem, without static costs or keys."""
     meters = (*experiment.instantiation.costs, *experiment.instantiation.qualities)
     return Problem(
         experiment.space,

@@ -1,4 +1,4 @@
-"""Low fidelities of an experiment: a cheap look at a vector, at a share of the data, before it is trained in full."""
+"""Low fidelities of an experiment: cheap evaluations of a vector, before it is trained in full."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,11 +12,11 @@ from sweeps.search.study.point import Point
 
 
 class Fidelities:
-    """Evaluates vectors at every fidelity below the full one.
+    """Evaluations of vectors at every fidelity below the full one.
 
     Args:
-        halving: names them.
-        experiment: at full fidelity.
+        halving: names the fidelities.
+        experiment: the experiment at full fidelity.
     """
 
     def __init__(self, halving: Halving, experiment: Experiment) -> None:
@@ -24,7 +24,7 @@ class Fidelities:
         """The experiment at every fidelity below the full one, in order."""
 
     def look(self, rung: int, params: Mapping[str, Value]) -> Point:
-        """Return what a vector measures at one of them."""
+        """Evaluate a vector at the fidelity with this number."""
         return evaluate(self.experiments[rung], params, lambda point, model: None).points[-1]
 
 
@@ -32,16 +32,16 @@ def halving_of(experiment: Experiment) -> Halving | None:
     """Return the halving that the config asks for, or None.
 
     Raises:
-        SweepError: `halving` has settings it does not know, or out of their ranges.
+        SweepError: `halving` has unknown settings or values outside their ranges.
     """
     given = experiment.plain.get("halving")
     if not given:
         return None
     known = [entry.name for entry in fields(Halving)]
     if strange := [name for name in given if name not in known]:
-        raise SweepError(f"halving has {', '.join(strange)}: it takes {', '.join(known)}")
+        raise SweepError(f"halving has unknown settings: {', '.join(strange)}; it takes {', '.join(known)}")
     if experiment.searches_policy:
-        raise SweepError("halving takes knob vectors, not a policy: set halving=null")
+        raise SweepError("halving searches knob vectors, not policies: set halving=null")
     return Halving(**given)
 
 

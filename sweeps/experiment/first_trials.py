@@ -1,4 +1,4 @@
-"""Knob vectors a study begins with: from a sensitivity scan, or anything that knows where to look first."""
+"""First trials of a study: knob vectors from a sensitivity scan or another source."""
 
 import json
 import sys
@@ -12,14 +12,14 @@ from sweeps.search.space import Space
 
 
 def first_trials(path: str, space: Space) -> list[dict[str, Value]]:
-    """Read a JSON list of knob vectors; each value becomes the nearest one that is searched.
+    """Read a JSON list of knob vectors and move each value to the nearest one in the space.
 
     Args:
-        path: of the file.
-        space: what is searched; a knob a vector does not name is neutral.
+        path: the file's path.
+        space: the search space; a knob that a vector does not name is neutral.
 
     Raises:
-        SweepError: the file cannot be read, is no list of vectors, names a knob that is not searched, or holds a number
+        SweepError: the file cannot be read, is not a list of vectors, names a knob outside the space, or holds a number
             that is not finite.
     """
     try:
@@ -31,7 +31,7 @@ def first_trials(path: str, space: Space) -> list[dict[str, Value]]:
     unknown = sorted({name for vector in vectors for name in vector} - space.keys())
     if unknown:
         known = ", ".join(space)
-        raise SweepError(f"first_trials={path} names {', '.join(unknown)}, which is not searched: there are {known}")
+        raise SweepError(f"first_trials={path} names {', '.join(unknown)}, not in the search space: {known}")
     for place, vector in enumerate(vectors):
         for name, value in vector.items():
             if _is_number(value) and not abs(value) <= sys.float_info.max:

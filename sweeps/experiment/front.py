@@ -1,4 +1,4 @@
-"""The front as the search goes on: who is on it, its hypervolume, and its members saved as artifacts."""
+"""The front during a search: its members and its hypervolume."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +15,7 @@ from sweeps.search.study.point import Point
 
 
 class Objective(Protocol):
-    """A meter that is searched over."""
+    """A meter to search over."""
 
     @property
     def name(self) -> str: ...
@@ -28,7 +28,7 @@ class Objective(Protocol):
 
 
 class Judged(Protocol):
-    """What points are judged by: an experiment, or the card of a study."""
+    """The objectives and the base model to compare points by: an experiment, or the card of a study."""
 
     @property
     def objectives(self) -> Sequence[Objective]: ...
@@ -44,10 +44,10 @@ class Judged(Protocol):
 
 
 class Front:
-    """Keeps the non-dominated points seen so far.
+    """The non-dominated points seen so far.
 
     Args:
-        experiment: names the objectives; its base model fixes the corners of the hypervolume.
+        experiment: names the objectives; its base model fixes the reference and ideal points of the hypervolume.
     """
 
     def __init__(self, experiment: Judged) -> None:
@@ -73,12 +73,12 @@ class Front:
         return tuple(self._members.values())
 
     def would_join(self, point: Point) -> bool:
-        """Tell whether a point would be on the front; of equal points only the first is."""
+        """Tell whether a point would be on the front; of equal points, only the first joins."""
         costs = self._costs_of(point)
         return bool(np.isfinite(costs).all() and not (self._costs <= costs).all(axis=1).any())
 
     def add(self, identifier: str, point: Point) -> Sequence[str]:
-        """Offer a point; return the ids it pushed off the front."""
+        """Offer a point; return the ids of the members it dominates, which leave the front."""
         if not self.would_join(point):
             return []
         costs = self._costs_of(point)
@@ -96,7 +96,7 @@ class Front:
 
     @cached_property
     def hypervolume(self) -> float:
-        """The share of the box between the reference and the ideal point that the front dominates."""
+        """The dominated share of the box between the reference and the ideal point."""
         reference = [self.reference[name] for name in self._names]
         ideal = [self.ideal[name] for name in self._names]
         return hypervolume_share(np.array(self.values), reference, ideal, self._directions)
@@ -105,8 +105,8 @@ class Front:
 def corners(experiment: Judged) -> tuple[dict[str, float], dict[str, float]]:
     """Return the reference and the ideal point of the hypervolume, by objective.
 
-    The ideal costs nothing and is as good as the base model. The reference is 1.1 times the base's cost, and worse than
-    its quality by half of it, unless the config names it.
+    The ideal point has zero cost and the base model's quality. Unless the config names another, the reference point has
+    1.1 times the base model's cost, and a quality that is worse by half.
     """
     reference, ideal = {}, {}
     for meter in experiment.objectives:

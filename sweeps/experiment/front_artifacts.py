@@ -1,4 +1,4 @@
-"""Artifacts of the front's members, on disk."""
+"""Artifacts of front members, on disk."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ FRONT = "front"
 
 
 def artifact_path(folder: Path, identifier: str) -> Path:
-    """Return where a front member's artifact lies."""
+    """Return the folder of a front member's artifact."""
     return folder / FRONT / identifier
 
 

@@ -1,7 +1,7 @@
-"""From config to live parts: the one place that calls `instantiate`, and only for code that is trusted by name.
+"""Instantiation of config parts, limited to trusted code.
 
-Hydra's own block list lets functions through that write files or unpickle, so a `_target_` must lie in this project, in
-the parts of the named libraries a sweep needs, or in a module the user lists in `trusted_modules`.
+Hydra's own block list admits functions that write files or unpickle. So a `_target_` must be in this project, in a
+library that a sweep needs, or in a module that the user lists in `trusted_modules`.
 """
 
 import functools
@@ -26,17 +26,16 @@ TRUSTED = (
 
 
 def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: Any) -> Any:
-    """Make the part a config describes.
+    """Make the part that a config describes.
 
     Args:
         what: the part's name in messages (`rules.prune`).
         config: a mapping with a `_target_` and its arguments.
-        trusted_modules: modules of the user's that a `_target_` may name.
-        live: objects to hand over; each reaches the target only if it takes an argument of that name that the config
-            leaves open.
+        trusted_modules: the user's modules that a `_target_` may name.
+        live: objects to pass; the target receives those whose names it takes and the config does not set.
 
     Raises:
-        SweepError: no target, an untrusted or missing one, or arguments it does not take.
+        SweepError: the target is not named, not trusted, missing, or does not take the arguments.
     """
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise SweepError(f"{what} must name its code in _target_, not {config!r}")
@@ -90,8 +89,8 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
     home = getattr(found, "__module__", None) or getattr(type(found), "__module__", "")
     if not callable(found) or not _within(str(home), trusted):
         raise SweepError(
-            f"{what} names {target}, which is code of {home} reached through another module and not trusted: "
-            f"if it is yours, add trusted_modules=[{str(home).split('.')[0]}]"
+            f"{what} names {target}, which is defined in {home} and not trusted: "
+            f"if the code is yours, add trusted_modules=[{str(home).split('.')[0]}]"
         )
 
 

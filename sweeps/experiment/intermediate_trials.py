@@ -1,4 +1,4 @@
-"""Measured models that no trial ends with, told to the study as finished trials, so that its sampler learns of them."""
+"""Intermediate models, added to the study as finished trials so that its sampler learns from them."""
 
 import uuid
 from collections.abc import Callable, Hashable
@@ -15,12 +15,12 @@ from sweeps.search.study.trial_state import TrialState
 
 
 class IntermediateTrials(Observer):
-    """Observer that tells the study of the models on the way of each trial, marked with the trial they come from.
+    """Observer that adds each trial's intermediate models to the study, marked with that trial's number.
 
     Args:
-        experiment: what is searched.
-        study: hears of the models.
-        asker: knows which sequences lead to one model.
+        experiment: the experiment to search.
+        study: receives the models.
+        asker: returns the keys of sequences.
         first: returns the number of the first trial that measured a model, by its key.
     """
 
@@ -34,7 +34,7 @@ class IntermediateTrials(Observer):
         self._experiment, self._study, self._asker, self._first = experiment, study, asker, first
 
     def closed(self, record: Record) -> None:
-        """Tell the study of the models that this trial was the first to measure."""
+        """Add the models that this trial was the first to measure."""
         if self._experiment.searches_policy or record.state == TrialState.DUPLICATE:
             return
         for point in record.points[:-1] if record.state == TrialState.COMPLETE else record.points:
@@ -42,7 +42,7 @@ class IntermediateTrials(Observer):
                 self._tell(point, record.number)
 
     def tell_base(self) -> bool:
-        """Tell the study of the base model; return whether this driver is the one that begins the study."""
+        """Add the base model to the study; return whether this driver is the one that begins the study."""
         if begun_by(self._study):
             return True
         mine = uuid.uuid4().hex
@@ -50,7 +50,7 @@ class IntermediateTrials(Observer):
         return begun_by(self._study)[:1] in ([], [mine])
 
     def _tell(self, point: Point, of_trial: int, driver: str | None = None) -> None:
-        """Add a finished trial for a model, where a knob vector stands for it."""
+        """Add a finished trial for a model, if a knob vector expresses it."""
         params = to_params(self._experiment.instantiation, self._experiment.space, point.moves)
         if params is not None:
             add_intermediate(self._study, self._asker.problem, point, params, of_trial, driver)

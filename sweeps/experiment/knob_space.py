@@ -27,14 +27,14 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
     """Return the domain of every knob to search, in the order of the rules.
 
     Args:
-        instantiation: whose knobs there are.
+        instantiation: provides the knobs.
         config: nested by the dots of the knobs' names. A knob's entry narrows its domain (`low`, `high`, `step`, `log`,
-            or `values`), fixes it (a single value), or leaves it out of the search (null). An entry without `@` does
-            so for every knob of that setting that has none of its own. Knobs that are not named are searched over
-            their whole domain, the neutral value included.
+            or `values`), fixes it (a single value), or leaves it out of the search (null). An entry without `@` applies
+            to every knob with that setting that has no entry of its own. Other knobs are searched over their whole
+            domain, including the neutral value.
 
     Raises:
-        SweepError: an entry names no knob, or leaves the knob's domain.
+        SweepError: an entry names an unknown knob, or a value outside the knob's domain.
     """
     entries = _entries(config)
     names = [knob.name for knob in instantiation.knobs]
@@ -42,7 +42,7 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
     if unknown:
         raise SweepError(
             f"space names unknown knob {', '.join(unknown)}: there are {', '.join(names) or 'none'} "
-            "('~space' on the command line searches the whole of them)"
+            "('~space' on the command line searches their whole domains)"
         )
     space: Space = {}
     for knob in instantiation.knobs:
@@ -67,9 +67,9 @@ def search_space(instantiation: Instantiation, config: Mapping[str, Any]) -> Spa
 
 
 def parameter_space(config: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Space:
-    """Return the domains of a policy's own parameters: `values`, or a range whose whole bounds make it an int range.
+    """Return the domains of a policy's own parameters: `values`, or a range, which is an int range if its bounds are.
 
-    `values: legal` are the orders of the rules in which none spoils what another did (`kmr.policies.legal_orders`).
+    `values: legal` stands for the orders in which no rule undoes another (`kmr.policies.legal_orders`).
     """
     space: Space = {}
     for name, entry in _entries(config).items():
@@ -102,7 +102,7 @@ def to_sequence(instantiation: Instantiation, params: Mapping[str, Value]) -> Tr
 
 
 def to_params(instantiation: Instantiation, space: Space, sequence: TransformationSequence) -> dict[str, Value] | None:
-    """Turn moves back into a full knob vector, or None where no vector of the space stands for them."""
+    """Turn moves back into a full knob vector, or None if no vector of the space expresses them."""
     given = {move.knob: move.value for move in sequence}
     order = [knob.name for knob in instantiation.knobs]
     in_order = [name for name in order if name in given]
@@ -132,7 +132,9 @@ def _narrowed(name: str, domain: Domain, entry: Any) -> Domain:
         entry = {"values": [entry]}
     strange = set(entry) - _SETTINGS
     if strange:
-        raise SweepError(f"space.{name} has {', '.join(sorted(strange))}: it takes {', '.join(sorted(_SETTINGS))}")
+        raise SweepError(
+            f"space.{name} has unknown settings: {', '.join(sorted(strange))}; it takes {', '.join(sorted(_SETTINGS))}"
+        )
     if "values" in entry:
         if not isinstance(entry["values"], Sequence) or isinstance(entry["values"], str):
             raise SweepError(f"space.{name}.values must be a list, not {entry['values']!r}")
@@ -140,7 +142,7 @@ def _narrowed(name: str, domain: Domain, entry: Any) -> Domain:
         _check_inside(name, domain, [value for value in chosen.values if value not in domain])
         return chosen
     if isinstance(domain, Choice):
-        raise SweepError(f"space.{name} is a choice: give values, of {domain}")
+        raise SweepError(f"space.{name} is a choice: give values out of {domain}")
     narrowed = replace(domain, **entry)
     _check_inside(name, domain, [v for v in (narrowed.low, narrowed.high) if not domain.low <= v <= domain.high])
     return narrowed

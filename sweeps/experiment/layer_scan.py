@@ -1,4 +1,4 @@
-"""The measurements of a sensitivity scan: one rule, each layer alone, a few values of its knob, nothing trained."""
+"""Measurements of a sensitivity scan: one rule, layer by layer, at a few knob values, without training."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from sweeps.errors import SweepError
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """A rule narrowed to one layer, or one group of layers that can only change together.
+    """A rule narrowed to one layer, or to one group of layers that can only change together.
 
     Args:
-        layer: path of the layer that names it.
-        together: all layers it changes.
-        rule: narrowed to them.
-        knob: of that rule.
+        layer: path of the layer that names the probe.
+        together: paths of all layers it changes.
+        rule: the rule, narrowed to them.
+        knob: name of the rule's knob.
     """
 
     layer: str
@@ -42,7 +42,7 @@ def probes(rule: Rule, model: nn.Module) -> list[LayerProbe]:
     """Return a probe for each layer a rule over layers can change alone, in the order of the model.
 
     Raises:
-        SweepError: the rule is none over layers.
+        SweepError: the rule does not work layer by layer.
     """
     if isinstance(rule, StructuredPruning):
         import copy
@@ -64,11 +64,11 @@ def probes(rule: Rule, model: nn.Module) -> list[LayerProbe]:
             if rule.governs(rule.knobs[0], path)
             for narrowed in (replace(rule, layers=(_literal(path),), groups={}),)
         ]
-    raise SweepError(f"the rule {rule.name} is none over layers and cannot be scanned")
+    raise SweepError(f"the rule {rule.name} does not work layer by layer and cannot be scanned: choose another rule")
 
 
 def values_of(probe: LayerProbe, wanted: Sequence[float], levels: int) -> list[Value]:
-    """Return the values to try: those wanted that the knob takes, or else its ladder."""
+    """Return the values to try: the wanted ones that the knob takes, or else evenly spread ones."""
     domain = probe.turned.domain
     inside: list[Value] = [value for value in wanted if value in domain and value != domain.neutral]
     return inside or list(rungs(domain, levels))
@@ -81,13 +81,13 @@ def scan(
     costs: Sequence[Cost],
     base: Mapping[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each probe and value: by how much the quality got worse, the costs left, or why there is none.
+    """Yield a row for each probe and value: the loss in quality and the remaining costs, or why there are none.
 
     Args:
         model: the base model; it is not changed.
-        found: what to try.
-        quality: read without any training.
-        costs: read of the same model.
+        found: the probes and values to try.
+        quality: the meter to read without any training.
+        costs: the meters to read on the same model.
         base: the base model's readings, by meter.
     """
     for probe, value in found:
@@ -104,12 +104,12 @@ def scan(
             row |= {"lost": quality.lost(base[quality.name], reading.value), "stderr": reading.stderr}
             row |= {f"cost/{name}": r.value for name, r in measure(changed, costs).items()}
             if row["why"] and all(row[f"cost/{cost.name}"] >= base[cost.name] for cost in costs):
-                row["lost"] = None  # nothing was changed: no loss was measured
+                row["lost"] = None  # the rule changed nothing, so there is no loss to report
         except (NotApplicable, KMRError) as reason:
             row["why"] = str(reason)
         yield row
 
 
 def _literal(path: str) -> str:
-    """Return a shell-style pattern that only this path fits."""
+    """Return a shell-style pattern that matches this path only."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)

@@ -1,4 +1,4 @@
-"""Knowledge of the models that trials of an experiment measured, intermediate ones included."""
+"""Catalogue of the models that an experiment's trials measured, including intermediate ones."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
@@ -13,11 +13,11 @@ from sweeps.search.study.trial_state import TrialState
 
 
 class ModelCatalogue(Catalogue):
-    """Catalogue by the keys of models: vectors of equal structure, bits and values are one model.
+    """Catalogue by model key: vectors that give equal structure, bits and values are one model.
 
     Args:
-        experiment: what is searched.
-        asker: knows the keys.
+        experiment: the experiment to search.
+        asker: returns the keys.
         saved: holds the front.
     """
 
@@ -29,7 +29,7 @@ class ModelCatalogue(Catalogue):
         return replace(point, key=str(self._asker.key_of(point.moves)))
 
     def known(self, record: Record) -> Iterable[tuple[Hashable, Sequence[Point]]]:
-        """Yield every intermediate model; of a policy's parameters, only what they lead to as a whole."""
+        """Yield every measured model by key; for a policy search, only complete trials by their parameters."""
         if self._experiment.searches_policy:
             if record.state == TrialState.COMPLETE:
                 yield self._asker.key(record.params), record.points

@@ -1,4 +1,4 @@
-"""The work of a sweep: a trial is a sequence of moves on a model, and models that may join the front are saved."""
+"""Work of a sweep: evaluate trials, and save the models that may join the front."""
 
 import errno
 import shutil
@@ -23,16 +23,16 @@ from sweeps.search.study.point import NOTHING_RECALLED, Ended, MeasuredModel, Po
 from sweeps.search.study.trial_state import TrialState
 
 STAGING = ".staging"
-"""The folder, in the study's, of artifacts that have not been taken on the front yet."""
+"""The subfolder, in the study's folder, for artifacts of models that have not joined the front yet."""
 
 
 class ModelWork:
-    """Does the trials of an experiment.
+    """Evaluation of an experiment's trials, in this process or a worker.
 
     Args:
-        experiment: what is searched.
-        folder: the study's; artifacts of models that may join the front are written to its staging folder.
-        fidelities: the low ones at which a trial is measured first.
+        experiment: the experiment to search.
+        folder: the study's folder; artifacts of models that may join the front go to its staging folder.
+        fidelities: the low fidelities at which a trial is measured first.
     """
 
     def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
@@ -84,9 +84,9 @@ class ModelWork:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # the disk is to blame, not the trial
+                raise  # a full disk is not the trial's fault
             return ended(TrialState.FAILED, describe(error))
-        except Exception as error:  # a user's code or a rule may raise anything, and no other trial is to blame
+        except Exception as error:  # a user's code or a rule may raise anything; other trials are not affected
             return ended(TrialState.FAILED, describe(error))
 
     @property
@@ -98,7 +98,7 @@ class ModelWork:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Builds an experiment again in another process, and makes sure that it is the same."""
+    """The recipe for rebuilding an experiment in another process, with a check that the weights are the same."""
 
     plain: Mapping[str, Any]
     base: Step
@@ -116,7 +116,7 @@ class _Recipe:
         torch.set_num_threads(threads_of(config))
         experiment = build_experiment(config, self.plain).with_base(self.base)
         if experiment.identity["weights_digest"] != self.weights:
-            raise SweepError("model._target_ makes other weights in every process: save them once and set weights=…")
+            raise SweepError("model._target_ makes different weights in each process: save them once and set weights=…")
         return ModelWork(experiment, self.folder, fidelities_of(experiment))
 
 
@@ -124,7 +124,7 @@ def save_artifact(experiment: Experiment, place: Path, point: Point, model: nn.M
     """Save a measured model as a loadable artifact; return its folder.
 
     Raises:
-        KMRError: the model cannot be saved so that it comes back exactly.
+        KMRError: the model cannot be saved in a form that loads exactly.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)

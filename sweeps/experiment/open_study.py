@@ -1,4 +1,4 @@
-"""The study: Optuna's storage as the one truth of a sweep, opened again only for the same experiment."""
+"""Opening of a study: created in Optuna's storage, or resumed by the same experiment only."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,17 +20,17 @@ from sweeps.search.study.point import Point
 from sweeps.search.study.storage import open_storage
 
 LOCK = ".lock"
-"""The file in a run folder that a running sweep holds."""
+"""The file in a run folder that a running sweep locks."""
 
 
 def run_folder(output_dir: str, name: str) -> Path:
-    """Return the study's folder, made if need be.
+    """Return the study's folder; create it if it is missing.
 
     Raises:
-        SweepError: the name is not one of a folder, a file is in the way, or the folder cannot be written.
+        SweepError: the name is not a folder name, a file is in the way, or the folder cannot be written.
     """
     if not name or Path(name).name != name or name.startswith("."):
-        raise SweepError(f"name must be that of a folder under output_dir, not {name!r}")
+        raise SweepError(f"name must be a folder name without slashes or a leading dot, not {name!r}")
     folder = Path(output_dir).expanduser().absolute() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def run_folder(output_dir: str, name: str) -> Path:
         (folder / ".write").unlink()
     except (FileExistsError, NotADirectoryError) as error:
         raise SweepError(
-            f"{folder} cannot be a folder, a file is in the way: choose another output_dir or name"
+            f"cannot create the folder {folder}: a file is in the way; choose another output_dir or name"
         ) from error
     except OSError as error:
         raise SweepError(f"cannot write to {folder}: {error.strerror}; choose another output_dir") from error
@@ -46,10 +46,10 @@ def run_folder(output_dir: str, name: str) -> Path:
 
 
 def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
-    """Create the study, or open it again if it is the same experiment.
+    """Create the study, or resume it if the experiment is the same.
 
     Raises:
-        SweepError: the storage cannot be reached, or holds a study of this name made from another config.
+        SweepError: the storage cannot be reached, or its study of this name was made with another config.
     """
     config = experiment.config
     storage = open_storage(config.storage, folder)
@@ -65,22 +65,22 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     elif changes := list(differences(with_names_of_now(known), experiment.identity)):
         if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
             raise SweepError(
-                f"study {config.name} was made from a base model with other weights: model._target_ gives others each "
-                "time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
+                f"study {config.name} was made from a base model with other weights: model._target_ makes new ones "
+                "each time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
             )
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         alone = all(change.startswith("space") for change in changes)
-        reuse = f" reuse={config.name} (it takes over the trials that fit)" if alone else ""
+        reuse = f" reuse={config.name} (it reuses the trials that fit)" if alone else ""
         raise SweepError(
             f"study {config.name} was made with another config: {shown}. "
-            f"Start a new study with name=…{reuse}, or go back"
+            f"Start a new study with name=…{reuse}, or restore the config"
         )
     study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
     return study
 
 
 def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
-    """Measure the base model and keep its readings with the study, or take those of an earlier start."""
+    """Measure the base model and store its readings in the study, or use those of an earlier run."""
     known = study.user_attrs.get(BASE)
     if known is None:
         study.set_user_attr(BASE, asdict(Point.of(0, experiment.base)))
@@ -96,7 +96,7 @@ def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:
 
 
 def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.BaseSampler:
-    """Make the configured sampler; its seed depends on the trials so far, so that resuming does not repeat draws."""
+    """Make the configured sampler; its seed depends on the trials so far, so that a resumed study repeats no draws."""
     seed = seed_after(experiment.config.seed, trials_so_far)
     trusted = experiment.config.trusted_modules
     config = experiment.plain["sampler"]
@@ -106,12 +106,12 @@ def make_sampler(experiment: Experiment, trials_so_far: int) -> optuna.samplers.
         live["seed"] = experiment.config.seed  # these continue one fixed sequence
     sampler = part("sampler", config, trusted, **live)
     if not isinstance(sampler, optuna.samplers.BaseSampler):
-        raise SweepError(f"sampler made a {type(sampler).__name__}, which is not an Optuna sampler")
+        raise SweepError(f"sampler: a {type(sampler).__name__} is not an Optuna sampler; choose one with sampler=…")
     return sampler
 
 
 def differences(known: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yield, for every entry of two nested configs that is not the same, which it is and both values."""
+    """Yield every entry that differs between two nested configs, with both values."""
     if isinstance(known, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*known, *now)):
             yield from differences(known.get(key), now.get(key), f"{path}.{key}" if path else str(key))

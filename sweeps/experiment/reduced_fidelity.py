@@ -1,4 +1,4 @@
-"""Trials at a low fidelity: a share of the fine-tuning steps, and meters that read a share of their data."""
+"""Low fidelity: a share of the fine-tuning steps, and meters that read a share of their data."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -14,19 +14,22 @@ M = TypeVar("M", bound=Meter)
 
 
 def at_share(instantiation: Instantiation, finetune: FineTune, share: float) -> tuple[Instantiation, FineTune]:
-    """Return both for a share of what they take at full fidelity.
+    """Scale the meters' data and the fine-tuning steps to a share of full fidelity.
 
     Args:
-        instantiation: whose meters read a model's outputs over a split, or do not depend on data.
-        finetune: with a number of steps, as kmr.finetune.FineTune has.
-        share: in (0, 1); at least one step and 32 samples are left.
+        instantiation: its meters read a model's outputs over a split, or do not depend on data.
+        finetune: must have a number of steps, as kmr.finetune.FineTune has.
+        share: in (0, 1); at least one step and 32 samples remain.
 
     Raises:
-        SweepError: the fine-tuning has no number of steps to share out.
+        SweepError: the fine-tuning has no number of steps.
     """
     if "steps" not in {entry.name for entry in fields(finetune)}:
-        raise SweepError("halving needs a fine-tuning with a number of steps, as kmr.finetune.FineTune has")
-    few: dict[int, Predictions] = {}  # by split: meters of one split go on sharing their predictions
+        raise SweepError(
+            f"halving needs a finetune with a number of steps, which {type(finetune).__name__} lacks: use another one, "
+            "such as kmr.finetune.FineTune, or set halving=null"
+        )
+    few: dict[int, Predictions] = {}  # by split, so that meters of one split still share their predictions
 
     def few_of(split: Split) -> Predictions:
         if id(split) not in few:

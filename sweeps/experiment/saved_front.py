@@ -1,4 +1,4 @@
-"""The front of a running study, whose members are saved as artifacts as soon as they are measured."""
+"""The front of a running study, with an artifact for each member."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ from sweeps.search.study.trial_state import TrialState
 
 
 class SavedFront(Observer):
-    """Observer that keeps the front, and an artifact for each of its members.
+    """Observer that keeps the front, and saves an artifact for each member.
 
     Args:
-        experiment: what is searched.
-        folder: of the study; artifacts lie below it.
+        experiment: the experiment to search.
+        folder: the study's folder; artifacts are saved below it.
     """
 
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         self._experiment, self._folder = experiment, folder
         self._points: dict[str, Point] = {"base": Point.of(0, experiment.base)}
         self.front = Front(experiment)
-        """Every point that no other beats, the base model included."""
+        """The non-dominated points, including the base model."""
         self.unsaved: dict[str, str] = {}
-        """Points that cannot be saved, and why: what cannot be shipped is not on a front."""
+        """Points that cannot be saved, and why; they are not on the front, because nobody could use them."""
         shutil.rmtree(folder / STAGING, ignore_errors=True)
 
     def measured(self, told: MeasuredModel) -> None:
-        """Put the model on the front where it belongs there, with its artifact."""
+        """Add the model and its artifact to the front if it is non-dominated."""
         name = identifier(told.number, told.point.step)
         if told.problem is not None:
             self.unsaved[name] = told.problem
@@ -50,7 +50,7 @@ class SavedFront(Observer):
             shutil.rmtree(told.staged, ignore_errors=True)
 
     def took(self, record: Record) -> None:
-        """Put the models of a trial on the front."""
+        """Add the models of a trial to the front."""
         if record.state == TrialState.DUPLICATE:
             return
         for point in record.points:
@@ -59,20 +59,20 @@ class SavedFront(Observer):
             self._add(name, point)
 
     def overtaken(self) -> None:
-        """Build the front again from the study's records."""
+        """Rebuild the front from the study's records."""
         self.front = Front(self._experiment)
         for name, point in self._points.items():
             if name != "base":
                 self._add(name, point)
 
     def save_missing(self) -> None:
-        """Save front members that a killed run did not get to, or whose artifacts were damaged since."""
+        """Save front members without an intact artifact, as after a killed run."""
         for name in self._without_artifact():
             point = self._points[name]
             try:
                 model = rebuild(self._experiment, point.moves)
                 save_artifact(self._experiment, artifact_path(self._folder, name), point, model)
-            except Exception as error:  # one model that cannot be saved must not cost the report of all others
+            except Exception as error:  # one model that cannot be saved must not prevent the report
                 self.unsaved[name] = describe(error)
                 self.overtaken()
         stray = {path.name for path in artifact_path(self._folder, "").glob("*") if self._is_ours(path)}
@@ -84,7 +84,7 @@ class SavedFront(Observer):
             self.front.add(name, point)
 
     def _without_artifact(self) -> Iterator[str]:
-        """Yield the members to save, one after the other, while the front may change."""
+        """Yield the members to save, one by one, because the front may change in between."""
         seen: set[str] = set()
         while left := [name for name in self.front.members if name not in seen]:
             seen.add(left[0])

@@ -1,8 +1,8 @@
-"""What is known of a knob vector before anything is trained: its costs, and which other vectors give the same model.
+"""Static costs: a knob vector's costs before training, and the key that vectors of the same model share.
 
-The moves are made on the base model without fine-tuning, and the meters that structure and bits decide are read. They
-read the same after fine-tuning, but for a mask that weights at zero may join, which lowers a cost further. Beginnings
-that vectors share are made once and kept while memory lasts.
+The moves are applied to the base model without fine-tuning, and the meters that depend on structure and bits only are
+read. Fine-tuning does not change these readings, except that a mask may gain weights that became zero, which lowers a
+cost further. Common prefixes of vectors are computed once and cached in memory.
 """
 
 import time
@@ -20,7 +20,7 @@ from sweeps.search.problem import Params
 
 @dataclass(frozen=True)
 class _UntrainedModel:
-    """A model as a sequence leaves it without training, what tells it from others, and what it costs."""
+    """A model after a sequence without training, its fingerprint, and its size in bytes."""
 
     model: nn.Module
     digest: str
@@ -28,14 +28,14 @@ class _UntrainedModel:
 
 
 class Statics:
-    """Reads vectors of one model; every answer is kept.
+    """Cached static costs and keys of one model's vectors.
 
     Args:
         model: M₀.
-        instantiation: its rules and meters.
-        wanted: the meters that are searched over or limited.
-        store: keeps what rules find out on the way.
-        most_bytes: of the models kept for vectors that begin alike.
+        instantiation: the rules and the meters.
+        wanted: names of the objectives and of the limited meters.
+        store: caches the rules' intermediate results.
+        most_bytes: memory for models that vectors with a common prefix share.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Statics:
 
     @property
     def seconds(self) -> float:
-        """The mean time that a vector not seen before took."""
+        """The mean time for a new vector."""
         return self._spent / self._read if self._read else 0.0
 
     def costs(self, params: Params) -> Mapping[str, float]:
-        """Return the static readings by name; none where a rule would have to train first, or cannot be applied."""
+        """Return the static readings by name; none if a rule needs training first, or cannot be applied."""
         sequence = to_sequence(self._instantiation, params)
         key = self.key_of(sequence)
         if key not in self._costs:
@@ -81,14 +81,14 @@ class Statics:
         return self._costs[key]
 
     def key(self, params: Params) -> Hashable:
-        """Return what is equal for vectors that lead to the same model."""
+        """Return a key that is equal for vectors that lead to the same model."""
         return self.key_of(to_sequence(self._instantiation, params))
 
     def key_of(self, sequence: TransformationSequence) -> Hashable:
-        """Return what is equal for sequences that lead to the same model.
+        """Return a key that is equal for sequences that lead to the same model.
 
-        Two sequences are the same where, without training, they leave the same structure, bits and values: a ratio that
-        removes no further channel, a rank that rounds to the same, a stage that changes nothing.
+        Two sequences are equal if, without training, they give the same structure, bits and values. Examples: a ratio
+        that removes no further channel, a rank that rounds to the same number, a stage that changes nothing.
         """
         if sequence not in self._keys:
             started = time.perf_counter()
@@ -102,7 +102,7 @@ class Statics:
         return min(seen) if seen else None
 
     def remember(self, sequence: TransformationSequence, key: Hashable) -> None:
-        """Take the key of a sequence from an earlier run, so that its model need not be made again."""
+        """Reuse the key of a sequence from an earlier run, so that its model need not be rebuilt."""
         self._keys.setdefault(sequence, key)
 
     def _find_key(self, sequence: TransformationSequence) -> Hashable:
@@ -112,7 +112,7 @@ class Statics:
             lasting = self._without_recovery(sequence)
             recovery = [str(move) for move in sequence if move not in lasting.moves]
             return " ".join([self._reach(lasting).digest, *recovery])
-        except Exception:  # a rule may raise anything: the trial itself will say what is wrong
+        except Exception:  # a rule may raise anything; the trial itself reports the error
             self._broken.add(str(sequence))
             return str(sequence)
 
@@ -141,7 +141,7 @@ class Statics:
         with keeping(self._store):
             made = _made(apply_move(here.model, self._instantiation, move)[0])
         if made.digest == here.digest:
-            made = here  # the stage changed nothing: one model is enough
+            made = here  # the stage changed nothing, so the two share one model
         self._kept[sequence] = made
         self._bytes += made.size
         while self._bytes > self._most_bytes and len(self._kept) > 1:

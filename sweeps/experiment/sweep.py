@@ -27,10 +27,10 @@ class Sweep:
     """The search over an experiment's models.
 
     Args:
-        experiment: what is searched.
-        study: where it is kept.
+        experiment: the experiment to search.
+        study: stores the trials.
         saved: keeps the front and its artifacts.
-        asker: proposes the trials; by default with all that the experiment knows beforehand.
+        asker: proposes the trials; by default with static costs and canonical vectors.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class Sweep:
 
     @property
     def finished(self) -> int:
-        """How many trials count towards the total: all that ended by themselves."""
+        """The number of finished trials, which counts towards `trials`."""
         return self._ledger.finished
 
     @property
     def counts(self) -> Mapping[TrialState, int]:
-        """How many trials there are of each state."""
+        """The number of trials in each state."""
         return self._ledger.counts
 
     @property
     def front(self) -> Front:
-        """Every point that no other beats, the base model included."""
+        """The non-dominated points, including the base model."""
         return self.saved.front
 
     def run(
@@ -80,14 +80,14 @@ class Sweep:
         listeners: Sequence[Observer] = (),
         say: Callable[[str], None] = lambda message: None,
     ) -> str | None:
-        """Run until this many trials are finished in all, as `sweeps.search.execution.driver.drive` does.
+        """Run until this many trials are finished, as `sweeps.search.execution.driver.drive` does.
 
         Args:
-            trials: in all, those of earlier runs included.
-            executor: does them.
-            interrupts: let signals in.
-            listeners: hear of every trial of this run.
-            say: tells the user of trials that gave nothing.
+            trials: the total, including earlier runs.
+            executor: evaluates the trials.
+            interrupts: handle signals.
+            listeners: observe every trial of this run.
+            say: prints messages about trials without a result.
         """
         own = self._ledger.observers
         self._ledger.observers = [*own, *listeners]
@@ -104,7 +104,7 @@ class Sweep:
 
 
 class _Growth(Observer):
-    """Observer of the front's hypervolume, trial by trial."""
+    """Observer that records the front's hypervolume after each trial."""
 
     def __init__(self, stop: Stop, saved: SavedFront) -> None:
         self._saved = saved
@@ -112,7 +112,7 @@ class _Growth(Observer):
         self.stopping = Stopping(stop, self._gain)
 
     def took(self, record: Record) -> None:
-        """Note the hypervolume after a trial."""
+        """Record the hypervolume after a trial."""
         self.stopping.finished(record)
         if record.state != TrialState.RETRIED:
             self._hypervolumes.append(self._saved.front.hypervolume)

@@ -1,4 +1,4 @@
-"""A changed space: a new study that takes over the finished trials of an older one, written in the new knobs."""
+"""Reuse of an older study's finished trials by a study with another space."""
 
 from pathlib import Path
 
@@ -16,21 +16,21 @@ from sweeps.search.study.record import add_copy, records
 from sweeps.search.study.storage import open_storage
 
 _WAS = "was"
-"""The entry beside a trial's new number that says which it had."""
+"""The key for a reused trial's old number, next to its new one."""
 
 
 def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tuple[int, int] | None:
-    """Add the finished trials of the study that `reuse` names to a study that has none of its own.
+    """Copy the finished trials of the study that `reuse` names into a study without trials of its own.
 
-    A knob the old space did not have stands at its neutral value, and one the new space lacks has to. Points and
-    readings stay as they are; what no vector of the new space stands for stays in the old study alone, and its
-    duplicates are complete in their own right. Where an earlier start was stopped in the midst of this, it goes on.
+    A knob that is new takes its neutral value. A trial is copied only if every knob that the new space lacks is neutral
+    in it, and a duplicate of a trial that is not copied becomes complete. Points and readings do not change. An
+    interrupted copy resumes where it stopped.
 
     Returns:
-        How many were taken over, of how many; None where there is nothing to do.
+        The numbers of reused and of finished trials; None if there is nothing to do.
 
     Raises:
-        SweepError: there is no such study, or more than its space differs.
+        SweepError: there is no such study, or it differs in more than its space.
     """
     asked = experiment.config.reuse
     owners = [trial.user_attrs.get(OWNER, {}) for trial in study.get_trials(deepcopy=False)]
@@ -38,14 +38,14 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
         return None
     place, name = _named(asked, folder, by_path=experiment.config.storage is None)
     if experiment.searches_policy:
-        raise SweepError("reuse takes over knob vectors, not the parameters of a policy")
+        raise SweepError("reuse works with knob vectors, not with the parameters of a policy: set reuse=null")
     old = _open(asked, name, place, experiment.config.storage)
     known, now = (
         {k: v for k, v in dict(i).items() if k != "space"}
         for i in (with_names_of_now(old.user_attrs[IDENTITY]), experiment.identity)
     )
     if changes := list(differences(known, now)):
-        raise SweepError(f"reuse={asked}: more than its space differs: {'; '.join(changes[:6])}")
+        raise SweepError(f"reuse={asked}: that study differs in more than its space: {'; '.join(changes[:6])}")
     study.set_user_attr(BASE, old.user_attrs[BASE])
     problem = problem_of(experiment)
     numbers = {owner[_WAS]: owner["number"] for owner in owners}
@@ -66,7 +66,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
 
 
 def _named(asked: str, folder: Path, *, by_path: bool) -> tuple[Path, str]:
-    """Return the folder and the name of a study that is given by its name, or by its folder as runs/<study>."""
+    """Return the folder and the name of a study that is given by its name, or by its folder (runs/<study>)."""
     beside = folder.parent / asked
     given = Path(asked).expanduser().absolute()
     place = given if by_path and not beside.is_dir() and given.is_dir() else beside
@@ -83,5 +83,5 @@ def _open(asked: str, name: str, place: Path, storage: str | None) -> optuna.Stu
     except KeyError as error:
         raise SweepError(f"reuse={asked}: the storage holds no study of that name") from error
     if IDENTITY not in old.user_attrs or BASE not in old.user_attrs:
-        raise SweepError(f"reuse={asked}: nothing has been measured in that study")
+        raise SweepError(f"reuse={asked}: that study has no measured model; name another one")
     return old

@@ -1,1 +1,1 @@
-"""The terminal: console, progress, tables on the screen, and the entry through Hydra."""
+"""The terminal: console, progress, tables, and the entry point through Hydra."""

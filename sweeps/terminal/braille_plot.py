@@ -1,10 +1,10 @@
-"""A front as a few lines of text, in Braille dots (Unicode block 2800): two by four dots to a letter."""
+"""A plot of a front as text, in Braille characters (Unicode block 2800) of two by four dots."""
 
 import math
 from collections.abc import Sequence
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""The bit of each dot of a Braille letter, by row and column."""
+"""The bit of each dot in a Braille character, by row and column."""
 
 
 def sketch(
@@ -15,15 +15,15 @@ def sketch(
     height: int = 8,
     labels: tuple[str, str] = ("", ""),
 ) -> list[str]:
-    """Draw points (x, y) as lines of text: the cloud as dots, the front as `●`, with the ends of both axes.
+    """Draw points (x, y) as lines of text: the cloud as dots, the front as `●`, with the limits of both axes.
 
-    The axes reach a little beyond the front on each side, so that what is far from it does not press it flat.
+    The axes extend slightly beyond the front on each side, so that distant points do not flatten it.
 
     Args:
         cloud: all points; those that are not finite, or far from the front, are left out.
-        front: the points to show on top of it.
-        width: of the drawing, in letters without the axis.
-        height: of the drawing, in lines without the axis.
+        front: the points to draw on top.
+        width: the drawing's width in characters, without the axis.
+        height: the drawing's height in lines, without the axis.
         labels: the names of the axes.
     """
     points = [point for point in (*cloud, *front) if all(map(math.isfinite, point))]
@@ -59,6 +59,6 @@ def sketch(
 def _range(front: Sequence[float], everything: Sequence[float]) -> tuple[float, float]:
     low, high = min(front), max(front)
     room = 0.25 * (high - low) if high > low else 0.25 * abs(low) or 1.0
-    # Not further than there is anything to show, unless that leaves no width at all.
+    # The axes end at the outermost point, unless that leaves no width.
     first, last = max(low - room, min(everything)), min(high + room, max(everything))
     return (first, last) if last > first else (low - room, high + room)

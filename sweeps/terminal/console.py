@@ -1,16 +1,16 @@
-"""The console: as wide as tables need, and errors in one line."""
+"""The console: its width, and errors in one line."""
 
 from rich.console import Console
 
 
 def complain(error: object) -> int:
-    """Print an error in one line; return the exit code for it."""
+    """Print an error in one line; return its exit code."""
     message = " ".join(str(error).split())
     Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 2
 
 
 def wide_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
+    """Return a console as wide as the terminal, or wide enough for tables without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=140)

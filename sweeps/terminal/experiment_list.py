@@ -1,4 +1,4 @@
-"""What a user sees who names no experiment: those there are, what each does, and its command."""
+"""List of experiments, shown when the user names none: their descriptions and commands."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ def list_experiments(console: Console, argv: Sequence[str] = ()) -> None:
 
     Args:
         console: where to print.
-        argv: what the listing was asked for with (`--config-dir` …), repeated in the commands.
+        argv: the arguments of this call (`--config-dir` …), repeated in the commands.
     """
     start = shlex.join(["python", "-m", "sweeps.run", *argv])
     loader = GlobalHydra.instance().config_loader()

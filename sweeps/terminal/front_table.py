@@ -16,16 +16,16 @@ from sweeps.views.state import State
 
 
 def print_front(console: Console, published: Published, state: State) -> None:
-    """Print the front, and whether nothing on it keeps the study's limits."""
+    """Print the front, and a warning if no member satisfies the study's limits."""
     card, points = state.card, state.points
     console.print(front_table(state, published.table, published.front))
     if card.config.limits and not any(card.within_limits(points[name]) for name in published.front):
         limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.limits.items())
-        console.print(f"no model on the front keeps the limits ({limits})", style="yellow", highlight=False)
+        console.print(f"no model on the front is within the limits: {limits}", style="yellow", highlight=False)
 
 
 def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Table:
-    """Show the front: what was done, what it costs, validation and held-out quality with standard errors.
+    """Build the front's table: sequences, costs, and validation and held-out qualities with standard errors.
 
     The last column is the probability that no other model is better in all objectives.
     """
@@ -54,7 +54,7 @@ def front_table(state: State, table: StudyTable, members: Sequence[str]) -> Tabl
 
 
 def _tested(reading: Reading | None) -> str:
-    return "not read" if reading is None else _number(reading.value, reading.stderr)
+    return "not measured" if reading is None else _number(reading.value, reading.stderr)
 
 
 def _number(value: float | None, stderr: float | None) -> str:

@@ -11,7 +11,7 @@ from sweeps.experiment.sweep import Sweep
 
 
 def greet(console: Console, experiment: Experiment, sweep: Sweep, folder: Path) -> None:
-    """Print what is searched, from where, and how."""
+    """Print the study, the base model, the proposer and the search space."""
     config = experiment.config
     known = f", {sweep.finished} finished before" if sweep.finished else ""
     greeting = f"{config.name}: {plural(config.trials, 'trial')}{known}, in {folder}"
@@ -32,15 +32,15 @@ def greet(console: Console, experiment: Experiment, sweep: Sweep, folder: Path) 
 def farewell(
     console: Console, report: Path, place: Mapping[str, str] | None, more: str | None, stopped: bool, seconds: float
 ) -> None:
-    """Print where everything is, and the command that goes on.
+    """Print where the results are, and the command that resumes or extends the study.
 
     Args:
         console: where to print.
-        report: the page.
-        place: of the study in the tracker.
-        more: the command, where there is more to do.
+        report: path of the report.
+        place: addresses of the study in the tracker.
+        more: the command; None if there is nothing left to search.
         stopped: whether the user stopped the run.
-        seconds: the run took.
+        seconds: duration of the run.
     """
 
     def line(label: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""How a command that takes an experiment starts: Hydra composes, the config is checked, and errors take one line."""
+"""Entry point of commands that take an experiment: config composed by Hydra, checks, and errors in one line."""
 
 import errno
 import os
@@ -19,13 +19,14 @@ from rich.console import Console
 
 from kmr.core import KMRError
 from sweeps.errors import SweepError, unknown
-from sweeps.experiment.config import RENAMED, Config
+from sweeps.experiment.config import Config
+from sweeps.experiment.renamed_entries import REMOVED, RENAMED
 from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
 from sweeps.terminal.knob_overrides import check_knobs, is_rule_setting
 
 CommandWork: TypeAlias = Callable[[Config, dict[str, Any], list[str], Console], int]
-"""What a command does with a checked config: the same as plain values, the overrides, the console; an exit code."""
+"""The work of a command: maps the checked config, its plain values, the overrides and the console to an exit code."""
 
 _OPTIONS = """
 
@@ -35,17 +36,16 @@ Options:
     --help             print this; --hydra-help prints Hydra's own options"""
 
 _TRACE = "KMR_TRACEBACK"
-_REMOVED = {"bound_margin": "remove it; `screening` already avoids vectors without hope"}
-"""Config entries of earlier versions, and what to do instead."""
+"""The environment variable that shows the traceback of an unexpected error."""
 
 
 def enter(work: CommandWork, about: str, stopped: str = "") -> None:
-    """Do the work for the experiment named on the command line, or list those there are; then exit with its code.
+    """Do the work for the experiment named on the command line, or list all experiments; then exit with its code.
 
     Args:
-        work: of the command.
-        about: printed for `--help`.
-        stopped: what is said after Ctrl-C.
+        work: the command's work.
+        about: the text for `--help`.
+        stopped: the message after Ctrl-C.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(about.strip() + _OPTIONS)
@@ -59,7 +59,7 @@ def enter(work: CommandWork, about: str, stopped: str = "") -> None:
         else:
             list_experiments(wide_console(), sys.argv[1:])
 
-    # Hydra prints its own errors over many lines unless it is asked for the exception.
+    # Hydra prints its own errors over many lines unless this variable asks for the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         entry()
@@ -75,12 +75,12 @@ def enter(work: CommandWork, about: str, stopped: str = "") -> None:
 
 
 def guarded(work: CommandWork, raw: DictConfig, argv: list[str], console: Console | None = None) -> int:
-    """Check a composed config and do the work; return the exit code, after one line on stderr where it failed.
+    """Check a composed config and do the work; print a failure as one line on stderr, and return the exit code.
 
     Args:
-        work: of the command.
+        work: the command's work.
         raw: the config, checked against `sweeps.experiment.config.Config`.
-        argv: the overrides it was composed from, for the commands that are printed.
+        argv: the overrides it was composed from, for the commands to print.
         console: where to print.
     """
     try:
@@ -97,36 +97,36 @@ def guarded(work: CommandWork, raw: DictConfig, argv: list[str], console: Consol
             return _unexpected(error)
         where = error.filename or raw.output_dir
         return complain(
-            f"the disk is full ({where}): free some space and run the same command again; what finished is kept"
+            f"the disk is full ({where}): free some space and run the same command again; finished trials are kept"
         )
     except Exception as error:
         return _unexpected(error)
 
 
 def _check_names(raw: DictConfig) -> None:
-    """Refuse a config entry that is none: Hydra lets any be added with a +."""
+    """Raise `SweepError` for an unknown config entry, because Hydra accepts any with a +."""
     for name in map(str, raw):
         if trouble := _no_entry(name):
             raise SweepError(trouble)
 
 
 def _no_entry(name: str) -> str | None:
-    """Return what is wrong with the name of a config entry; None for an entry that exists."""
+    """Return the message for an unknown config entry; None for a known one."""
     known = [entry.name for entry in fields(Config)]
     if name in known:
         return None
-    gone = f" any more: {_REMOVED[name]}" if name in _REMOVED else ""
+    gone = f" any more: {REMOVED[name]}" if name in REMOVED else ""
     return f"the config has no entry {name}" + (gone or unknown(name, known, all_of_them=False, names_now=RENAMED))
 
 
 def _without_such_an_entry(message: str) -> str:
-    """Say what the config calls what an override may have meant; Hydra would have one add a new entry."""
+    """Return the message for an override of an unknown entry; Hydra's own suggests to add the entry."""
     found = re.search(r"Could not override '([^'.@]+)|Key '(\w+)' not in 'Config'", message)
     return (_no_entry(found[1] or found[2]) if found else None) or message
 
 
 def _knob_override(argv: Sequence[str]) -> str | None:
-    """Say where a knob is set, if Hydra stopped at one that was set among a rule's arguments."""
+    """Return the message for a knob set among a rule's arguments, if that is why Hydra failed."""
     kept = [word for word in argv if not is_rule_setting(word)]
     if len(kept) == len(argv):
         return None
@@ -152,12 +152,12 @@ def _knob_override(argv: Sequence[str]) -> str | None:
 def _unexpected(error: Exception) -> int:
     if os.environ.get(_TRACE) == "1":
         raise error
-    complain(f"{type(error).__name__}: {error} ({_TRACE}=1 shows where)")
+    complain(f"{type(error).__name__}: {error} (set {_TRACE}=1 to see where)")
     return 1
 
 
 def _missing(error: MissingConfigException, argv: Sequence[str]) -> str:
-    """Say which part of the config does not exist and which do; Hydra names those for some ways of asking only."""
+    """Return the message for a missing config part, with the existing ones, which Hydra does not always list."""
     asked = str(error.missing_cfg_file or "")
     group, _, name = asked.rpartition("/")
     options = list(error.options or _options(group, argv)) if group else []
@@ -167,7 +167,7 @@ def _missing(error: MissingConfigException, argv: Sequence[str]) -> str:
 
 
 def _options(group: str, argv: Sequence[str]) -> set[str]:
-    """List what a config group has, in this project and in the folders of the user's that the command names."""
+    """Return the options of a config group, from this project and from the user's `--config-dir` folders."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("conf", version_base="1.3"):
         found = set(GlobalHydra.instance().config_loader().get_group_options(group))

@@ -1,4 +1,4 @@
-"""Overrides that set a knob where a rule's arguments are set: `rules.quantize.bits=4` for `space.quantize.bits=4`."""
+"""Misplaced knob overrides, such as `rules.quantize.bits=4` for `space.quantize.bits=4`."""
 
 import inspect
 import re
@@ -24,7 +24,7 @@ def check_knobs(config: DictConfig, argv: Sequence[str]) -> None:
     """Raise `SweepError` where an override of a rule's arguments names one of its knobs.
 
     Args:
-        config: composed, with those overrides or without them.
+        config: the composed config, with or without those overrides.
         argv: the overrides.
     """
     for word in argv:
@@ -42,7 +42,7 @@ def check_knobs(config: DictConfig, argv: Sequence[str]) -> None:
 
 
 def _made(name: str, config: DictConfig, setting: str) -> Rule | None:
-    """Make a rule without that setting and without data, or return None where it cannot be made so."""
+    """Make a rule without that setting and without data, or return None if that fails."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     entry = plain["rules"][name]
     if not isinstance(entry, Mapping):

@@ -1,4 +1,4 @@
-"""What a user sees while a sweep runs: a live view on a terminal, a line now and then anywhere else."""
+"""Progress of a sweep: a live view on a terminal, and otherwise a line from time to time."""
 
 import time
 from collections import Counter
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from sweeps.search.study.point import Point
 
 _SHOWN = 500
-"""The last trials are what the plot shows."""
+"""Number of recent trials in the plot."""
 _LOOK_EVERY = 1.0
-"""Seconds between looks at the sweep."""
+"""Seconds between updates of the plot."""
 _LEAST_LINES = 22
-"""Lines a terminal must have for the plot to be drawn."""
+"""Height of a terminal, in lines, from which the plot is drawn."""
 
 
 @dataclass(frozen=True)
 class SweepView:
-    """What the live view shows beside the counts: all points, the front, recalled moves, failures by cause."""
+    """The live view's contents besides the counts: all points, the front, recalled moves, failures by cause."""
 
     labels: tuple[str, str] = ("", "")
     cloud: tuple[tuple[float, float], ...] = ()
@@ -54,7 +54,7 @@ class SweepView:
 
 
 def watch(sweep: "Sweep", experiment: "Experiment") -> Callable[[], SweepView]:
-    """Return what looks at a sweep for the live view; a study of three or more objectives shows two."""
+    """Return a function that reads a sweep for the live view; of three or more objectives it shows two."""
     first, *rest = experiment.objectives
     second = next((meter for meter in rest if meter.kind != first.kind), rest[0])
     place = 1 + rest.index(second)
@@ -91,7 +91,7 @@ class TrialProgress(Observer):
 
     Args:
         progress: the view.
-        sweep: whose trials they are.
+        sweep: the sweep to show.
     """
 
     def __init__(self, progress: "SweepProgress", sweep: "Sweep") -> None:
@@ -104,14 +104,14 @@ class TrialProgress(Observer):
 
 
 class SweepProgress:
-    """Shows finished trials, time left, pace, the front and its hypervolume, recalled moves, and what went wrong.
+    """The view of finished trials, time left, pace, the front and its hypervolume, recalled moves, and failures.
 
     Args:
-        console: where to write.
+        console: where to print.
         done: trials finished before this run.
-        target: trials to finish in all.
-        look: looks at the sweep after each trial, for the live view.
-        every: seconds between lines where there is no terminal.
+        target: the total number of trials.
+        look: reads the sweep after each trial, for the live view.
+        every: seconds between lines without a terminal.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SweepProgress:
             self._line()
 
     def finished(self, hypervolume: float, on_front: int, counts: Mapping[TrialState, int]) -> None:
-        """Count one more finished trial; `counts` has all of them by state, and complete ones go without saying."""
+        """Count one more finished trial; `counts` has all trials by state, and complete ones are not shown."""
         self._done += 1
         self._shown = False
         self._text = f"hypervolume {hypervolume:.4f} · front {on_front}"
@@ -207,7 +207,7 @@ class SweepProgress:
 
 
 def counted(console: Console, items: Iterable[Item], total: int, what: str, every: float = 10.0) -> Iterator[Item]:
-    """Pass items on and show how many there were: a bar on a terminal, a line now and then anywhere else."""
+    """Yield items and show their count: as a bar on a terminal, and otherwise as a line from time to time."""
     if console.is_terminal:
         yield from track(items, what, total=total, console=console)
         return

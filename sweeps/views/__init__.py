@@ -1,1 +1,1 @@
-"""Views of a study, made again from its storage at any time: card, tables, report and MLflow."""
+"""Views of a study, which can be rebuilt from its storage at any time: card, tables, report and MLflow."""

@@ -1,7 +1,7 @@
-"""A study's card: all that its tables, its report and its MLflow runs need to know beside the trials.
+"""A study's card: the information that its views need besides the trials.
 
-The card is kept in the study itself, so that these views can be written again from the storage alone, where neither
-the model nor the data are at hand.
+The card is stored in the study, so that tables, report and MLflow runs can be rebuilt from the storage alone, without
+the model and the data.
 """
 
 import json
@@ -27,7 +27,7 @@ _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
 
 @dataclass(frozen=True)
 class MeterCard:
-    """What a meter's readings mean."""
+    """A meter's unit, direction and kind."""
 
     name: str
     unit: str
@@ -37,7 +37,7 @@ class MeterCard:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """Which samples were used for what: `context` is training, validation or test."""
+    """A data split; `context` is training, validation or test."""
 
     name: str
     digest: str
@@ -47,10 +47,10 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class StudyCard:
-    """What a study is about.
+    """A study's config, meters, techniques, base point and data.
 
-    `plain` is its config as plain values, `meters` all of its meters (costs first), `techniques` the name of the rule
-    that turns each knob, `base_point` the base model as it was measured.
+    `plain` is the config as plain values, `meters` all meters (costs first), `techniques` the name of the rule of each
+    knob, and `base_point` the base model as measured.
     """
 
     plain: Mapping[str, Any]
@@ -63,7 +63,7 @@ class StudyCard:
 
     @classmethod
     def of(cls, experiment: Experiment, command: str = "", resume: str = "") -> "StudyCard":
-        """Make the card of an experiment whose base model has been measured."""
+        """Make the card of an experiment; the base model is measured if it has not been."""
         instantiation, data = experiment.instantiation, experiment.data
         meters = (*instantiation.costs, *instantiation.qualities)
         splits = {"training": data.train, "validation": data.validation, "test": data.test}
@@ -81,7 +81,7 @@ class StudyCard:
         )  # fmt: skip
 
     def keep(self, study: optuna.Study) -> None:
-        """Write the card into the study, unless it is there, and name its objectives for other tools."""
+        """Store the card in the study, unless it is there, and name the objectives for other tools."""
         plain = {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
         if study.user_attrs.get(CARD) != plain:
             study.set_user_attr(CARD, plain)
@@ -94,17 +94,17 @@ class StudyCard:
         """Read the card of a study.
 
         Raises:
-            SweepError: it has none, or one of another format.
+            SweepError: the study has no card, or one in another format.
         """
         kept = study.user_attrs.get(CARD)
         if kept is None:
             raise SweepError(
-                f"study {study.study_name} does not say what it is about: it is older than this version. "
-                "Run the sweep's command once more, which finishes at once when the trials are done"
+                f"study {study.study_name} has no card, because an older version wrote it: run the sweep's command "
+                "again, which finishes at once when all trials are done"
             )
         if kept.get("format") != FORMAT:
             raise SweepError(
-                f"study {study.study_name} has format {kept.get('format')!r}, this version reads {FORMAT}: "
+                f"study {study.study_name} has format {kept.get('format')!r}, and this version reads {FORMAT}: "
                 "use the version that wrote it"
             )
         return cls(
@@ -119,7 +119,7 @@ class StudyCard:
 
     @cached_property
     def config(self) -> Config:
-        """The config with its types; what this version no longer knows is left out."""
+        """The config with its types, without entries that this version does not know."""
         known = {entry.name for entry in fields(Config)}
         kept = {name: value for name, value in self.plain.items() if name in known}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), kept))
@@ -128,7 +128,7 @@ class StudyCard:
 
     @property
     def objectives(self) -> tuple[MeterCard, ...]:
-        """The meters searched over, in the study's order."""
+        """The meters to search over, in the study's order."""
         by_name = {meter.name: meter for meter in self.meters}
         return tuple(by_name[name] for name in self.config.objectives)
 
@@ -139,11 +139,11 @@ class StudyCard:
 
     @property
     def qualities(self) -> tuple[MeterCard, ...]:
-        """The meters of how good a model is."""
+        """The quality meters."""
         return tuple(meter for meter in self.meters if meter.kind == "quality")
 
     def within_limits(self, point: Point) -> bool:
-        """Tell whether a model keeps every limit of the config."""
+        """Tell whether a model satisfies every limit of the config."""
         directions = {meter.name: meter.direction for meter in self.meters}
         readings = point.to_readings()
         return all(
@@ -160,7 +160,7 @@ class StudyCard:
 
 
 def _kind_before(meter: Mapping[str, Any]) -> Kind:
-    """Return the kind of a meter on a card that says none: every quality was maximised then."""
+    """Return the kind of a meter on an older card, which does not say: every quality was maximised then."""
     return "cost" if meter["direction"] == "minimize" else "quality"
 
 

@@ -1,4 +1,4 @@
-"""End of a run: front members saved, read again for their noise and tested once each; then all views."""
+"""End of a run: save the front, measure its noise, test each member once, and write all views."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sweeps.views.state import State, keep_created, keep_unsaved, read_state
 
 @dataclass(frozen=True)
 class Written:
-    """What a finished run leaves for the user."""
+    """The results of a finished run."""
 
     published: Published
     state: State
@@ -39,21 +39,23 @@ def write_results(
     images: bool,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Written:
-    """Bring everything that is derived from the study up to date: also after Ctrl-C, and safe to repeat.
+    """Update everything that is derived from the study, also after Ctrl-C; it is safe to repeat.
 
     Args:
-        card: of the study, as it is to be shown.
-        experiment: what was searched.
-        study: where it is kept.
+        card: the study's card.
+        experiment: the experiment that was searched.
+        study: stores the trials.
         records: the finished trials.
-        saved: its front.
-        tracker: takes the results; None writes to the folder alone.
-        folder: of the study.
-        images: also draw the report's pictures.
-        stopping: asked before each model of the noise stage, which is left out of a run that was stopped.
+        saved: the study's front.
+        tracker: receives the results; None writes to the folder only.
+        folder: the study's folder.
+        images: also draw the report's figures.
+        stopping: called before each model of the noise stage; True skips the model.
     """
     saved.save_missing()
-    problems = [f"{name} is not on the front, it cannot be saved: {why}" for name, why in saved.unsaved.items()]
+    problems = [
+        f"{name} is left off the front, because it cannot be saved: {why}" for name, why in saved.unsaved.items()
+    ]
     keep_unsaved(study, saved.unsaved)
     keep_created(study)
     points = read_state(card, study, records).points
@@ -64,8 +66,8 @@ def write_results(
     for name in saved.front.members:
         try:
             test_point(experiment, study, folder, name)
-        except Exception as error:  # one model that fails on test data must not cost the report of all others
-            problems.append(f"{name} could not be read on test data: {type(error).__name__}: {error}")
+        except Exception as error:  # one model that fails on test data must not prevent the report
+            problems.append(f"{name} failed on test data: {type(error).__name__}: {error}")
     keep_layers(study, experiment.model, folder, saved.front.members)
     keep_profiles(study, experiment, folder, saved.front.members)
     card.keep(study)

@@ -8,9 +8,9 @@ from sweeps.search.study.journal import JOURNAL
 CONFIG = "config.yaml"
 """The composed config."""
 MLFLOW = "mlflow.db"
-"""MLflow's runs, where the config names no server."""
+"""MLflow's database of runs, if the config names no server."""
 MLFLOW_FILES = "mlartifacts"
-"""MLflow's files, beside `MLFLOW`."""
+"""MLflow's artifacts, next to `MLFLOW`."""
 REPORT = "report.html"
 """The report's page."""
 

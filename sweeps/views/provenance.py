@@ -11,7 +11,7 @@ from kmr.meters import hardware
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
+    """Return the versions of the packages that affect the readings."""
     names = (
         "kmr-sweeps", "torch", "torch-pruning", "optuna", "numpy", "safetensors", "mlflow", "hydra-core", "onnx",
         "onnxruntime",
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the current folder's repository, marked when it has changes; None outside of one."""
+    """Return the commit of the current repository, marked if there are changes; None outside a repository."""
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -38,7 +38,7 @@ def git_commit() -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """Return the machine's traits that decide timings."""
+    """Return the properties of the machine that affect timings."""
     return {
         "cpu": hardware(torch.device("cpu")),
         "cores": str(os.cpu_count()),

@@ -1,4 +1,4 @@
-"""Publication of a study: the results table and the report, and the same in a tracker. Safe to repeat at any time."""
+"""Publication of a study: the results table and the report, in the folder and in a tracker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from sweeps.views.state import State, final_front
 
 @dataclass(frozen=True)
 class Published:
-    """The report's page, what there is to say, the table everything was made from, and the ids on its front."""
+    """The report's page, messages for the user, the results table, and the ids on the front."""
 
     report: Path
     messages: tuple[str, ...]
@@ -26,34 +26,34 @@ class Published:
 
 
 class ResultsTracker(Protocol):
-    """A tracker that takes the results of a study (`sweeps.views.mlflow.results_tracking` is MLflow's)."""
+    """A tracker that receives the results of a study (`sweeps.views.mlflow.results_tracking` is MLflow's)."""
 
     @property
     def run_ids(self) -> Mapping[int, str]:
-        """The identifier of each trial's run; complete after what is written so far."""
+        """The id of each trial's run, after all pending writes."""
 
     @property
     def place(self) -> Mapping[str, str] | None:
-        """Where the runs are: their addresses by name."""
+        """The addresses of the runs, by name."""
 
     def results(self, state: State, front: Front, table: analysis.table.StudyTable, example: Any) -> None:
-        """Take the closing figures, the front and its models."""
+        """Write the final figures, the front and its models."""
 
     def files(self, folder: str, *paths: Path) -> None:
-        """Take files into a folder of the study's artifacts."""
+        """Copy files into a folder of the study's artifacts."""
 
 
 def publish(
     state: State, folder: Path, tracker: ResultsTracker | None, *, images: bool = False, example: Any = None
 ) -> Published:
-    """Write the table and the report into the folder, and bring the tracker up to date.
+    """Write the table and the report into the folder, and update the tracker; it is safe to repeat.
 
     Args:
-        state: of the study.
-        folder: of the study.
-        tracker: started; None writes to the folder alone.
-        images: also draw the report's pictures.
-        example: a batch of inputs; the tracker takes front members as models where there is one.
+        state: the study's state.
+        folder: the study's folder.
+        tracker: a started tracker; None writes to the folder only.
+        images: also draw the report's figures.
+        example: a batch of inputs, with which the tracker logs front members as models; None logs no models.
     """
     front = final_front(state)
     on_front = {name: state.tested.get(name, {}) for name in front.members}

@@ -40,8 +40,8 @@ def frame(
 ) -> pd.DataFrame:
     """Return the table of all points: the base model first, then the trials' in order.
 
-    A trial that is not complete has a row that says how it ended, a duplicate that row alone. A model that could not be
-    saved is a failure, whatever it measured.
+    A trial that is not complete has an extra row for how it ended; a duplicate has that row only. A model that could
+    not be saved is a failure, whatever it measured.
     """
     base = Record(-1, {}, TrialState.COMPLETE, (card.base_point,))
     rows = []
@@ -59,7 +59,7 @@ def frame(
 
 
 def with_noise(frame: pd.DataFrame, meta: Mapping[str, Any], noise: Mapping[str, PointNoise]) -> pd.DataFrame:
-    """Add what the noise stage found, and the probability of each point to be on the front."""
+    """Add the noise columns, and each point's probability of being on the front."""
     table = StudyTable(frame, meta, Path())
     most = max((len(values) for found in noise.values() for values in found.resamples.values()), default=0)
     replicates = np.full((most, len(frame), len(table.objectives)), np.nan)
@@ -135,7 +135,7 @@ def meta(
     created: str,
     place: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Return what the columns mean and how the study was run."""
+    """Return the meaning of the columns, and how the study was run."""
     reference, ideal = corners(card)
     states = [record.state for record in found]
     return {

@@ -1,4 +1,4 @@
-"""Opening the study of a run folder to look at it: nothing is written, so a sweep may be running in it."""
+"""Read-only access to the study of a run folder, also while a sweep runs in it."""
 
 import warnings
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from sweeps.views.state import State, final_front, read_state
 
 @dataclass(frozen=True)
 class Opened:
-    """A study that is there, and all its storage holds."""
+    """An existing study and its state."""
 
     folder: Path
     study: optuna.Study
@@ -32,12 +32,12 @@ class Opened:
 
     @property
     def card(self) -> StudyCard:
-        """What the study is about."""
+        """The study's card."""
         return self.state.card
 
     @property
     def counts(self) -> dict[TrialState, int]:
-        """How many trials there are of each state, those included that wait, run, or ran when a process died."""
+        """The number of trials in each state, including waiting and running ones and those of a killed process."""
         return count_states(self.study)
 
     @property
@@ -46,7 +46,7 @@ class Opened:
         return final_front(self.state)
 
     def table(self) -> StudyTable:
-        """Make the results table from the storage."""
+        """Build the results table from the storage."""
         state, on_front = self.state, self.front.members
         tested = {name: state.tested.get(name, {}) for name in on_front}
         frame = results.frame(state.card, state.records, tested, {}, self.folder, state.unsaved)
@@ -62,35 +62,39 @@ def open_run(folder: str | Path) -> Opened:
     """Open the study of a run folder.
 
     Raises:
-        SweepError: the folder is not there or is no run folder, its storage cannot be reached, or holds no study.
+        SweepError: the folder is missing or not a run folder, its storage cannot be reached, or holds no study.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
-        raise SweepError(f"there is no folder {folder}: name a run folder such as runs/<study>")
+        raise SweepError(f"no such folder: {folder}; name a run folder such as runs/<study>")
     url, name = _where(folder)
     if url is None and not (folder / JOURNAL).is_file():
-        raise SweepError(f"{folder} is no run folder, it has no {JOURNAL}: name one such as runs/<study>")
+        raise SweepError(f"not a run folder ({JOURNAL} is missing): {folder}; name one such as runs/<study>")
     storage = journal_to_read(folder) if url is None else open_storage(url, folder)
     names = [summary.study_name for summary in storage.get_all_studies()]
     if name not in names:
         if len(names) != 1 or url is not None:
             there = ", ".join(names) or "none"
-            raise SweepError(f"the storage of {folder} has no study {name}; there are: {there}")
+            raise SweepError(f"the storage of {folder} has no study {name}: it has {there}")
         name = names[0]
     study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
     return Opened(folder, study, read_state(StudyCard.read(study), study, records(study)))
 
 
 def _where(folder: Path) -> tuple[str | None, str]:
-    """Return the storage's URL and the study's name, as the folder's config says, or the journal and the folder's."""
+    """Return the storage's URL and the study's name from the folder's config; else None (the journal) and the folder's.
+
+    Raises:
+        SweepError: the config cannot be read.
+    """
     try:
         config = OmegaConf.load(folder / CONFIG)
     except (OSError, ValueError):
         return None, folder.name
-    except Exception as error:  # the reader of YAML has many
+    except Exception as error:  # the YAML reader raises many types
         raise SweepError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(config, DictConfig):
-        raise SweepError(f"{folder / CONFIG} is no config: restore it, or run the sweep's command again")
+        raise SweepError(f"{folder / CONFIG} is not a config: restore it, or run the sweep's command again")
     return config.get("storage"), str(config.get("name") or folder.name)

@@ -1,4 +1,4 @@
-"""State of a study: all that its storage holds, read once."""
+"""State of a study, read once from its storage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from sweeps.views.card import StudyCard
 
 @dataclass(frozen=True)
 class State:
-    """All that a study's storage holds, read once.
+    """The contents of a study's storage, read once.
 
-    `unsaved` names the points that measure well but could not be saved, and why; `tested` holds the readings on
-    held-out data, of the base model too; `noise` what the noise stage found; `layers` what became of each layer of the
-    front's models, and `profiles` their accuracy-degradation profiles; `untrained` counts the vectors that ended before
-    training, by state, and `rejected` the candidates that broke a limit.
+    `unsaved` maps the points that could not be saved to the reason. `tested` holds the held-out readings, including the
+    base model's; `noise` the readings of the noise stage; `layers` the layer-by-layer changes of front members; and
+    `profiles` their accuracy-degradation profiles. `untrained` counts the vectors that ended before training, by state,
+    and `rejected` the candidates that broke a limit.
     """
 
     card: StudyCard
@@ -52,7 +52,7 @@ class State:
 
 
 def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) -> State:
-    """Read what else the storage holds."""
+    """Read the rest of the state from the storage."""
     kept = study.user_attrs
     return State(
         card,
@@ -69,13 +69,13 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
 
 
 def keep_unsaved(study: optuna.Study, unsaved: Mapping[str, str]) -> None:
-    """Write into the study which points could not be saved, and why."""
+    """Store in the study which points could not be saved, and why."""
     if study.user_attrs.get(UNSAVED, {}) != dict(unsaved):
         study.set_user_attr(UNSAVED, dict(unsaved))
 
 
 def keep_created(study: optuna.Study) -> None:
-    """Write into the study when it was made, the first time."""
+    """Store the time of creation in the study, unless it is there."""
     if CREATED not in study.user_attrs:
         study.set_user_attr(CREATED, now())
 

@@ -458,7 +458,7 @@ def check_mlflow_has_all(uri: str, folder: Path) -> None:
 def said_once(text: str, uri: str) -> None:
     complaints = [line for line in text.splitlines() if re.search("fail|error|warn|exception", line, re.IGNORECASE)]
     assert len(complaints) == 1, text
-    assert complaints[0].startswith(f"MLflow at {uri} failed, the sweep goes on without it: ")
+    assert complaints[0].startswith(f"MLflow at {uri} failed, and the sweep continues without it: ")
     assert text.count("python -m sweeps.sync") == 1, "and what to do about it, once"
 
 

@@ -179,12 +179,12 @@ def test_a_budget_that_nothing_meets_is_said_last_and_once(tmp_path, capsys) -> 
     bits_alone = ("space.structured.ratio=null", "space.lowrank.keep=null")
     code, printed = sweep(tmp_path, "trials=1", "+limits.weight_bytes=10", *bits_alone)
     assert code == 2
-    assert "no model on the front keeps the limits (weight_bytes 10)" in printed
+    assert "no model on the front is within the limits: weight_bytes 10" in printed
     assert (tmp_path / "small" / "report.html").is_file()
     error = one_line(capsys)
     assert error.startswith("error: no trial could be run: ")
-    assert "within the limits was found; the least is weight_bytes" in error
-    assert "the least is" not in printed
+    assert "found no new vector within the limits; the smallest found: weight_bytes" in error
+    assert "the smallest found" not in printed
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_first_trials_are_the_nearest_that_are_searched(tmp_path: Path) -> None:
         {"ratio": 0.75, "bits": 4, "width": 8}, {"ratio": 0.0, "bits": 32, "width": 3}
     ]  # fmt: skip
     path.write_text('[{"depth": 1}]')
-    with pytest.raises(SweepError, match="depth, which is not searched"):
+    with pytest.raises(SweepError, match="depth, not in the search space"):
         first_trials(str(path), space)
     path.write_text("{}")
     with pytest.raises(SweepError, match="a list of knob vectors"):

@@ -1,4 +1,4 @@
-"""Accuracy-degradation profiles of the front's models on held-out data: kept with the study, a column of the table."""
+"""Accuracy-degradation profiles of front members on held-out data, stored in the study and in the results table."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +16,10 @@ from sweeps.search.study.attributes import PROFILE, by_point, keep_for_point
 
 
 def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, names: Iterable[str]) -> None:
-    """Read the profile of the base model and of these saved ones, the first time each is asked for.
+    """Measure and store the profiles of the base model and of these saved models, unless they are stored already.
 
-    Only where the experiment measures the accuracy-degradation factor, whose profile it is. A model that cannot be
-    loaded has none: its other readings are worth a report.
+    Without an accuracy-degradation factor among the experiment's meters there are no profiles. A model that cannot be
+    loaded has none, so that its other readings still reach the report.
     """
     meters = [meter for meter in experiment.test_qualities if isinstance(meter, AccuracyDegradationFactor)]
     known = kept_profiles(study)
@@ -35,11 +35,11 @@ def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, nam
 
 
 def kept_profiles(study: optuna.Study) -> dict[str, list[float]]:
-    """Return the profile of every point for which one is kept."""
+    """Return the stored profiles by point."""
     return by_point(study, PROFILE)
 
 
 def with_profiles(frame: pd.DataFrame, profiles: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Add the column `test_profile` to a results table: a JSON list for each point whose profile is kept, else null."""
+    """Add the column `test_profile` to a results table: a JSON list for each point with a stored profile, else null."""
     written = {name: json.dumps(list(profiles[name])) for name in frame["point"] if name in profiles}
     return frame.assign(test_profile=frame["point"].map(written))

@@ -1,4 +1,4 @@
-"""Held-out test data: read once for each model on a final front, and kept in the study."""
+"""Readings on held-out test data: taken once for each member of a final front, and stored in the study."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from sweeps.search.study.attributes import TEST, by_point, keep_for_point
 
 
 def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: str) -> Readings:
-    """Read the held-out data on the saved artifact, the first time a point is on a final front."""
+    """Measure a point's saved artifact on the held-out data, or return the stored readings."""
     known = kept_tests(study)
     if name in known:
         return known[name]
@@ -25,15 +25,15 @@ def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: 
 
 
 def keep_test(study: optuna.Study, point: str, readings: Readings) -> None:
-    """Write the readings of a point on held-out data into the study."""
+    """Store a point's held-out readings in the study."""
     keep_for_point(study, TEST, point, {key: {"value": r.value, "stderr": r.stderr} for key, r in readings.items()})
 
 
 def kept_tests(study: optuna.Study) -> dict[str, Readings]:
-    """Return the readings on held-out data of every point for which they are kept."""
+    """Return the stored held-out readings by point."""
     return {point: _to_readings(plain) for point, plain in by_point(study, TEST).items()}
 
 
 def _to_readings(plain: Mapping[str, Mapping[str, float | None]]) -> dict[str, Reading]:
-    """Turn stored readings back."""
+    """Turn stored values into readings."""
     return {name: Reading(float(entry["value"] or 0.0), entry["stderr"]) for name, entry in plain.items()}

@@ -1,4 +1,4 @@
-"""What became of each layer of the front's models: kept with the study, and a column of the results table."""
+"""Layer-by-layer changes of front members, stored in the study and in the results table."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,9 @@ from sweeps.search.study.attributes import LAYERS, by_point, keep_for_point
 
 
 def keep_layers(study: optuna.Study, base: nn.Module, folder: Path, names: Iterable[str]) -> None:
-    """Compare the saved models of these points with the base model, the first time each is asked for.
+    """Compare these points' saved models with the base model, unless their layers are stored already.
 
-    A model that cannot be loaded or stored has none: a picture of layers is not worth a report.
+    A model that cannot be loaded has none, so that the report is written all the same.
     """
     known = kept_layers(study)
     for name in names:
@@ -35,11 +35,11 @@ def keep_layers(study: optuna.Study, base: nn.Module, folder: Path, names: Itera
 
 
 def kept_layers(study: optuna.Study) -> dict[str, Any]:
-    """Return the layers of every point for which they are kept."""
+    """Return the stored layers by point."""
     return by_point(study, LAYERS)
 
 
 def with_layers(frame: pd.DataFrame, layers: Mapping[str, Any]) -> pd.DataFrame:
-    """Add the column `layers` to a results table: a JSON list for each point whose layers are kept, else null."""
+    """Add the column `layers` to a results table: a JSON list for each point with stored layers, else null."""
     written = {name: json.dumps(layers[name]) for name in frame["point"] if name in layers}
     return frame.assign(layers=frame["point"].map(written))

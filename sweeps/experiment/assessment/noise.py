@@ -1,9 +1,9 @@
-"""The noise stage: how sure the front is, by reading it again on bootstrap samples and with other seeds.
+"""Noise stage: the front's uncertainty, estimated from bootstrap samples and from other seeds.
 
-Two kinds of noise are kept apart. A *bootstrap* of the validation data (Efron 1979) says how much of a saved model's
-quality is the luck of the samples it was read on; all models are read on the same resamples, so that what they have in
-common cancels where they are compared. *Other seeds* make the same moves again and say how much of it is the luck of
-fine-tuning: the spread to expect of whoever repeats the recipe, not of the saved model.
+The stage separates two kinds of noise. A *bootstrap* of the validation data (Efron 1979) estimates how much of a saved
+model's quality is due to the choice of samples. All models use the same resamples, so that common noise cancels in
+comparisons. *Other seeds* repeat the same moves and estimate how much is due to the randomness of fine-tuning. That is
+the spread to expect when someone repeats the recipe, not the uncertainty of the saved model.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ from sweeps.search.study.point import Point
 
 @dataclass(frozen=True)
 class PointNoise:
-    """What the stage found for a point, by quality meter: bootstrap readings, and readings with other seeds."""
+    """A point's readings by quality meter: on bootstrap samples, and with other seeds."""
 
     resamples: Mapping[str, list[float]] = field(default_factory=dict)
     seeds: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def kept_noise(study: optuna.Study) -> dict[str, PointNoise]:
-    """Read what the stage found from the study, by point."""
+    """Return the stored noise readings by point."""
     return {name: PointNoise(**value) for name, value in by_point(study, NOISE).items()}
 
 
@@ -54,18 +54,19 @@ def measure_noise(
     clock: Callable[[], float] = time.monotonic,
     may_go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[str, ...]:
-    """Run the stage within its budget and keep what it finds in the study; what is there is not measured again.
+    """Run the stage within its time limit and store the readings in the study; stored readings are not repeated.
 
     Args:
-        experiment: the model, its rules and meters; `experiment.config.noise` is the budget.
-        study: where the readings are kept.
+        experiment: the model, its rules and meters; `experiment.config.noise` holds the time limit.
+        study: stores the readings.
         points: all measured models by id.
-        front: the ids of those on the front, which come first.
-        folder: of the study, where front members are saved.
-        clock: seconds.
-        may_go_on: asked before each model.
+        front: the ids of front members, which are measured first.
+        folder: the study's folder, where front members are saved.
+        clock: returns seconds.
+        may_go_on: called before each model; False skips the model.
 
-    Returns what there is to say: points that were left out, and why.
+    Returns:
+        Messages about points that were left out.
     """
     config = experiment.config.noise
     meters = [meter for meter in experiment.objectives if isinstance(meter, Quality)]
@@ -85,8 +86,8 @@ def measure_noise(
         try:
             model = _model(experiment, name, points[name], saved)
             readings = bootstrap_readings(model, bootstrap, config.resamples, experiment.config.seed)
-        except Exception as error:  # one model that cannot be made again must not cost the stage
-            problems.append(f"{name} was not read again: {type(error).__name__}: {error}")
+        except Exception as error:  # one model that cannot be rebuilt must not end the stage
+            problems.append(f"noise: {name} was not re-measured: {type(error).__name__}: {error}")
             continue
         done[name] = replace(done.get(name, PointNoise()), resamples=readings)
         _keep(study, name, done[name])
@@ -99,19 +100,19 @@ def measure_noise(
             try:
                 found = other_seed(experiment, points[name], extra + 1, meters)
             except Exception as error:
-                problems.append(f"{name} could not be made with another seed: {type(error).__name__}: {error}")
+                problems.append(f"noise: {name} failed with another seed: {type(error).__name__}: {error}")
                 break
             known = replace(known, seeds={key: [*known.seeds.get(key, []), value] for key, value in found.items()})
             _keep(study, name, known)
     if late:
-        problems.append(f"{late} more readings for the noise did not fit in noise.seconds={config.seconds:g}")
+        problems.append(f"noise: skipped {late} readings, which exceed noise.seconds={config.seconds:g}")
     return tuple(problems)
 
 
 def bootstrap_readings(model: nn.Module, meters: Sequence[Meter], resamples: int, seed: int) -> dict[str, list[float]]:
-    """Read meters of predictions on bootstrap samples of their data; the same seed draws the same samples.
+    """Read prediction meters on bootstrap samples of their data; the same seed draws the same samples.
 
-    What a meter holds of another model's outputs on the same data is resampled with it. Readings are rounded to eight
+    If a meter holds another model's outputs on the same data, they are resampled with it. Readings are rounded to eight
     digits, which is far below their noise.
     """
     found: dict[str, list[float]] = {}
@@ -131,9 +132,9 @@ def bootstrap_readings(model: nn.Module, meters: Sequence[Meter], resamples: int
 
 
 def other_seed(experiment: Experiment, point: Point, extra: int, meters: Sequence[Meter]) -> dict[str, float]:
-    """Make a point's moves again with the seeds of the rules and of fine-tuning moved on, and read the meters.
+    """Repeat a point's moves with other seeds for rules and fine-tuning, and read the meters.
 
-    The base model and the data are those of the study.
+    The base model and the data stay the same.
     """
     instantiation = experiment.instantiation
     moved = replace(instantiation, rules=tuple(_reseeded(rule, extra) for rule in instantiation.rules))
@@ -144,10 +145,10 @@ def other_seed(experiment: Experiment, point: Point, extra: int, meters: Sequenc
 
 
 def summary(noise: PointNoise) -> dict[str, float]:
-    """Return the columns of the results table that say how noisy a point is.
+    """Return a point's noise columns in the results table.
 
-    `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are of
-    the `seeds` readings with other seeds.
+    `bootstrap_stderr/<meter>` is the standard deviation of the bootstrap readings; `seed_mean/` and `seed_sd/` are the
+    mean and the standard deviation of the `seeds` readings with other seeds.
     """
     row = {f"bootstrap_stderr/{name}": _sd(values) for name, values in noise.resamples.items() if len(values) > 1}
     for name, values in noise.seeds.items():
@@ -162,7 +163,7 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def _near(experiment: Experiment, points: Mapping[str, Point], front: Sequence[str]) -> list[str]:
-    """Return the points off the front that may be on it in truth, the most probable first."""
+    """Return the points off the front that may truly be on it, the most probable first."""
     names = list(points)
     objectives = [meter.name for meter in experiment.objectives]
     readings = [[points[name].readings[meter] for meter in objectives] for name in names]
@@ -173,7 +174,7 @@ def _near(experiment: Experiment, points: Mapping[str, Point], front: Sequence[s
 
 
 def _remake(points: Mapping[str, Point], name: str) -> float:
-    """Return the seconds it took to make a point from the base model."""
+    """Return the seconds that a point's moves took, from the base model on."""
     trial, _, last = name.partition(".")
     steps = (points.get(f"{trial}.{step}") for step in range(1, int(last or 0) + 1))
     return sum(sum(point.seconds.values()) for point in steps if point is not None)
@@ -189,7 +190,7 @@ def _model(experiment: Experiment, name: str, point: Point, saved: Path) -> nn.M
         if isinstance(meter, Quality):
             known, read = point.to_readings()[meter.name].value, meter(model).value
             if not math.isclose(known, read, rel_tol=1e-6, abs_tol=1e-9):
-                raise KMRError(f"made again, it reads {meter.name} {read:.6g}, not {known:.6g}")
+                raise KMRError(f"the rebuilt model has {meter.name} {read:.6g}, not {known:.6g} as measured before")
     return model
 
 

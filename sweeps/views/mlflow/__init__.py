@@ -1,1 +1,1 @@
-"""MLflow's view of a study; the only place that imports MLflow."""
+"""The MLflow view of a study; the only package that imports MLflow."""

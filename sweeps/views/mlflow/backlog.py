@@ -1,4 +1,4 @@
-"""The finished trials that MLflow does not have yet, and how the study stood after each."""
+"""Backlog of finished trials that MLflow does not have yet, with the study's figures after each."""
 
 import math
 from collections import deque
@@ -9,12 +9,12 @@ from sweeps.search.study.record import Record
 from sweeps.views.mlflow.runs import StudyRuns
 
 PACE = 2.0
-"""Seconds between two updates of the study's own run, its figures and its front, while trials follow fast."""
+"""Seconds between two updates of the study's own run (its figures and its front) while trials end quickly."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished trial as MLflow shows it, and how the study stood then; `on_front` None leaves tags alone."""
+    """A finished trial as MLflow shows it, with the study's figures then; `on_front` None leaves tags unchanged."""
 
     record: Record
     name: str
@@ -24,16 +24,16 @@ class Finished:
 
     @property
     def metrics(self) -> list[tuple[str, float | None, int]]:
-        """The figures to write on the study's run."""
+        """The figures to write to the study's run."""
         size = {} if self.on_front is None else {"front_size": float(len(self.on_front))}
         figures = {"hypervolume": self.hypervolume, **size, **self.figures}
         return [(name, value, self.record.number) for name, value in figures.items()]
 
 
 class Backlog:
-    """Trials to write, and the figures and front that the study's own run lags behind by.
+    """Trials to write, and the figures and the front that the study's own run lacks.
 
-    A trial leaves the backlog once it is written, so that after a failure writing goes on where it ended.
+    A trial leaves the backlog once it is written, so that writing resumes there after a failure.
 
     Args:
         clock: monotonic seconds.
@@ -52,7 +52,7 @@ class Backlog:
 
     @property
     def lags(self) -> bool:
-        """Whether the study's own run lacks figures or a front of trials that are written."""
+        """Whether the study's own run lacks the figures or the front after trials that are already written."""
         return bool(self._due) or self._front is not None
 
     def add(self, trials: Iterable[Finished]) -> None:
@@ -60,7 +60,7 @@ class Backlog:
         self._trials.extend(trials)
 
     def write(self, runs: StudyRuns) -> None:
-        """Write the trials that have no run yet, and the study's standing where that was last done a while ago."""
+        """Write the trials that have no run yet, and the study's figures if their last update is `PACE` seconds old."""
         while self._trials:
             finished = self._trials[0]
             if finished.record.number not in runs.run_ids:
@@ -72,7 +72,7 @@ class Backlog:
             self.write_standing(runs)
 
     def write_standing(self, runs: StudyRuns) -> None:
-        """Write how the study stood after each trial since the last time, and mark the front as it is now."""
+        """Write the study's figures after each trial since the last update, and mark the current front."""
         if self._due:
             runs.write(runs.parent, self._due)
         if self._front is not None:

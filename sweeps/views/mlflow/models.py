@@ -1,8 +1,8 @@
-"""Front members as models of MLflow: loadable by `mlflow.pytorch` or `mlflow.pyfunc`, and registrable.
+"""Front members as MLflow models, which `mlflow.pytorch` or `mlflow.pyfunc` loads and MLflow can register.
 
-A model is logged as the graph that `torch.export` traces (`.pt2`), which needs none of this project's code to run, with
-the exact artifact beside it in `kmr/`. What cannot be traced, or takes other inputs than tensors, is logged as a
-`pyfunc` that loads the artifact. No pickle of a module is involved in either.
+A model is logged as the graph that `torch.export` traces (`.pt2`), which runs without this project's code, together
+with the exact artifact in `kmr/`. A model that cannot be traced, or takes inputs other than tensors, is logged as a
+`pyfunc` that loads the artifact. Neither contains a pickled module.
 """
 
 import importlib.metadata
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _POINT_TAG = "kmr.point"
 _DIGEST_TAG = "kmr.sha256"
 _TRACED = 3
-"""Samples to trace with: more than one, which would be taken for a constant, and no usual size of a layer."""
+"""Samples to trace with: not 1, which the tracer treats as a constant, and not a common layer size."""
 
 
 @dataclass(frozen=True)
 class FrontModel:
-    """A point on the front: where its artifact is, what it reads, and whose code may build it."""
+    """A point on the front: its artifact's folder, its readings, and the modules that may build it."""
 
     point: str
     folder: Path
@@ -44,14 +44,14 @@ class FrontModel:
 def log_front_models(
     runs: "StudyRuns", study: str, members: Sequence[FrontModel], example: Any, say: Callable[[str], None]
 ) -> None:
-    """Log the models that are not there yet, and keep the tag `pareto` on those of the front.
+    """Log the models that are not there yet, and keep the tag `pareto` on the front's models.
 
     Args:
-        runs: of the study.
-        study: its name, the beginning of the models' names.
+        runs: the study's runs.
+        study: the study's name, which the models' names start with.
         members: the front.
         example: a batch of at least two inputs, as the model takes them.
-        say: told of models that could only be logged the second way.
+        say: prints a message about each model that can only be logged as a `pyfunc`.
     """
     known = _known(runs)
     names = {member.point for member in members}
@@ -66,7 +66,7 @@ def log_front_models(
 
 
 def _known(runs: "StudyRuns") -> dict[tuple[str, str], Any]:
-    """Return the study's models that are whole, by point and digest."""
+    """Return the study's complete models, by point and digest."""
     from mlflow.entities import LoggedModelStatus
 
     found: dict[tuple[str, str], Any] = {}
@@ -101,7 +101,7 @@ def _log(
             folder = Path(aside) / "model"
             problem = write_model(folder, member, example, run_id=run, model_id=logged.model_id)
             if problem:
-                say(f"{member.point} is in MLflow as a pyfunc only, it cannot be exported: {problem}")
+                say(f"{member.point} is in MLflow as a pyfunc only, because it cannot be exported: {problem}")
             runs.client.log_model_artifacts(logged.model_id, str(folder))
     except Exception:
         runs.client.finalize_logged_model(logged.model_id, "FAILED")
@@ -119,26 +119,26 @@ def _log(
 def write_model(
     folder: Path, member: FrontModel, example: Any, run_id: str | None = None, model_id: str | None = None
 ) -> str:
-    """Write a front member in MLflow's model format; return why it could not be exported, or nothing.
+    """Write a front member in MLflow's model format; return why it could not be exported, or an empty string.
 
     Args:
-        folder: must not exist.
+        folder: the folder to create.
         member: the front member.
         example: a batch of at least two inputs.
-        run_id: of the run it belongs to.
-        model_id: of MLflow.
+        run_id: id of the model's run.
+        model_id: MLflow's id of the model.
     """
     model = artifact.load(member.folder, trusted_modules=member.trusted_modules)
     with torch.no_grad():
         inputs = _small(example)
         output = forward(model, inputs)
-    problem = "it takes other inputs than tensors"
+    problem = "its inputs are not all tensors"
     tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs) if isinstance(inputs, tuple) else []
     if tensors and all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         try:
             _write_exported(folder, model, tensors, output, run_id, model_id)
             problem = ""
-        except Exception as error:  # a user's forward pass may be beyond what can be traced, in many ways
+        except Exception as error:  # tracing a user's forward pass may raise anything
             shutil.rmtree(folder, ignore_errors=True)
             problem = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     if problem:
@@ -196,7 +196,7 @@ def _signature(inputs: Any, output: torch.Tensor) -> Any:
 
 
 def _small(example: Any) -> Any:
-    """Return a batch of a size that a dimension of the model has only by chance."""
+    """Return a batch whose size is unlikely to equal another dimension of the model."""
     sizes: list[int] = []
     map_tensors(lambda tensor: sizes.append(len(tensor)), example)
     size = min(_TRACED, *sizes)
@@ -219,7 +219,7 @@ def _requirements(*names: str) -> list[str]:
 
 @contextmanager
 def _quiet() -> Any:
-    """Silence what MLflow and the exporter say of their own doings."""
+    """Silence the log messages and warnings of MLflow and the exporter."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "torch.export", "torch._export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""A tracker for a study, started where its config says, with the trials so far."""
+"""Opening of a study's tracker, with the trials so far."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ from sweeps.views.state import State, add_record, read_state
 
 
 class BestWithinLimits:
-    """Follows the best quality readings among the models within the study's limits; without limits there are none.
+    """The best quality readings among the models within the study's limits; without limits there are none.
 
     Args:
-        card: of the study, whose base model counts too.
+        card: the study's card, whose base model counts too.
         records: the trials so far.
     """
 
@@ -57,15 +57,15 @@ def open_tracker(
     records: Sequence[Record] = (),
     live: bool = True,
 ) -> Tracker:
-    """Start a tracker for a study, at the place its config names.
+    """Start a study's tracker, at the address in its config.
 
     Args:
-        card: of the study.
-        study: where its identifier is kept.
-        folder: of the study.
+        card: the study's card.
+        study: stores the study's identifier.
+        folder: the study's folder.
         say: prints a message to the user.
-        records: the trials so far, which are written too where they are missing.
-        live: the study is running, so that the machine's load is of interest.
+        records: the trials so far; missing ones are written.
+        live: the study is running, so that system metrics make sense.
     """
     config = card.config
     tracker = Tracker(
@@ -98,7 +98,7 @@ def _flat(plain: Any, prefix: str = "") -> dict[str, str]:
 
 
 def replay(state: State) -> Iterator[Finished]:
-    """Yield each trial as MLflow shows it, with where the study stood after it."""
+    """Yield each trial as MLflow shows it, with the study's figures after it."""
     front, best = Front(state.card), BestWithinLimits(state.card)
     for record in state.records:
         add_record(front, record, state.unsaved)

@@ -1,4 +1,4 @@
-"""Loads an artifact for `mlflow.pyfunc`: what a model is logged as that cannot be exported as a graph."""
+"""Loader of artifacts for `mlflow.pyfunc`, for models that cannot be exported as a graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,6 @@ class ServedModel:
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> ServedModel:
-    """Load what MLflow hands over; `trusted_modules` in the model's configuration names code that may build it."""
+    """Load the artifact at a path; `trusted_modules` in the model's configuration names code that may build it."""
     trusted = (model_config or {}).get("trusted_modules", ())
     return ServedModel(kmr.load(path, trusted_modules=trusted))

@@ -1,4 +1,4 @@
-"""Results of a study in MLflow: closing figures, the front with its models, the report."""
+"""Results of a study in MLflow: final figures, the front with its models, and the report."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,10 +19,10 @@ from sweeps.views.state import State
 
 
 class ResultsTracking:
-    """Results handed to a tracker.
+    """Writer of a study's results to a tracker.
 
     Args:
-        tracker: started.
+        tracker: a started tracker.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -30,13 +30,13 @@ class ResultsTracking:
 
     @property
     def run_ids(self) -> Mapping[int, str]:
-        """The identifier of each trial's run, once all that was handed over is written."""
+        """The id of each trial's run, after all pending writes."""
         self._tracker.flush()
         return self._tracker.run_ids
 
     @property
     def place(self) -> Mapping[str, str] | None:
-        """The addresses of the study's run; None where MLflow was never reached."""
+        """The addresses of the study's run; None if MLflow was never reached."""
         place = self._tracker.place
         if place is None:
             return None
@@ -48,13 +48,13 @@ class ResultsTracking:
             self._tracker.log_files({folder: path})
 
     def results(self, state: State, front: Front, table: StudyTable, example: Any) -> None:
-        """Write the closing figures, mark the front, and log its members as models.
+        """Write the final figures, mark the front, and log its members as models.
 
         Args:
-            state: of the study.
-            front: of all records.
+            state: the study's state.
+            front: the front of all records.
             table: the results table.
-            example: a batch of inputs; without one no model is logged.
+            example: a batch of inputs; None logs no models.
         """
         folder, points = table.folder, state.points
         answers = [answer.sentence for answer in recommend(table)]

@@ -1,7 +1,7 @@
-"""A study's runs on an MLflow server: a parent for the study and a child for each trial, written call by call.
+"""A study's runs on an MLflow server: a parent for the study and a child for each trial.
 
-Nothing here waits, retries or runs in the background: `sweeps.views.mlflow.tracker` does. Whatever is written can be
-written again: a run that is whole is left alone, one that a dead process left half written is replaced.
+Every call writes at once; `sweeps.views.mlflow.tracker` adds the background thread and the retries. Writes are
+idempotent: a complete run is not changed, and a run that a killed process left incomplete is replaced.
 """
 
 import getpass
@@ -30,16 +30,16 @@ _STATUS = {
     TrialState.COMPLETE: "FINISHED", TrialState.DUPLICATE: "FINISHED", TrialState.EARLY_STOPPED: "FINISHED",
     TrialState.RETRIED: "KILLED",
 }  # fmt: skip
-"""How a run ended, by the state of its trial; any other state is a failure."""
+"""The status of a run by its trial's state; any other state is a failure."""
 _LAYOUT = "workflowType=machine_learning"
-"""Without it, MLflow 3 opens its pages in the layout for language models."""
+"""The query for the layout for training runs; MLflow 3 otherwise uses the one for language models."""
 _LONGEST_TAG = 5000
 _SERVER = "http://127.0.0.1:5000"
 
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where a study's runs are: what a user needs to open them."""
+    """The address of a study's runs."""
 
     uri: str
     experiment_id: str
@@ -52,7 +52,7 @@ class RunPlace:
 
     @property
     def link(self) -> str:
-        """The page of the experiment in the layout for training runs."""
+        """The experiment's page in the layout for training runs."""
         return f"{self._root}/#/experiments/{self.experiment_id}/runs?{_LAYOUT}"
 
     @property
@@ -70,9 +70,9 @@ class StudyRuns:
 
     Args:
         uri: a tracking URI.
-        experiment: the MLflow experiment's name; it is made where there is none.
-        study_id: what tells this study's runs from others on the same server, stable over resumes.
-        artifacts: where the artifacts of a new experiment go; None leaves it to the server.
+        experiment: the MLflow experiment's name; a missing one is created.
+        study_id: identifies this study's runs on the server, and does not change when the study is resumed.
+        artifacts: where a new experiment stores its artifacts; None uses the server's default.
     """
 
     def __init__(self, uri: str, experiment: str, study_id: str, artifacts: str | None = None) -> None:
@@ -90,7 +90,7 @@ class StudyRuns:
         for run in self._search(experiment_id, f"tags.`{STUDY_TAG}` = '{study_id}'"):
             if PARENT_TAG not in run.data.tags:
                 parents.append(run)
-            elif run.info.status == "RUNNING":  # the process that wrote it died halfway
+            elif run.info.status == "RUNNING":  # the process that wrote it was killed
                 self.client.delete_run(run.info.run_id)
             elif TRIAL_TAG in run.data.tags:
                 self.run_ids[int(run.data.tags[TRIAL_TAG])] = run.info.run_id
@@ -113,7 +113,7 @@ class StudyRuns:
     def describe(
         self, params: Mapping[str, str], tags: Mapping[str, str], config: str, datasets: Sequence[DatasetCard]
     ) -> None:
-        """Write on the parent what the study is: its config, tags and data."""
+        """Write the study's config, tags and data to the parent run."""
         self.write(self.parent, params=params if self.is_new else {}, tags=tags)
         self.client.log_text(self.parent, config, CONFIG)
         if self.is_new and datasets:
@@ -148,7 +148,7 @@ class StudyRuns:
         self.run_ids[record.number] = run
 
     def mark(self, on_front: Collection[str]) -> None:
-        """Keep the tag `pareto` on the trials whose points are on the front, and on no other."""
+        """Keep the tag `pareto` on exactly the trials that have points on the front."""
         points: dict[str, list[str]] = {}
         for name in on_front:
             trial = name.partition(".")[0]
@@ -163,7 +163,7 @@ class StudyRuns:
         self._marked = now
 
     def files(self, files: Mapping[str, Path]) -> None:
-        """Copy files or folders to the parent run: the artifact path by name, and where each is now."""
+        """Copy files or folders to the parent run; `files` maps each artifact path to the local one."""
         for target, path in files.items():
             if path.is_dir():
                 self.client.log_artifacts(self.parent, str(path), target)
@@ -218,7 +218,7 @@ class StudyRuns:
 
 
 def as_name(text: str) -> str:
-    """Return a name MLflow takes for a metric or a parameter."""
+    """Return a name that MLflow accepts for a metric or a parameter."""
     return re.sub(r"[^\w\-. :/]", "_", text)[:250]
 
 
@@ -232,7 +232,7 @@ def run_name(record: Record) -> str:
 
 
 def connect(uri: str) -> Any:
-    """Return a client of the server or database at a URI, set up so that it neither chatters nor waits for long."""
+    """Return a client for the server or database at a URI, with short timeouts and little logging."""
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

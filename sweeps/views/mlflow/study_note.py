@@ -1,4 +1,4 @@
-"""The description that MLflow shows on a study's page."""
+"""Description of a study on its MLflow page."""
 
 from collections.abc import Sequence
 from pathlib import Path

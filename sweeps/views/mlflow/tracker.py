@@ -1,8 +1,8 @@
-"""MLflow as a view of the study, written by one background thread.
+"""Tracker that writes a study to MLflow from one background thread.
 
-Logging is off the critical path, and a server that cannot be reached never stops or slows a sweep: the failure is said
-once, the thread tries again from time to time and then writes all that is missing, and `python -m sweeps.sync` does the
-same later from the study's storage.
+An unreachable server neither stops nor slows a sweep. The tracker reports the failure once, retries from time to time,
+and writes everything that is missing as soon as it succeeds. Later, `python -m sweeps.sync` does the same from the
+study's storage.
 """
 
 import contextlib
@@ -22,23 +22,23 @@ from sweeps.views.mlflow.runs import RunPlace, StudyRuns
 from sweeps.views.paths import MLFLOW, MLFLOW_FILES
 
 _PATIENCE = 120.0
-"""Seconds to wait at the end for what is still to be written."""
+"""Seconds to wait at the end for pending writes."""
 _COURTESY = 0.1
-"""Seconds that writing waits after a trial's end: the driver thinks of the next one then, and both would take turns."""
+"""Seconds to wait after a trial's end before writing, so that the driver can propose the next trial undisturbed."""
 
 
 class Tracker:
-    """Writes a study to MLflow from a thread of its own; used as a context, it closes the study's run however it ends.
+    """A writer to MLflow with a thread of its own; as a context manager, it closes the study's run in any case.
 
     Args:
-        uri: a tracking URI; None is a sqlite file in `folder`.
+        uri: a tracking URI; None uses a SQLite file in `folder`.
         experiment: the MLflow experiment's name.
-        study_id: what tells this study's runs from others on the same server, stable over resumes.
-        folder: of the study.
+        study_id: identifies this study's runs on the server, and does not change when the study is resumed.
+        folder: the study's folder.
         say: prints a message to the user.
         system_metrics: also write the machine's load while the study runs.
-        figures: further figures of the study after a trial, asked for once for each, in order.
-        retry: seconds after a failure until MLflow is tried again.
+        figures: returns further figures of the study after a trial; called once for each trial, in order.
+        retry: seconds between a failure and the next attempt.
         clock: monotonic seconds.
     """
 
@@ -72,12 +72,12 @@ class Tracker:
 
     @property
     def place(self) -> RunPlace | None:
-        """Where the runs are; None before they are opened, or when they could not be."""
+        """The address of the runs; None while they are not open."""
         return self._runs.place if self._runs is not None else None
 
     @property
     def run_ids(self) -> dict[int, str]:
-        """The id of each trial's run that is written."""
+        """The ids of the written runs, by trial."""
         return dict(self._runs.run_ids) if self._runs is not None else {}
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Tracker:
     def start(
         self, params: Mapping[str, str], tags: Mapping[str, str], config: str, datasets: Sequence[DatasetCard] = ()
     ) -> None:
-        """Open the study's run, or the one of an earlier start."""
+        """Open the study's run, a new one or that of an earlier start."""
 
         def open_runs() -> None:
             runs = StudyRuns(self._uri, self._experiment, self._study_id, self._artifacts)
@@ -111,28 +111,28 @@ class Tracker:
         name: str,
         on_front: Collection[str] | None = None,
     ) -> None:
-        """Write a finished trial as a child run, unless it is there, and where the study stands after it on the parent.
+        """Write a finished trial as a child run, unless it is there, and the study's figures after it to the parent.
 
         Args:
             record: the trial.
-            hypervolume: of the front after it.
-            name: of its run.
-            on_front: the points on the front after it, which get the tag `pareto`; None leaves the tags alone.
+            hypervolume: the front's hypervolume after the trial.
+            name: the run's name.
+            on_front: the front after the trial, whose points get the tag `pareto`; None leaves the tags unchanged.
         """
         self._backlog.add([Finished(record, name, hypervolume, on_front, self._figures(record))])
         self._queue.put(self._write_waiting)
 
     def backfill(self, count: int, trials: Callable[[], Iterable[Finished]]) -> None:
-        """Write the earlier trials that are not there: what a run without MLflow, or one that died, left out.
+        """Write the earlier trials that are missing, as after a run without MLflow or a killed one.
 
         Args:
-            count: how many trials there are; nothing is done when as many are there.
-            trials: returns them.
+            count: the number of trials; nothing is written if MLflow has as many.
+            trials: returns the trials.
         """
         self._queue.put(lambda: self._backfill(count, trials))
 
     def log_files(self, files: Mapping[str, Path]) -> None:
-        """Copy files or folders to the parent run: the artifact path by name, and where each is now."""
+        """Copy files or folders to the parent run; `files` maps each artifact path to the local one."""
         self._queue.put(lambda: self._opened.files(files))
 
     def log_final(
@@ -142,7 +142,7 @@ class Tracker:
         on_front: Collection[str],
         tested: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """Write closing metrics and tags on the parent, mark the trials on the front, add test readings by point."""
+        """Write final metrics and tags to the parent, mark the trials on the front, and add test readings by point."""
         self._queue.put(lambda: self._log_final(metrics, tags, on_front, tested or {}))
 
     def log_models(self, members: Sequence[FrontModel], example: Any) -> None:
@@ -150,16 +150,16 @@ class Tracker:
         self._queue.put(lambda: log_front_models(self._opened, self._experiment, members, example, self._say))
 
     def close(self, status: str) -> None:
-        """End the study's run with this status and wait until everything is written, at most two minutes."""
+        """End the study's run with this status and wait up to two minutes for pending writes."""
         self._closed = True
         self._queue.put(lambda: self._end(status))
         self._queue.put(None)
         self._thread.join(timeout=_PATIENCE)
         if self._thread.is_alive() or self._failed_at is not None:
-            self._say(f"not everything is in MLflow: python -m sweeps.sync {self._folder} writes the rest")
+            self._say(f"MLflow is incomplete: python -m sweeps.sync {self._folder} writes the rest")
 
     def flush(self) -> None:
-        """Wait until all that was handed over so far is written, at most two minutes."""
+        """Wait up to two minutes for pending writes."""
         done = threading.Event()
         self._queue.put(done)
         done.wait(timeout=_PATIENCE)
@@ -168,7 +168,7 @@ class Tracker:
         while (task := self._next_task()) is not None:
             try:
                 if self._failed_at is not None:
-                    self._try_again()
+                    self._reopen()
                 if self._failed_at is None:
                     self._do(task)
             except Exception as error:
@@ -179,7 +179,7 @@ class Tracker:
             self._stop_monitor()
 
     def _next_task(self) -> Callable[[], None] | threading.Event | None:
-        """Wait for a task; where none comes while the study's run lags behind its trials, that is the task."""
+        """Wait for a task; if none arrives while the study's run lacks figures, the task is to write them."""
         try:
             return self._queue.get(timeout=PACE if self._backlog.lags and self._failed_at is None else None)
         except queue.Empty:
@@ -193,8 +193,8 @@ class Tracker:
         if not isinstance(task, threading.Event):
             task()
 
-    def _try_again(self) -> None:
-        """Open the runs anew when it is time to, and write the trials that waited; files are left to the end."""
+    def _reopen(self) -> None:
+        """Reopen the runs once `retry` seconds have passed, and write the waiting trials; files follow at the end."""
         assert self._failed_at is not None
         if self._clock() - self._failed_at < self._retry:
             return
@@ -203,12 +203,12 @@ class Tracker:
             self._open()
             self._write_waiting()
             self._failed_at = None
-            self._say(f"MLflow at {self._uri} is back, and has all trials")
+            self._say(f"MLflow at {self._uri} is back and has all trials")
 
     def _fail(self, error: Exception) -> None:
         if self._failed_at is None:
             why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self._say(f"MLflow at {self._uri} failed, the sweep goes on without it: {why}")
+            self._say(f"MLflow at {self._uri} failed, and the sweep continues without it: {why}")
         self._failed_at = self._clock()
 
     @property
@@ -249,7 +249,7 @@ class Tracker:
         self._opened.client.set_terminated(self._opened.parent, status)
 
     def _start_monitor(self, runs: StudyRuns) -> None:
-        """Write the machine's load; MLflow's own monitor needs psutil, without which there is none."""
+        """Start MLflow's monitor of the machine's load; without psutil there is none."""
         self._stop_monitor()
         with contextlib.suppress(ImportError):
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

@@ -1,4 +1,4 @@
-"""Trials of a sweep, written to MLflow as they end."""
+"""Tracking of a sweep's trials in MLflow as they end."""
 
 from sweeps.experiment.saved_front import SavedFront
 from sweeps.search.execution.observer import Observer
@@ -8,10 +8,10 @@ from sweeps.views.mlflow.tracker import Tracker
 
 
 class TrialTracking(Observer):
-    """Observer that hands every trial to the tracker.
+    """Observer that writes every trial to the tracker.
 
     Args:
-        tracker: started.
+        tracker: a started tracker.
         saved: holds the front.
     """
 
@@ -19,6 +19,6 @@ class TrialTracking(Observer):
         self._tracker, self._saved = tracker, saved
 
     def closed(self, record: Record) -> None:
-        """Write the trial's run, and where the study stands after it."""
+        """Write the trial's run, and the study's figures after it."""
         front = self._saved.front
         self._tracker.log_trial(record, front.hypervolume, run_name(record), front.members)

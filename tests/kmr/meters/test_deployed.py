@@ -146,7 +146,7 @@ def test_a_busy_machine_is_noted():
             return Uneven(model, threads, 0.0)
 
     reading = Latency(example_inputs=X, runtime=Unsteady(), repeats=10)(Threshold())
-    assert "the machine was busy: its times spread over" in reading.note
+    assert "the machine was busy: the interquartile range of its times is" in reading.note
 
 
 def test_a_batch_repeats_its_samples():

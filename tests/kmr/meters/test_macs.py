@@ -120,9 +120,9 @@ class Hole(nn.Linear):
 
 
 def test_a_hole_in_the_count_raises():
-    with pytest.raises(KMRError, match="0 multiply-accumulates were counted where the shapes of the layers say 24"):
+    with pytest.raises(KMRError, match="counted 0 multiply-accumulates, but the layers' shapes imply 24"):
         MACs(example_inputs=torch.randn(1, 6))(Hole(6, 4))
-    with pytest.raises(KMRError, match="no multiply-accumulate was counted"):
+    with pytest.raises(KMRError, match="counted no multiply-accumulate"):
         MACs(example_inputs=torch.randn(1, 6))(nn.ReLU())
 
 

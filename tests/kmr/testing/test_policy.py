@@ -63,15 +63,15 @@ class Fails(Listed):
 
 
 BROKEN = {
-    Stranger: "three.by=0.5: there is no such knob to turn: there are one.by, two.by",
+    Stranger: "three.by=0.5: no such knob in the search space: one.by, two.by",
     Outside: r"one.by=2.0: the domain is \[-1.0, 1.0\]",
     Neutral: "one.by=0.0: the neutral value",
     Stubborn: "one.by=0.5: it was refused for this model",
     Endless: "1000 moves were refused",
     Touches: "changes the model or the process: tensor values",
-    Unseeded: "two policies made alike propose",
+    Unseeded: "two policies with the same arguments propose",
     Fails: "a refusal raised RuntimeError: no",
-    Listed: "two.by=0.5: there is no such knob to turn: there are one.by$",
+    Listed: "two.by=0.5: no such knob in the search space: one.by$",
 }
 
 

@@ -81,7 +81,7 @@ def test_a_share_takes_fewer_steps_and_reads_less_data() -> None:
     assert noise[0.25] > noise[1.0]
     with pytest.raises(SweepError, match=r"\(0, 1\], not 2"):
         mine({"first.bits": 4}, 2)
-    with pytest.raises(SweepError, match="give a finetune"):
+    with pytest.raises(SweepError, match="pass finetune"):
         tiny()(VECTOR, 0.5)
 
 

@@ -40,11 +40,11 @@ def test_a_folder_is_enough_without_the_config_and_under_another_name(ran, tmp_p
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "there is no folder"),
-        (lambda folder: folder.mkdir(), "is no run folder"),
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "not a run folder"),
         (lambda folder: (folder.mkdir(), (folder / "journal.log").touch()), "has no study"),
         (lambda folder: (folder.mkdir(), (folder / "config.yaml").write_text("[1")), "cannot be read"),
-        (lambda folder: (folder.mkdir(), (folder / "config.yaml").write_text("[1]")), "is no config"),
+        (lambda folder: (folder.mkdir(), (folder / "config.yaml").write_text("[1]")), "is not a config"),
     ],
 )
 def test_what_is_no_run_folder_is_named(tmp_path, make, message) -> None:
@@ -60,5 +60,5 @@ def test_a_study_of_another_tool_is_named(tmp_path) -> None:
 
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
     optuna.create_study(study_name="theirs", storage=storage)
-    with pytest.raises(SweepError, match="does not say what it is about"):
+    with pytest.raises(SweepError, match="has no card, because an older version wrote it"):
         open_run(tmp_path)

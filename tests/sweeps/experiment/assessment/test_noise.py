@@ -98,7 +98,7 @@ def test_nothing_is_begun_that_would_not_be_done_in_time(tmp_path) -> None:
     found = kept_noise(study)
     assert set(found) == {"1.1"}
     assert len(found["1.1"].seeds["mse"]) == 2
-    assert said == ("3 more readings for the noise did not fit in noise.seconds=30",)
+    assert said == ("noise: skipped 3 readings, which exceed noise.seconds=30",)
 
 
 def test_no_budget_is_no_stage(tmp_path) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_does_not_come_out_the_same_is_left_out(tmp_path) -> None:
     point = made(experiment, 0.5)
     point.readings["mse"] = [0.01, 0.001]
     (said,) = measure_noise(experiment, study, {"1.1": point}, ["1.1"], tmp_path)
-    assert "made again, it reads mse 0.083" in said
+    assert "the rebuilt model has mse 0.083" in said
 
 
 def test_columns_say_what_was_found() -> None:

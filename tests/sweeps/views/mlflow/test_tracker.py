@@ -193,8 +193,8 @@ def test_a_server_that_is_not_there_is_said_once_and_stops_nothing(tracked, monk
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracker, said = track(tracked, record(0), record(1), uri="http://127.0.0.1:9")
     tracker.close("FINISHED")
-    assert "http://127.0.0.1:9 failed, the sweep goes on without it" in said[0]
-    assert said[1:] == [f"not everything is in MLflow: python -m sweeps.sync {tracked} writes the rest"]
+    assert "http://127.0.0.1:9 failed, and the sweep continues without it" in said[0]
+    assert said[1:] == [f"MLflow is incomplete: python -m sweeps.sync {tracked} writes the rest"]
     assert tracker.place is None
 
 
