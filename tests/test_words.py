@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOTS = ("README.md", "CONTRIBUTING.md", "docs", "analysis", "benchmarks")
+ROOTS = ("README.md", "CONTRIBUTING.md", "docs", "kmr", "sweeps", "analysis", "conf", "benchmarks")
 SUFFIXES = (".py", ".md", ".yaml", ".jinja", ".js", ".html")
 WORDS = (
     (r"\bdear(er|est)?\b", "expensive", "the dearest move"),
