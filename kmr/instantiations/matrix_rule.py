@@ -32,7 +32,7 @@ class MatrixRule(LayerRule, ABC):
         Args:
             model: to change.
             knob: of this rule.
-            inside: tells of a path whether the rule looks there; nothing is reported elsewhere.
+            inside: whether the rule looks at a path; nothing is reported elsewhere.
 
         Raises:
             NotApplicable: the knob governs no layer with a weight of its own.
