@@ -1,7 +1,11 @@
-"""From a point on the front to a file to deploy: `python -m sweeps.export runs/<study> --trial N --to onnx`.
+"""Export a model of the front to a file to deploy: ONNX, a torch program (pt2), or the packed folder.
 
-What is written is read again and held against the saved model on the study's validation data, and the difference is
-printed and kept in the file. Without the study's config and data (`--no-data`) it is written unchecked.
+The file is read again and compared with the saved model on the study's validation data; the difference is printed and
+kept in the file. Without the study's config and data (--no-data) nothing is compared.
+
+Examples:
+    python -m sweeps.export runs/quickstart --point 12.3 --to onnx
+    python -m sweeps.export runs/quickstart --trial 12 --to pt2 --out small.pt2
 """
 
 import argparse
@@ -28,6 +32,7 @@ from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
 from sweeps.errors import SweepError
 from sweeps.experiment.front_artifacts import FOLDER, artifact_path
 from sweeps.experiment.instantiate import part
+from sweeps.terminal.arguments import command_line
 
 FORMATS = ("onnx", "pt2", "packed")
 _CONFIG = "config.yaml"
@@ -186,7 +191,7 @@ def _default_path(source: Source, form: str, precision: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sweeps.export", description=__doc__.splitlines()[0])
+    parser = command_line("sweeps.export", __doc__)
     parser.add_argument("source", type=Path, help="runs/<study>, the artifacts of its MLflow run, or one saved model")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--trial", type=int, help="a trial's number: the last of its points on the front")
