@@ -1,7 +1,11 @@
-"""Export of a saved model to a file to deploy: `python -m sweeps.export runs/<study> --trial N --to onnx`.
+"""Export a model of the front to a file to deploy: ONNX, a torch program (pt2), or the packed folder.
 
-The written file is read back and compared with the saved model on the study's validation data; the difference is
-printed and stored in the file. Without the study's config and data (`--no-data`) the file is not checked.
+The file is read again and compared with the saved model on the study's validation data; the difference is printed and
+kept in the file. Without the study's config and data (--no-data) nothing is compared.
+
+Examples:
+    python -m sweeps.export runs/quickstart --point 12.3 --to onnx
+    python -m sweeps.export runs/quickstart --trial 12 --to pt2 --out small.pt2
 """
 
 import argparse
@@ -28,6 +32,7 @@ from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
 from sweeps.errors import SweepError
 from sweeps.experiment.front_artifacts import FRONT, artifact_path
 from sweeps.experiment.instantiate import part
+from sweeps.terminal.arguments import command_line
 from sweeps.views.paths import CONFIG
 
 FORMATS = ("onnx", "pt2", "packed")
@@ -200,7 +205,7 @@ def _default_path(source: ExportSource, form: str, precision: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sweeps.export", description=__doc__.splitlines()[0])
+    parser = command_line("sweeps.export", __doc__)
     parser.add_argument("source", type=Path, help="runs/<study>, the artifacts of its MLflow run, or one saved model")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--trial", type=int, help="a trial's number: the last of its points on the front")

@@ -1,6 +1,14 @@
-"""Best point under limits: `python -m sweeps.recommend runs/<study> 'latency_ms<=5' 'accuracy>=0.98*baseline'`."""
+"""Recommend one model of a study: the best that meets the limits, how sure that is, and the runner-up.
 
-import argparse
+A limit is '<meter><=<number>' or '<meter>>=<number>', in quotes; `baseline` stands for what the base model reads.
+The answer names the point, the saved model and the command that makes it again.
+
+Examples:
+    python -m sweeps.recommend runs/quickstart
+    python -m sweeps.recommend runs/quickstart 'weight_bytes<=20000' 'accuracy>=0.98*baseline'
+    python -m sweeps.recommend runs/quickstart 'accuracy>=0.95' --best weight_bytes --json
+"""
+
 import json
 import math
 import shlex
@@ -15,12 +23,13 @@ from rich.console import Console
 from analysis.selection.choose import Pick, Selection, choose
 from analysis.table import StudyTable, TableError
 from sweeps.errors import SweepError
+from sweeps.terminal.arguments import command_line
 from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Print the best point; return 0, 1 if no model meets the limits, 2 with one line on stderr for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m sweeps.recommend", description=__doc__)
+    """Print the answer; return 0, 1 when no model meets the limits, 2 with one line on stderr for bad input."""
+    parser = command_line("sweeps.recommend", __doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument(
         "limits",

@@ -1,6 +1,13 @@
-"""Reproduction of a point's model and its readings: `python -m sweeps.reproduce runs/<study> <point>`."""
+"""Make the model of a point again, from the base model and without the cache, and compare its readings.
 
-import argparse
+Readings must be the same to the last digit, timings aside; another machine or torch version gives other last digits.
+With --out the model is also saved, so that any point can be deployed, not only those on the front.
+
+Examples:
+    python -m sweeps.reproduce runs/quickstart 12.3
+    python -m sweeps.reproduce runs/quickstart 12.3 --out my_model
+"""
+
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +22,7 @@ from kmr.core import KMRError, measure, run_sequence
 from sweeps.errors import SweepError
 from sweeps.experiment.build_experiment import build_experiment
 from sweeps.search.study.point import Point
+from sweeps.terminal.arguments import command_line
 from sweeps.terminal.console import wide_console
 from sweeps.views.card import StudyCard
 from sweeps.views.run_folder import open_run
@@ -24,8 +32,8 @@ _TIMED = ("s", "ms", "us", "J", "mJ")
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Rebuild a model and compare; return 0, 1 if a reading differs, 2 with one line on stderr for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m sweeps.reproduce", description=__doc__)
+    """Make the model and compare; return 0, 1 when a reading differs, 2 with one line on stderr for bad input."""
+    parser = command_line("sweeps.reproduce", __doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument("point", help="a point of the study, such as 12.3")
     parser.add_argument("--out", metavar="DIR", help="also save the model in this folder, as an artifact")

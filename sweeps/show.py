@@ -1,6 +1,12 @@
-"""Status of a study, also while it runs: `python -m sweeps.show runs/<study>`."""
+"""Show how a study stands, also while it runs: counts, the front, recommended models, causes of failure.
 
-import argparse
+It reads the study alone, needs neither the model nor the data, and changes nothing.
+
+Examples:
+    python -m sweeps.show runs/quickstart
+    python -m sweeps.show runs/quickstart --watch 5
+"""
+
 import sys
 import time
 from collections import Counter
@@ -14,6 +20,7 @@ from analysis.wording import plural
 from sweeps.errors import SweepError
 from sweeps.search.study.record import recalled
 from sweeps.search.study.trial_state import TrialState
+from sweeps.terminal.arguments import command_line
 from sweeps.terminal.braille_plot import sketch
 from sweeps.terminal.console import wide_console
 from sweeps.terminal.front_table import front_table
@@ -23,8 +30,8 @@ from sweeps.views.run_folder import Opened, open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Print the status; return 0, or 2 with one line on stderr if the folder cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m sweeps.show", description=__doc__)
+    """Print the study; return 0, or 2 with one line on stderr when the folder cannot be read."""
+    parser = command_line("sweeps.show", __doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="refresh at this interval, until Ctrl-C")
     asked = parser.parse_args(arguments)

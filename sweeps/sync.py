@@ -1,6 +1,12 @@
-"""Rebuild of a study's tables, report and MLflow runs: `python -m sweeps.sync runs/<study>`."""
+"""Write the tables, the report and the MLflow runs of a study again.
 
-import argparse
+All of them are made from the study alone. Runs in MLflow that are complete stay as they are; no trial is there twice.
+
+Examples:
+    python -m sweeps.sync runs/quickstart
+    python -m sweeps.sync runs/quickstart --no-mlflow --images
+"""
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +20,7 @@ from kmr.core import KMRError
 from kmr.data import as_data
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
+from sweeps.terminal.arguments import command_line
 from sweeps.views.card import StudyCard
 from sweeps.views.mlflow.open_tracker import open_tracker
 from sweeps.views.mlflow.results_tracking import ResultsTracking
@@ -23,8 +30,8 @@ from sweeps.views.run_folder import open_run
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Bring the views up to date; return 0, or 2 with one line on stderr if that fails."""
-    parser = argparse.ArgumentParser(prog="python -m sweeps.sync", description=__doc__)
+    """Bring the views up to date; return 0, or 2 with one line on stderr when that cannot be done."""
+    parser = command_line("sweeps.sync", __doc__)
     parser.add_argument("folder", help="run folder, such as runs/<study>")
     parser.add_argument("--images", action="store_true", help="also draw the report's pictures (needs a browser)")
     parser.add_argument("--no-models", action="store_true", help="log no models of the front to MLflow")

@@ -1,7 +1,11 @@
-"""Command that writes the report of a run folder, or a page that compares several.
+"""Write the report of a study again, with the exports of its front; or, of several studies, a page that compares them.
 
-python -m analysis.report runs/<study>
-python -m analysis.report runs/a runs/b with=runs/c with=runs/d
+Reads results.parquet and meta.json of a run folder; writes report.html, the front as tables, and its plots there.
+Of several folders, those of one label (label=folder) are runs of one group, such as seeds of one setting.
+
+Examples:
+    python -m analysis.report runs/quickstart
+    python -m analysis.report all=runs/a all=runs/b one=runs/c --out compared
 """
 
 from __future__ import annotations
