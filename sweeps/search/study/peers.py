@@ -1,6 +1,7 @@
 """Other drivers of the same study: their finished and running trials, and precedence between equal proposals."""
 
 import math
+import time
 from collections.abc import Collection, Hashable, Iterator
 
 import optuna
@@ -10,6 +11,9 @@ from sweeps.search.problem import Problem
 from sweeps.search.study.attributes import OWNER, RETRY_OF
 from sweeps.search.study.feed import Feed
 from sweeps.search.study.record import is_asked
+
+CLAIMED_WITHIN = 1.0
+"""Seconds in which a driver claims what it has drawn; storages under load take some hundredths of one."""
 
 
 class Others:
@@ -47,13 +51,25 @@ class Others:
         own = trials[number]
         for other in self.at_work:
             whole = other.params.keys() == self._problem.space.keys()
-            if whole and _claimed(other) < _claimed(own) and self._problem.canonical(other.params) == key:
+            same = whole and self._problem.canonical(other.params) == key
+            if same and _claimed(self._when_claimed(other)) < _claimed(own):
                 return f"trial {other.number} is evaluating the same model"
         if (of := own.user_attrs.get(RETRY_OF)) is not None:
             before = (trial for trial in trials[:number] if trial.user_attrs.get(RETRY_OF) == of)
             if any(trial.state != TrialState.WAITING for trial in before):
                 return f"trial {of} was queued twice for a retry"
         return None
+
+    def _when_claimed(self, trial: FrozenTrial) -> FrozenTrial:
+        """Wait until a trial that another driver has drawn is claimed: its claim may be the earlier one.
+
+        A driver that died before its claim is waited for `CLAIMED_WITHIN`.
+        """
+        until = time.monotonic() + CLAIMED_WITHIN
+        while OWNER not in trial.user_attrs and not trial.state.is_finished() and time.monotonic() < until:
+            time.sleep(0.01)
+            trial = self._study.get_trials(deepcopy=False)[trial.number]
+        return trial
 
 
 def _claimed(trial: FrozenTrial) -> tuple[float, int]:
