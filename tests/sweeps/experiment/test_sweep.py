@@ -72,12 +72,12 @@ def test_what_breaks_a_limit_before_training_is_told_and_never_trained(tmp_path)
     assert all(t.constraints["total"] > 0 for t in pruned)
 
 
-def test_when_nothing_fits_the_budget_the_sweep_says_what_the_least_is(tmp_path) -> None:
+def test_when_nothing_keeps_the_limits_the_sweep_names_the_smallest_found(tmp_path) -> None:
     experiment = tiny_experiment(space=STEPS, limits={"total": 0.01}, anchors=0)
     sweep, why, _ = run(experiment, study_of(experiment), tmp_path, 6)
     assert sweep.records == []
     assert "total 0." in str(why)
-    assert "for 0.01" in str(why)
+    assert "(limit 0.01)" in str(why)
 
 
 def test_vectors_of_one_model_are_trained_once(tmp_path) -> None:
