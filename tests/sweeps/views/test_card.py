@@ -2,6 +2,7 @@
 
 import json
 
+from sweeps.search.study.attributes import CARD
 from sweeps.views.card import StudyCard, without_passwords
 from sweeps.views.run_folder import open_run
 
@@ -54,12 +55,12 @@ def test_passwords_of_urls_are_hidden_wherever_they_are() -> None:
 
 def test_the_card_of_an_older_study_has_qualities_to_maximise(ran) -> None:
     opened = open_run(ran)
-    kept = json.loads(json.dumps(opened.study.user_attrs["kmr:card"]))
+    kept = json.loads(json.dumps(opened.study.user_attrs[CARD]))
     for meter in kept["meters"]:
         del meter["kind"]
 
     class Older:
-        study_name, user_attrs = "older", {"kmr:card": kept}
+        study_name, user_attrs = "older", {CARD: kept}
 
     read = StudyCard.read(Older())
     assert {(meter.kind, meter.direction) for meter in read.meters} == {("cost", "minimize"), ("quality", "maximize")}

@@ -276,7 +276,7 @@ OTHERS = np.array([[float(index), float(index)] for index in range(9)])
         ([2.5, 2.5], [0.0, 2.4], True, "stop", "place 4 of 10"),
         ([2.5, 2.5], [0.0, 2.6], True, "continue", "within the noise"),
         ([2.5, 2.5], [0.0, 2.6], False, "stop", "place 4 of 10"),
-        ([np.nan, -1.0], None, True, "stop", "not finite"),
+        ([np.nan, -1.0], None, True, "stop", "not all finite"),
     ],
 )
 def test_decisions(
