@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from kmr.core import Rule
+from kmr.data import Split
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 
 _RULE_SETTING = re.compile(r"\+*rules\.([^.=@]+)\.([^.=]+)=(.*)")
-_LIVE = dict.fromkeys(("example_inputs", "data", "original", "calibration", "finetune"))
 
 
 def is_rule_setting(word: str) -> bool:
@@ -42,14 +44,16 @@ def check_knobs(config: DictConfig, argv: Sequence[str]) -> None:
 
 
 def _made(name: str, config: DictConfig, setting: str) -> Rule | None:
-    """Make a rule without that setting and without data, or return None if that fails."""
+    """Make a rule without that setting, on stand-ins for model and data, or return None if that fails."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     entry = plain["rules"][name]
     if not isinstance(entry, Mapping):
         return None
     entry = {key: value for key, value in entry.items() if key != setting}
+    few = Split((torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)))
+    live = {"data": few, "calibration": few, "original": nn.Identity(), "example_inputs": None, "finetune": None}
     try:
-        made = part(f"rules.{name}", entry, tuple(plain.get("trusted_modules") or ()), name=name, seed=0, **_LIVE)
+        made = part(f"rules.{name}", entry, tuple(plain.get("trusted_modules") or ()), name=name, seed=0, **live)
     except SweepError:
         return None
     return made if isinstance(made, Rule) else None
