@@ -155,8 +155,9 @@ def test_the_terminal_says_every_state(ended) -> None:
     line = next(line for line in printed.splitlines() if "trials · hypervolume" in line)
     for state, count in EXPECTED.items():
         assert (f" · {count} {state}" in line) == (state != "complete"), "that goes without saying"
-    for number, state in ((2, "infeasible"), (4, "failed"), (5, "retried")):
+    for number, state in ((2, "infeasible"), (4, "failed")):
         assert f"trial {number} {state}: " in printed
+    assert "trial 5: its worker died (" in printed
     console = Console(file=io.StringIO(), width=200, record=True)
     card = card_of(experiment)
     show(Opened(folder, study, read_state(card, study, records(study))), console)
