@@ -1,5 +1,7 @@
 """The console: its width, and errors in one line."""
 
+import sys
+
 from rich.console import Console
 
 
@@ -12,5 +14,6 @@ def complain(error: object) -> int:
 
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or wide enough for tables without a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    # The stream is named: rules that silence a library redirect sys.stdout, and threads that report must not vanish there.
+    console = Console(file=sys.stdout)
+    return console if console.is_terminal else Console(file=sys.stdout, width=140)
