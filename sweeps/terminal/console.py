@@ -14,6 +14,6 @@ def complain(error: object) -> int:
 
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or wide enough for tables without a terminal."""
-    # The stream is named: rules that silence a library redirect sys.stdout, and threads that report must not vanish there.
+    # Rules redirect sys.stdout to silence a library; what another thread prints meanwhile must still be seen.
     console = Console(file=sys.stdout)
     return console if console.is_terminal else Console(file=sys.stdout, width=140)
