@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kmr.data import Split
 from kmr.finetune import FineTune
-from kmr.meters import Predictions, WeightBytes
-from kmr.meters.prediction import predict
+from kmr.meters import Accuracy, WeightBytes
+from kmr.meters.predictions import statistics_of
 from sweeps.examples.cifar import cifar10, crop_and_flip, resnet20
 
 THREADS = 1
@@ -70,8 +70,7 @@ class Setting:
 
 def correct(model: nn.Module, split: Split) -> Tensor:
     """Return 1.0 for each correctly classified sample and 0.0 for the others."""
-    seen = predict(model, Predictions(split))
-    return (seen.outputs.argmax(1) == seen.targets).double()
+    return statistics_of(model, [Accuracy(data=split)])["accuracy"].rows[:, 0]
 
 
 def setting(train: int, validation: int, test: int) -> Setting:

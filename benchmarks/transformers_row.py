@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from kmr.data import Split
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.meters import Accuracy, CrossEntropy, Timing, WeightBytes, time_sessions
-from kmr.meters.prediction import Outputs
+from kmr.meters import Accuracy, CrossEntropy, Statistics, Timing, WeightBytes, time_sessions
+from kmr.meters.predictions import scored
 from kmr.runtimes import Eager, OnnxRuntime, Session
 from kmr.runtimes.onnxruntime import Precision
 
@@ -155,10 +155,9 @@ def _time(sessions: dict[str, Session], batch: Tensor, repeats: int) -> dict[str
 
 def _quality(session: Session, test: Split) -> dict[str, float]:
     with session.pinned():
-        pairs = [(session(inputs), targets) for inputs, targets in test.batches()]
-    outputs, targets = zip(*pairs, strict=True)
-    seen = Outputs(torch.cat(outputs), torch.cat(targets))
-    accuracy, loss = Accuracy(data=test).read(seen), CrossEntropy(data=test).read(seen)
+        batches = list(scored(test, ((x, y, session(x)) for x, y in test.batches()), None))
+    meters = (Accuracy(data=test), CrossEntropy(data=test))
+    accuracy, loss = (meter.read(Statistics(torch.cat([meter.statistics(b) for b in batches]))) for meter in meters)
     return {
         "accuracy": round(accuracy.value, 5), "accuracy_stderr": round(accuracy.stderr or 0.0, 5),
         "cross_entropy": round(loss.value, 5),

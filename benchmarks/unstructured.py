@@ -39,7 +39,8 @@ from kmr.core import RuleWarning, isolated_rng
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.pruning import SNIP, RandomSaliency, TaylorSaliency, UnstructuredPruning, Wanda
-from kmr.meters.prediction import predict
+from kmr.meters import Accuracy
+from kmr.meters.predictions import statistics_of
 from kmr.recovery import recalibrate, reconstruct
 from kmr.representation.weights import strip_all, weight_layers
 from sweeps.examples import cifar, digits
@@ -57,8 +58,7 @@ ORDER = (
 
 def hits(model: nn.Module, test: Split) -> Tensor:
     """Return 1 for each correctly classified image and 0 for the others."""
-    seen = predict(model, test)
-    return (seen.outputs.argmax(1) == seen.targets).double()
+    return statistics_of(model, [Accuracy(data=test)])["accuracy"].rows[:, 0]
 
 
 def ours(model: nn.Module, sparsity: float, data: Split, **settings: Any) -> nn.Module:

@@ -6,11 +6,12 @@ from kmr.core.engine import Budget, OnStep, Outcome, Run, budgeted_kmr, run_sequ
 from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, NotHere, RuleWarning
 from kmr.core.instantiation import Instantiation, compose
 from kmr.core.knob import Knob
-from kmr.core.meter import Cost, Direction, Kind, Meter, Quality, Reading, Readings, measure
+from kmr.core.meter import Cost, Direction, Kind, Meter, Quality, Reading, Readings, SharedView, measure
 from kmr.core.policy import Policy
 from kmr.core.rule import Rule, Trait
 from kmr.core.seeding import isolated_rng
 from kmr.core.step import FineTuning, Prefixes, apply_move, measure_base
+from kmr.core.task import Task
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
 __all__ = [
@@ -43,7 +44,9 @@ __all__ = [
     "RuleWarning",
     "Run",
     "Seconds",
+    "SharedView",
     "Step",
+    "Task",
     "Trace",
     "Trait",
     "TransformationSequence",

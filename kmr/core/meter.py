@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
@@ -30,6 +30,18 @@ class Reading:
 
 
 Readings: TypeAlias = Mapping[str, Reading]
+
+
+class SharedView(ABC):
+    """View that all of its meters read in one pass, so that nothing but what they keep is held in memory."""
+
+    @abstractmethod
+    def fold(self, model: nn.Module, meters: "Sequence[Meter]") -> Mapping[str, Any]:
+        """Run the pass and return what each meter reads, by its name."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> Any:
+        """Return the view itself, for code that reads no meter."""
 
 
 def the_model(model: nn.Module) -> nn.Module:
@@ -104,15 +116,19 @@ def measure(model: nn.Module, meters: Iterable[Meter]) -> dict[str, Reading]:
         KMRError: a cost is negative.
     """
     modes = {module: module.training for module in model.modules()}
+    meters = list(meters)
     seen: dict[View, Any] = {}
     readings: dict[str, Reading] = {}
     model.eval()
     try:
         with isolated_rng(0), torch.no_grad():
             for meter in meters:
-                if meter.view not in seen:
-                    seen[meter.view] = meter.view(model)
-                readings[meter.name] = _checked(meter, meter.read(seen[meter.view]))
+                view = meter.view
+                if view not in seen:
+                    together = [each for each in meters if each.view == view]
+                    seen[view] = view.fold(model, together) if isinstance(view, SharedView) else view(model)
+                part = seen[view][meter.name] if isinstance(view, SharedView) else seen[view]
+                readings[meter.name] = _checked(meter, meter.read(part))
     finally:
         for module, mode in modes.items():
             module.training = mode

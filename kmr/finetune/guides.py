@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,16 +16,16 @@ class Batch:
     """The batch of one training step.
 
     Args:
-        places: positions of the samples in the training split, (n,).
+        places: positions of the samples in the training split, (n,); None if a loader has its own order.
         inputs: the model's inputs, after augmentation.
         targets: the samples' targets.
         outputs: the model's outputs, attached to the graph of gradients.
         augmented: whether the inputs differ from those of the split.
     """
 
-    places: Tensor
+    places: Tensor | None
     inputs: Inputs
-    targets: Tensor
+    targets: Any
     outputs: Tensor
     augmented: bool = False
 

@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kmr.core import KMRError, NonFiniteReading, isolated_rng
-from kmr.data import Inputs, Split, forward, output_tensor
+from kmr.data import Inputs, Split, length_of
+from kmr.finetune.batches import training_batches
 from kmr.finetune.guides import Batch, Guide
-from kmr.finetune.losses import Loss
 from kmr.finetune.schedules import CURVES, Schedule, advance, make_scheduler, needs_validation
 from kmr.finetune.selection import Selection
 from kmr.representation.weights import settle
+from kmr.tasks import Objective, TaskLoss, objective_of
+from kmr.tasks.losses import prepared
 
 ProgressCallback: TypeAlias = Callable[[int, int, float], None]
 """A callback after every step: gets (steps done, total steps, loss)."""
@@ -43,7 +44,7 @@ class FineTune:
 
     Args:
         data: the training split; reshuffled each epoch from `seed`.
-        loss: a function of (outputs, targets).
+        loss: a function of (outputs, targets), or a `kmr.tasks.TaskLoss`, by default the loss of the data's task.
         batch_loss: a function of (model, (inputs, targets)) in place of `loss`, for losses that need more than outputs
             and targets.
         epochs: passes over the data, possibly fractional; overridden by `steps`.
@@ -54,6 +55,9 @@ class FineTune:
             callable that makes any torch scheduler from the optimizer, stepped after each step (`ReduceLROnPlateau`:
             after each validation).
         warmup: steps over which the learning rate first rises; only for schedules by name.
+        accumulate: batches whose gradients are averaged for each optimizer step.
+        drop_last: leave out the last batch of an epoch if it is smaller. A last batch of one sample otherwise joins the
+            batch before it, since batch normalisation cannot train on one sample.
         max_norm: the 2-norm to which gradients are clipped; None does not clip.
         precision: the type of activations and gradients: `float32`, or under autocast `bfloat16` or `float16` (with
             loss scaling). Weights keep their type.
@@ -74,7 +78,7 @@ class FineTune:
     """
 
     data: Split = field(repr=False)
-    loss: Loss = F.cross_entropy
+    loss: Any = field(default_factory=TaskLoss)
     batch_loss: BatchLoss | None = None
     epochs: float = 1.0
     steps: int | None = None
@@ -82,6 +86,8 @@ class FineTune:
     optimizer: Callable[[Any], torch.optim.Optimizer] = _sgd
     schedule: Schedule = "cosine"
     warmup: int = 0
+    accumulate: int = 1
+    drop_last: bool = False
     max_norm: float | None = 5.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: Callable[[Inputs], Inputs] | None = None
@@ -96,6 +102,7 @@ class FineTune:
     progress: ProgressCallback | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", prepared(self.loss))
         if isinstance(self.schedule, str) and self.schedule not in CURVES:
             raise KMRError(
                 f"FineTune: schedule must be one of {', '.join(CURVES)} or make a scheduler, not {self.schedule!r}"
@@ -110,7 +117,7 @@ class FineTune:
             raise KMRError(
                 "FineTune: keep=best, patience and ReduceLROnPlateau need validation samples: set holdout, e.g. to 0.1"
             )
-        for name in ("patience", "check_every"):
+        for name in ("patience", "check_every", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KMRError(f"FineTune: {name} must be at least 1, not {value}")
@@ -159,11 +166,19 @@ class FineTune:
 
     @property
     def _epoch(self) -> int:
-        return math.ceil(len(self._parts[0]) / self._parts[0].batch_size)
+        """The optimizer steps of a pass over the data."""
+        data = self._parts[0]
+        batches = data.steps
+        if batches > 1 and (remainder := len(data) % data.batch_size) and (self.drop_last or remainder == 1):
+            batches -= 1
+        return math.ceil(batches / self.accumulate)
 
     def _train(self, model: nn.Module, total: int) -> None:
         data, judged = self._parts
         started = time.monotonic()
+        objective = Objective(None, data.task)
+        if self.batch_loss is None or self.guides:
+            objective = objective_of(self.loss, data, model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         every = self.check_every or max(1, min(self._epoch, math.ceil(total / 10)))
         with ExitStack() as stack:
@@ -175,28 +190,33 @@ class FineTune:
             scheduler = make_scheduler(self.schedule, optimizer, total, self.warmup)
             seen: list[Tensor] = []
             if guidances:
-                handle = model.register_forward_hook(lambda _m, _i, output: seen.append(output_tensor(output)))
+                handle = model.register_forward_hook(lambda _m, _i, output: seen.append(objective.found_in(output)))
                 stack.callback(handle.remove)
             selection = None
             if judged is not None and self._selects:
-                selection = Selection(model, lambda: self._score(model, judged), self.patience, self.keep == "best")
+                score_of = partial(self._score, model, judged, objective)
+                selection = Selection(model, score_of, self.patience, self.keep == "best")
                 selection.check()
             scaler = torch.amp.GradScaler(_device(model).type, enabled=self.precision == "float16")
             model.train()
-            for done, (places, inputs, targets) in enumerate(self._batches(data, total)):
+            for made, (places, inputs, targets) in enumerate(self._batches(data, total)):
+                done, part = divmod(made, self.accumulate)
                 if self.augment is not None:
                     inputs = self.augment(inputs)
                 seen.clear()
                 with self._autocast(model):
-                    loss = self._loss(model, inputs, targets)
+                    loss = self._loss(model, inputs, targets, objective)
                     for guidance in guidances:
                         batch = Batch(places, inputs, targets, seen[0], self.augment is not None)
                         loss = guidance(loss, batch)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise NonFiniteReading(f"the training loss became {value} at step {done}: lower the learning rate")
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                if part == 0:
+                    optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+                if part + 1 < self.accumulate:
+                    continue
                 scaler.unscale_(optimizer)
                 if self.max_norm is not None:
                     # Clipped separately, so that a guide's own parameters do not change how the model is clipped.
@@ -225,28 +245,29 @@ class FineTune:
         if not all(bool(torch.isfinite(p).all()) for p in parameters):
             raise NonFiniteReading("a weight became NaN or infinite in training: lower the learning rate")
 
-    def _batches(self, data: Split, total: int) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+    def _batches(self, data: Split, total: int) -> Iterator[tuple[Tensor | None, Inputs, Any]]:
+        """Yield the batches of all steps, those of the next epoch in a new order."""
         done = 0
-        for epoch in range(total):
-            for batch in data.numbered_batches(shuffle_seed=self.seed + epoch):
-                if done == total:
+        for epoch in range(total * self.accumulate):
+            for batch in training_batches(data, self.seed + epoch, self.drop_last):
+                if done == total * self.accumulate:
                     return
                 yield batch
                 done += 1
 
-    def _loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+    def _loss(self, model: nn.Module, inputs: Inputs, targets: Any, objective: Objective) -> Tensor:
         if self.batch_loss is not None:
             return self.batch_loss(model, (inputs, targets))
-        outputs = forward(model, inputs)
-        return self.loss(outputs, targets.to(outputs.device))
+        return objective(model, inputs, targets)
 
-    def _score(self, model: nn.Module, judged: Split) -> float:
+    def _score(self, model: nn.Module, judged: Split, objective: Objective) -> float:
         """Return the mean validation loss of the model in eval mode."""
         model.eval()
         total = 0.0
         with torch.no_grad(), self._autocast(model):
             for inputs, targets in judged.batches():
-                total += float(self._loss(model, inputs, targets)) * len(targets)
+                samples = length_of(inputs if targets is None else targets)
+                total += float(self._loss(model, inputs, targets, objective)) * samples
         return total / len(judged)
 
     def _autocast(self, model: nn.Module) -> Any:

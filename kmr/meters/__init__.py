@@ -11,6 +11,7 @@ loaded. Meters with the same split and runtime share one export and one pass ove
 """
 
 from kmr.meters.bops import BOPs
+from kmr.meters.classification import F1, IoU, Precision, Recall
 from kmr.meters.deployed import ArtifactBytes, Deployed
 from kmr.meters.energy import Energy
 from kmr.meters.expected_macs import ExpectedMACs
@@ -18,14 +19,15 @@ from kmr.meters.faithfulness import (
     AccuracyDegradationFactor,
     ChiSquaredP,
     ExpectedCalibrationError,
-    KLDivergence,
     WorstClassAccuracy,
 )
 from kmr.meters.latency import Latency, SampleTime, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
 from kmr.meters.optimizer import OptimizerBytes
-from kmr.meters.prediction import Accuracy, Agreement, CrossEntropy, Outputs, Predictions
+from kmr.meters.original import Agreement, CosineSimilarity, KLDivergence
+from kmr.meters.prediction import Accuracy, BitsPerByte, CrossEntropy, Perplexity, PredictionQuality
+from kmr.meters.predictions import Batch, Predictions, Statistics
 from kmr.meters.regression import R2, MeanAbsoluteError, MeanSquaredError
 from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
@@ -36,13 +38,18 @@ __all__ = [
     "Agreement",
     "ArtifactBytes",
     "BOPs",
+    "Batch",
+    "BitsPerByte",
     "ChiSquaredP",
+    "CosineSimilarity",
     "CrossEntropy",
     "Deployed",
     "EffectiveMACs",
     "Energy",
     "ExpectedCalibrationError",
     "ExpectedMACs",
+    "F1",
+    "IoU",
     "KLDivergence",
     "Latency",
     "MACs",
@@ -50,12 +57,16 @@ __all__ = [
     "MeanSquaredError",
     "NonzeroParameters",
     "OptimizerBytes",
-    "Outputs",
     "Parameters",
     "PeakMemory",
+    "Perplexity",
+    "Precision",
+    "PredictionQuality",
     "Predictions",
     "R2",
+    "Recall",
     "SampleTime",
+    "Statistics",
     "Timing",
     "TrainableParameters",
     "WeightBytes",

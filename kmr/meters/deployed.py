@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from kmr.core import Cost, KMRError, Quality, Reading
 from kmr.data import Inputs, Split
 from kmr.meters.deployment import DeployedPredictions, Deployment
-from kmr.meters.prediction import Accuracy, Outputs, Predictions, predict
+from kmr.meters.prediction import Accuracy, PredictionQuality
+from kmr.meters.predictions import Batch, Predictions, Statistics
 from kmr.runtimes import OnnxRuntime, Runtime, Session
 
 
@@ -95,15 +96,21 @@ class Deployed(Quality):
         """The deployed model's predictions."""
         return self._quality.view  # type: ignore[attr-defined, no-any-return]
 
-    def read(self, seen: Outputs) -> Reading:
+    def statistics(self, batch: Batch) -> Tensor:
+        """Return what the quality keeps of a batch."""
+        return self._quality.statistics(batch)  # type: ignore[attr-defined, no-any-return]
+
+    def read(self, seen: Statistics) -> Reading:
         return self._quality.read(seen)  # type: ignore[attr-defined, no-any-return]
 
-    def _made(self, view: Predictions) -> Quality:
+    def _made(self, view: Predictions) -> PredictionQuality:
         given: dict[str, object] = {"data": view}
         if "original" in inspect.signature(self.quality).parameters and self.original is not None:
             # The reference is the original in PyTorch, not in the runtime.
-            given["original"] = predict(self.original, self.data)
+            given["original"] = self.original
         made = self.quality(**given)
-        if not isinstance(made, Quality):
-            raise KMRError(f"{self.name}: quality must make a Quality, not a {type(made).__name__}")
+        if not isinstance(made, PredictionQuality):
+            raise KMRError(
+                f"{self.name}: quality must make a kmr.meters.PredictionQuality, not a {type(made).__name__}"
+            )
         return made

@@ -1,5 +1,6 @@
 """View of a model in a runtime, prepared once for all meters that use it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -10,7 +11,7 @@ from torch import nn
 from kmr.cache.identity import fingerprint
 from kmr.core import KMRError
 from kmr.data import Inputs, Split, map_tensors
-from kmr.meters.prediction import Outputs, Predictions
+from kmr.meters.predictions import Batch, Predictions, scored
 from kmr.runtimes import Runtime, Session
 
 
@@ -75,17 +76,16 @@ class DeployedPredictions(Predictions):
         key = (id(deployment), id(split))
         found = cls._through.get(key)
         if found is None:
-            found = cls._through[key] = cls(split, deployment)
+            found = cls._through[key] = cls(split, deployment=deployment)
         return found
 
-    def __call__(self, model: nn.Module) -> Outputs:
-        """Run the split through the model's session."""
+    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+        """Yield the batches of predictions of the model's session."""
         assert self.deployment is not None
         session = self.deployment(model)
         with session.pinned():
-            pairs = [(session(inputs), targets.cpu()) for inputs, targets in self.split.batches()]
-        outputs, targets = zip(*pairs, strict=True)
-        return Outputs(torch.cat(outputs), torch.cat(targets))
+            returned = ((inputs, targets, session(inputs)) for inputs, targets in self.split.batches())
+            yield from scored(self.split, returned, model)
 
 
 def batch_of(inputs: Inputs, samples: int | None) -> Inputs:

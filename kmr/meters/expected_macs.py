@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, Split
 from kmr.meters.macs import LayerMACs, count_macs
-from kmr.meters.prediction import Predictions
+from kmr.meters.predictions import Predictions
 from kmr.representation.early_exits import EarlyExits
 from kmr.representation.gating import GatedLayer
 
@@ -55,7 +55,7 @@ class ExpectedMACs(Cost):
         with ExitStack() as stack:
             for path, module in gated.items():
                 stack.callback(module.gate.register_forward_hook(hook(path)).remove)
-            samples = len(Predictions.of(self.data)(seen).targets)
+            samples = sum(batch.scores.samples for batch in Predictions.of(self.data)(seen))
         saved = torch.zeros(samples, dtype=torch.float64)
         for path, shares in open_shares.items():
             found = torch.cat(shares) if shares else torch.ones(samples, dtype=torch.float64)

@@ -1,73 +1,28 @@
 """Faithfulness of a compressed model to the original, and quality beyond the overall accuracy.
 
-`Agreement` counts unchanged predictions. The meters here measure how far probabilities moved (`KLDivergence`), whether
-the changes follow a pattern (`ChiSquaredP`), calibration (`ExpectedCalibrationError`), and the subsets that a good
-average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
+`Agreement` counts unchanged predictions, `KLDivergence` measures how far probabilities moved. The meters here ask
+whether the changes follow a pattern (`ChiSquaredP`), measure calibration (`ExpectedCalibrationError`), and read the
+subsets that a good average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kmr.core import Direction, KMRError, Reading
-from kmr.meters.prediction import (
-    IGNORED,
-    Outputs,
-    _PredictionQuality,
-    check_classes,
-    check_logits,
-    predict,
-    share_of,
-)
+from kmr.meters.class_counts import class_counts, counted
+from kmr.meters.original import ToOriginal
+from kmr.meters.prediction import PredictionQuality
+from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.statistics import smallest
+from kmr.tasks import ClassScores
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ToOriginal(_PredictionQuality):
-    """A quality that compares predictions with the original model's, which are computed once, at construction."""
-
-    original: Outputs | nn.Module = field(repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.original, nn.Module):
-            object.__setattr__(self, "original", predict(self.original, self.data))
-
-    def pair(self, seen: Outputs) -> tuple[Tensor, Tensor]:
-        """Return the model's and the original's logits as (predictions, classes), in double precision."""
-        assert isinstance(self.original, Outputs)
-        mine, original = seen.outputs, self.original.outputs
-        if mine.shape != original.shape:
-            raise KMRError(f"outputs have shape {tuple(mine.shape)}, the original's {tuple(original.shape)}")
-        check_logits(mine)
-        return _flat(mine), _flat(original)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KLDivergence(_ToOriginal):
-    """The mean Kullback-Leibler divergence KL(original ‖ model) of the predicted distributions.
-
-    Unit: nat. Range: [0, ∞). Direction: minimize. Source: Kullback and Leibler 1951.
-
-    The standard error assumes independent samples, as for `Accuracy`.
-    """
-
-    name: str = "kl"
-    unit: str = field(init=False, default="nat")
-    direction: Direction = field(init=False, default="minimize")
-
-    def read(self, seen: Outputs) -> Reading:
-        mine, original = (F.log_softmax(logits, dim=1) for logits in self.pair(seen))
-        divergences = (original.exp() * (original - mine)).sum(dim=1).clamp(min=0.0)
-        samples = len(seen.outputs)
-        return share_of(divergences.reshape(samples, -1), torch.ones(samples, divergences.numel() // samples))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChiSquaredP(_ToOriginal):
+class ChiSquaredP(ToOriginal):
     """The p value of Bowker's chi-squared symmetry test on the contingency table (original's class, model's class).
 
     Unit: 1. Range: [0, 1]. Direction: maximize. Source: Bowker 1948; for two classes McNemar 1947.
@@ -80,29 +35,41 @@ class ChiSquaredP(_ToOriginal):
     name: str = "chi_squared_p"
     unit: str = field(init=False, default="1")
 
-    def read(self, seen: Outputs) -> Reading:
-        mine, original = self.pair(seen)
-        classes = mine.shape[1]
-        cells = original.argmax(dim=1) * classes + mine.argmax(dim=1)
-        table = torch.bincount(cells, minlength=classes * classes).reshape(classes, classes).double()
-        changed = (table + table.T).triu(1)
-        difference = (table - table.T).triu(1)
-        pairs = changed > 0
-        statistic = (difference[pairs] ** 2 / changed[pairs]).sum()
-        degrees = int(pairs.sum())
-        if degrees == 0:
-            return Reading(1.0)
-        half = torch.tensor(degrees / 2, dtype=torch.float64)
-        return Reading(float(torch.special.gammaincc(half, statistic / 2)))
+    def statistics(self, batch: Batch) -> Tensor:
+        """Return the number of classes and, for each entry, its cell of the table, numbered from 1."""
+        mine, original = self.pair(batch)
+        cells = mine.each(lambda one, _, two: two.argmax(1) * mine.classes + one.argmax(1) + 1, original).cpu()
+        counts = torch.bincount(mine.sample.cpu(), minlength=mine.samples)
+        rows = torch.zeros(mine.samples, int(counts.max()) + 1 if len(counts) else 1, dtype=torch.float64)
+        places = torch.arange(len(cells)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        rows[mine.sample.cpu(), places + 1] = cells.double()
+        rows[:, 0] = mine.classes
+        return rows
+
+    def value(self, rows: Tensor) -> float:
+        classes = int(rows[0, 0])
+        cells, counts = rows[:, 1:][rows[:, 1:] > 0].long().sub(1).unique(return_counts=True)  # type: ignore[no-untyped-call]
+        table = {int(cell): int(count) for cell, count in zip(cells, counts, strict=True)}
+        pairs = {tuple(sorted(divmod(cell, classes))) for cell in table if cell // classes != cell % classes}
+        both = [(table.get(i * classes + j, 0), table.get(j * classes + i, 0)) for i, j in pairs]
+        if not both:
+            return 1.0
+        statistic = sum((one - other) ** 2 / (one + other) for one, other in both)
+        half = torch.tensor(len(both) / 2, dtype=torch.float64)
+        return float(torch.special.gammaincc(half, torch.tensor(statistic / 2, dtype=torch.float64)))
+
+    def stderr(self, seen: Statistics) -> float | None:
+        """Return None: a p value is no estimate of a quantity."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpectedCalibrationError(_PredictionQuality):
+class ExpectedCalibrationError(PredictionQuality):
     """The mean gap between confidence and accuracy over equal bins of confidence.
 
     Unit: fraction. Range: [0, 1]. Direction: minimize. Source: Guo et al. 2017.
 
-    Each bin is weighted by its number of predictions; logits and targets as for `Accuracy`.
+    Each bin is weighted by its number of predictions.
 
     Args:
         data: the split, or a view of it.
@@ -114,50 +81,69 @@ class ExpectedCalibrationError(_PredictionQuality):
     unit: str = field(init=False, default="fraction")
     direction: Direction = field(init=False, default="minimize")
 
-    def read(self, seen: Outputs) -> Reading:
+    def statistics(self, batch: Batch) -> Tensor:
+        """Return the number of predictions and the sum of gaps in each bin, (samples, 1 + bins)."""
         if self.bins < 1:
             raise KMRError(f"bins must be at least 1, not {self.bins}")
-        logits, targets = _counted(seen)
-        confidence, guess = F.softmax(logits, dim=1).max(dim=1)
-        bin_of = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1
-        gap = (guess == targets).double() - confidence
-        sums = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, bin_of, gap)
-        return Reading(float(sums.abs().sum() / len(gap)))
+        seen = self.needs(batch, ClassScores)
+        confidence = seen.each(lambda logits, _: F.softmax(logits.double(), dim=1).amax(1)).cpu()
+        hits = seen.each(lambda logits, targets: (logits.argmax(1) == targets).double()).cpu()
+        bins = (confidence * self.bins).ceil().long().clamp(1, self.bins)
+        rows = torch.zeros(seen.samples, self.bins + 1, dtype=torch.float64)
+        sample = seen.sample.cpu()
+        rows.index_put_(
+            (sample, torch.zeros_like(sample)), torch.ones(len(sample), dtype=torch.float64), accumulate=True
+        )
+        rows.index_put_((sample, bins), hits - confidence, accumulate=True)
+        return rows
+
+    def value(self, rows: Tensor) -> float:
+        sums = rows.sum(0)
+        return float(sums[1:].abs().sum() / sums[0])
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstClassAccuracy(_PredictionQuality):
+class WorstClassAccuracy(PredictionQuality):
     """The lowest accuracy on any class that occurs; its standard error is √(p(1−p)/n).
 
     Unit: fraction. Range: [0, 1]. Direction: maximize.
 
-    The minimum of noisy values is biased downwards, so the reading is pessimistic if a class has few samples. Logits
-    and targets as for `Accuracy`.
+    The minimum of noisy values is biased downwards, so the reading is pessimistic if a class has few samples.
     """
 
     name: str = "worst_class_accuracy"
     unit: str = field(init=False, default="fraction")
 
-    def read(self, seen: Outputs) -> Reading:
-        logits, targets = _counted(seen)
-        classes = logits.shape[1]
-        counts = torch.bincount(targets, minlength=classes)
-        hits = torch.bincount(targets[logits.argmax(dim=1) == targets], minlength=classes)
-        shares = torch.where(counts > 0, hits.double() / counts.clamp(min=1), torch.inf)
+    def statistics(self, batch: Batch) -> Tensor:
+        return class_counts(self.needs(batch, ClassScores))
+
+    def value(self, rows: Tensor) -> float:
+        return self._worst(rows)[0]
+
+    def stderr(self, seen: Statistics) -> float | None:
+        value, count = self._worst(seen.rows)
+        return math.sqrt(value * (1 - value) / count)
+
+    def read(self, seen: Statistics) -> Reading:
+        value, count = self._worst(seen.rows)
+        return Reading(value, math.sqrt(value * (1 - value) / count) or smallest(count))
+
+    def _worst(self, rows: Tensor) -> tuple[float, int]:
+        hits, counts, _ = counted(rows)
+        shares = torch.where(counts > 0, hits / counts.clamp(min=1), torch.inf)
         worst = int(shares.argmin())
-        value = float(shares[worst])
-        return Reading(value, math.sqrt(value * (1 - value) / int(counts[worst])))
+        return float(shares[worst]), int(counts[worst])
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyDegradationFactor(_PredictionQuality):
+class AccuracyDegradationFactor(PredictionQuality):
     """The number of times the data can be halved into contiguous blocks before the worst block loses accuracy.
 
     Unit: halvings. Range: [0, ∞). Direction: maximize.
 
     The accuracy-degradation profile is the lowest accuracy among 1, 2, 4, … contiguous blocks, in the split's order.
     The factor is the number of halvings up to which the worst block stays within `drop` of the overall accuracy.
-    Halving stops before blocks have fewer than `fewest` samples. Logits and targets as for `Accuracy`.
+    Halving stops before blocks have fewer than `fewest` samples.
 
     Args:
         data: the split, or a view of it.
@@ -170,39 +156,34 @@ class AccuracyDegradationFactor(_PredictionQuality):
     name: str = "accuracy_degradation_factor"
     unit: str = field(init=False, default="halvings")
 
-    def read(self, seen: Outputs) -> Reading:
+    def statistics(self, batch: Batch) -> Tensor:
+        seen = self.needs(batch, ClassScores)
+        return seen.per_sample(seen.each(lambda logits, targets: logits.argmax(1) == targets))
+
+    def value(self, rows: Tensor) -> float:
         if not 0 < self.drop < 1 or self.fewest < 1:
             raise KMRError(f"drop must be in (0, 1) and fewest at least 1, not {self.drop} and {self.fewest}")
-        logits, targets = _counted(seen)
-        profile = self.profile((logits.argmax(dim=1) == targets).double())
+        profile = self.profile(rows)
         kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
-        return Reading(float(([*kept, False]).index(False) - 1))
+        return float(([*kept, False]).index(False) - 1)
+
+    def stderr(self, seen: Statistics) -> float | None:
+        """Return None: the factor depends on the order of the samples, which resampling destroys."""
+        return None
 
     def profile_of(self, model: nn.Module) -> list[float]:
         """Return a model's profile on the meter's data, in evaluation mode."""
         was = model.training
         try:
-            logits, targets = _counted(self.view(model.eval()))
+            return self.profile(Predictions.of(self.data).fold(model.eval(), [self])[self.name].rows)
         finally:
             model.train(was)
-        return self.profile((logits.argmax(dim=1) == targets).double())
 
-    def profile(self, hits: Tensor) -> list[float]:
-        """Return the lowest accuracy among 1, 2, 4, … blocks of `hits`, (n,) zeros and ones."""
+    def profile(self, rows: Tensor) -> list[float]:
+        """Return the lowest accuracy among 1, 2, 4, … blocks of rows (hits, predictions), (n, 2)."""
+        hits = rows[:, 0] / rows[:, 1].clamp(min=1)
         found, blocks = [float(hits.mean())], 2
         while len(hits) // blocks >= self.fewest:
             found.append(min(float(part.mean()) for part in hits.tensor_split(blocks)))
             blocks *= 2
         return found
-
-
-def _flat(logits: Tensor) -> Tensor:
-    """Return logits (n, classes, …) as (predictions, classes), in double precision."""
-    return logits.movedim(1, -1).reshape(-1, logits.shape[1]).double()
-
-
-def _counted(seen: Outputs) -> tuple[Any, Any]:
-    """Return logits (predictions, classes) and targets of the predictions that are not ignored."""
-    targets = check_classes(seen)
-    counts = (targets != IGNORED).reshape(-1)
-    return _flat(seen.outputs)[counts], targets.reshape(-1)[counts]

@@ -1,96 +1,32 @@
-"""Predictions of a model on a data split, and their quality."""
+"""Qualities of predictions, from statistics that each pass keeps of every sample."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
-from weakref import WeakValueDictionary
+from typing import Any, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kmr.core import Direction, KMRError, NonFiniteReading, Quality, Reading, isolated_rng
-from kmr.data import Split, forward
+from kmr.core import Direction, KMRError, Quality, Reading
+from kmr.data import Split
+from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.statistics import bootstrap, ratio, smallest
+from kmr.tasks import ClassScores, LabelScores, Scores
 
-IGNORED = -100
-"""The target that marks an ignored entry, as in `torch.nn.functional.cross_entropy`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """A model's outputs over a split and the targets, in the split's order, on the CPU."""
-
-    outputs: Tensor
-    targets: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """A view of a model: its outputs over one split. Meters with the same object share one pass.
-
-    Args:
-        split: the split to predict.
-    """
-
-    split: Split
-    _live: ClassVar["WeakValueDictionary[int, Predictions]"] = WeakValueDictionary()
-
-    @classmethod
-    def of(cls, source: "Split | Predictions") -> "Predictions":
-        """Return the predictions over a split: the same object for the same split while a reference to it exists."""
-        if isinstance(source, Predictions):
-            return source
-        if not isinstance(source, Split):
-            raise KMRError(f"a meter reads a Split or Predictions, not {type(source).__name__}")
-        # Predictions hold their split, so that its id stays unique while the entry lives.
-        found = cls._live.get(id(source))
-        if found is None:
-            found = cls._live[id(source)] = cls(source)
-        return found
-
-    def __call__(self, model: nn.Module) -> Outputs:
-        """Run the model over the split, in its current mode; its buffers do not change."""
-        with torch.no_grad(), _kept_buffers(model):
-            pairs = [(forward(model, inputs).cpu(), targets.cpu()) for inputs, targets in self.split.batches()]
-        outputs, targets = zip(*pairs, strict=True)
-        if len({tensor.shape[1:] for tensor in outputs}) > 1 or len({tensor.shape[1:] for tensor in targets}) > 1:
-            raise KMRError("a split's batches differ in the shape of outputs or targets: pad the samples to one length")
-        return Outputs(torch.cat(outputs), torch.cat(targets))
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers after forward passes that change or replace them."""
-    before = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        for module, name, buffer, value in before:
-            module._buffers[name] = buffer.copy_(value)
-
-
-def predict(model: nn.Module, data: Split | Predictions) -> Outputs:
-    """Run a model over a split in evaluation mode, then restore its modes."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with isolated_rng(0):
-            return Predictions.of(data)(model)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+S = TypeVar("S", bound=Scores)
+T = TypeVar("T", bound=Scores)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PredictionQuality(Quality):
-    """A quality of the predictions on one split."""
+class PredictionQuality(Quality):
+    """A quality of the predictions on one split.
+
+    A pass over the split keeps `statistics` of every batch, one row for each sample; `value` reads the quality from the
+    rows of all batches. Its standard error is that of bootstrap samples of the rows, over groups where the split has
+    them.
+    """
 
     data: Split | Predictions = field(repr=False)
 
@@ -102,15 +38,65 @@ class _PredictionQuality(Quality):
         """The predictions on the split, shared with its other meters."""
         return Predictions.of(self.data)
 
+    @abstractmethod
+    def statistics(self, batch: Batch) -> Tensor:
+        """Return the rows to keep of a batch, (samples, k)."""
+
+    @abstractmethod
+    def value(self, rows: Tensor) -> float:
+        """Return the quality of samples from their rows."""
+
+    def stderr(self, seen: Statistics) -> float | None:
+        """Return the standard error of the value, or None if it is unknown."""
+        return bootstrap(seen.rows, seen.groups, self.value)
+
+    def read(self, seen: Statistics) -> Reading:
+        value = self.value(seen.rows)
+        error = self.stderr(seen) if len(seen.rows) > 1 else None
+        if self.unit == "fraction" and not error:
+            error = smallest(_units(seen))
+        return Reading(value, error)
+
+    @overload
+    def needs(self, batch: Batch, kind: type[S], /) -> S: ...
+
+    @overload
+    def needs(self, batch: Batch, kind: type[S], other: type[T], /) -> S | T: ...
+
+    def needs(self, batch: Batch, *kinds: Any) -> Any:
+        """Return a batch's scores; raise `KMRError` if the task's scores are of another kind."""
+        if not isinstance(batch.scores, kinds):
+            raise KMRError(
+                f"meter {self.name} does not fit {type(batch.task).__name__}, which takes {_convention(batch)}: choose "
+                "another meter, or set task"
+            )
+        return batch.scores
+
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy(_PredictionQuality):
-    """The share of predictions whose target is among the `top_k` largest logits.
+class MeanQuality(PredictionQuality):
+    """A mean over entries: rows are sums of scores and of weights, (samples, 2)."""
+
+    def value(self, rows: Tensor) -> float:
+        total = rows[:, 1].sum()
+        if total == 0:
+            raise KMRError(
+                f"meter {self.name} has nothing to read: all targets of the split are ignored; check task.ignore_index"
+            )
+        return float(rows[:, 0].sum() / total)
+
+    def stderr(self, seen: Statistics) -> float | None:
+        return ratio(seen.rows, seen.groups)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(MeanQuality):
+    """The share of predictions whose target is among the `top_k` largest logits; of labels, the share that is right.
 
     Unit: fraction. Range: [0, 1]. Direction: maximize.
 
-    Logits have shape (n, classes) or (n, classes, …), integer targets (n) or (n, …); targets of −100 are ignored. The
-    standard error is √(p(1−p)/n); if a sample has several predictions, it assumes independent samples.
+    The standard error is √(p(1−p)/n), or 1/(n + 1) where all samples agree; if a sample has several predictions, it
+    assumes independent samples, not predictions.
 
     Args:
         data: the split, or a view of it.
@@ -121,19 +107,22 @@ class Accuracy(_PredictionQuality):
     name: str = "accuracy"
     unit: str = field(init=False, default="fraction")
 
-    def read(self, seen: Outputs) -> Reading:
-        targets = check_classes(seen)
-        classes = seen.outputs.shape[1]
-        if not 1 <= self.top_k <= classes:
-            raise KMRError(f"top_k must be between 1 and the number of classes ({classes}), not {self.top_k}")
-        top = seen.outputs.topk(self.top_k, dim=1).indices
-        hits = (top == targets.unsqueeze(1)).any(dim=1)
-        return share_of(hits.double(), targets != IGNORED)
+    def statistics(self, batch: Batch) -> Tensor:
+        seen = self.needs(batch, ClassScores, LabelScores)
+        if isinstance(seen, LabelScores):
+            return seen.per_sample((seen.logits > 0) == (seen.targets == 1))
+        if not 1 <= self.top_k <= seen.classes:
+            raise KMRError(f"top_k must be between 1 and the number of classes ({seen.classes}), not {self.top_k}")
+        if self.top_k == 1:
+            return seen.per_sample(seen.each(lambda logits, targets: logits.argmax(1) == targets))
+        return seen.per_sample(
+            seen.each(lambda logits, targets: (logits.topk(self.top_k, dim=1).indices == targets[:, None]).any(1))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossEntropy(_PredictionQuality):
-    """The mean cross-entropy, for the same logits and targets as `Accuracy`, with its standard error.
+class CrossEntropy(MeanQuality):
+    """The mean cross-entropy, for the same predictions as `Accuracy`, with its standard error.
 
     Unit: nat. Range: [0, ∞). Direction: minimize. Source: Good 1952, the logarithmic score.
     """
@@ -142,79 +131,78 @@ class CrossEntropy(_PredictionQuality):
     unit: str = field(init=False, default="nat")
     direction: Direction = field(init=False, default="minimize")
 
-    def read(self, seen: Outputs) -> Reading:
-        targets = check_classes(seen)
-        losses = F.cross_entropy(seen.outputs.double(), targets, reduction="none", ignore_index=IGNORED)
-        mean = share_of(losses, targets != IGNORED)
-        samples = len(targets)
-        if samples < 2 or mean.stderr is None:
-            return Reading(mean.value)
-        return Reading(mean.value, mean.stderr * math.sqrt(samples / (samples - 1)))
+    def statistics(self, batch: Batch) -> Tensor:
+        return cross_entropies(self.needs(batch, ClassScores, LabelScores))
+
+    def stderr(self, seen: Statistics) -> float | None:
+        units = _units(seen)
+        return ratio(seen.rows, seen.groups)[1] * math.sqrt(units / (units - 1)) if units > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement(_PredictionQuality):
-    """The share of predictions with the same class as the original model's, whatever the target.
+class Perplexity(CrossEntropy):
+    """The exponential of the mean cross-entropy of tokens.
 
-    Unit: fraction. Range: [0, 1]. Direction: maximize.
+    Unit: 1. Range: [1, ∞). Direction: minimize. Source: Jelinek et al. 1977.
+    """
+
+    name: str = "perplexity"
+    unit: str = field(init=False, default="1")
+
+    def value(self, rows: Tensor) -> float:
+        return math.exp(min(super().value(rows), 700.0))
+
+    def stderr(self, seen: Statistics) -> float | None:
+        error = super().stderr(seen)
+        return None if error is None else error * self.value(seen.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitsPerByte(CrossEntropy):
+    """The mean cross-entropy of tokens in bits, per byte of text.
+
+    Unit: bit. Range: [0, ∞). Direction: minimize.
 
     Args:
         data: the split, or a view of it.
-        original: the original model, which runs once, at construction; or its outputs on this split.
+        bytes_per_token: the mean number of bytes that a token stands for; 1 for models of bytes.
     """
 
-    original: Outputs | nn.Module = field(repr=False, compare=False)
-    name: str = "agreement"
-    unit: str = field(init=False, default="fraction")
+    bytes_per_token: float = 1.0
+    name: str = "bits_per_byte"
+    unit: str = field(init=False, default="bit")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.original, nn.Module):
-            object.__setattr__(self, "original", predict(self.original, self.data))
+        if not self.bytes_per_token > 0:
+            raise KMRError(f"bytes_per_token must be above 0, not {self.bytes_per_token}")
 
-    def read(self, seen: Outputs) -> Reading:
-        assert isinstance(self.original, Outputs)
-        mine, original = seen.outputs, self.original.outputs
-        if mine.shape != original.shape:
-            raise KMRError(f"outputs have shape {tuple(mine.shape)}, the original's {tuple(original.shape)}")
-        check_logits(mine)
-        same = mine.argmax(dim=1) == original.argmax(dim=1)
-        return share_of(same.double(), torch.ones_like(same))
+    def value(self, rows: Tensor) -> float:
+        return super().value(rows) * self._scale
 
+    def stderr(self, seen: Statistics) -> float | None:
+        error = super().stderr(seen)
+        return None if error is None else error * self._scale
 
-def check_logits(outputs: Tensor) -> None:
-    """Raise KMRError unless the outputs are logits (n, classes, …), and NonFiniteReading if they contain NaN."""
-    if outputs.dim() < 2 or outputs.shape[1] < 2:
-        raise KMRError(f"logits must have shape (n, classes, …) with at least 2 classes, not {tuple(outputs.shape)}")
-    if bool(outputs.isnan().any()):
-        raise NonFiniteReading("the model has diverged: its outputs contain NaN")
+    @property
+    def _scale(self) -> float:
+        return 1 / (math.log(2) * self.bytes_per_token)
 
 
-def check_classes(seen: Outputs) -> Tensor:
-    """Return the targets as integers; raise KMRError if they do not fit the logits."""
-    outputs, targets = seen.outputs, seen.targets
-    check_logits(outputs)
-    if targets.is_floating_point() or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
-        raise KMRError(
-            f"targets must be class numbers of shape {(outputs.shape[0], *outputs.shape[2:])}, not {targets.dtype} of "
-            f"shape {tuple(targets.shape)}"
-        )
-    targets = targets.long()
-    counted = targets[targets != IGNORED]
-    if counted.numel() == 0:
-        raise KMRError("all targets of the split are -100, which is ignored: provide class numbers")
-    if int(counted.min()) < 0 or int(counted.max()) >= outputs.shape[1]:
-        raise KMRError(
-            f"targets lie in {int(counted.min())} to {int(counted.max())}; the model has {outputs.shape[1]} classes"
-        )
-    return targets
+def cross_entropies(seen: ClassScores | LabelScores) -> Tensor:
+    """Return sums of cross-entropies and of weights for each sample, (samples, 2)."""
+    if isinstance(seen, LabelScores):
+        targets = seen.targets.double()
+        return seen.per_sample(F.binary_cross_entropy_with_logits(seen.logits.double(), targets, reduction="none"))
+    return seen.per_sample(
+        seen.each(lambda logits, targets: F.cross_entropy(logits.double(), targets, reduction="none"))
+    )
 
 
-def share_of(scores: Tensor, counted: Tensor) -> Reading:
-    """Return the mean score of the counted entries; its standard error assumes independent samples, not entries."""
-    counted = counted.reshape(len(counted), -1).double()
-    scores = scores.reshape(counted.shape) * counted
-    total = counted.sum()
-    mean = scores.sum() / total
-    deviations = scores.sum(dim=1) - mean * counted.sum(dim=1)
-    return Reading(float(mean), float(deviations.square().sum().sqrt() / total))
+def _units(seen: Statistics) -> int:
+    """Return the number of independent samples or groups."""
+    return len(seen.rows) if seen.groups is None else len(torch.unique(seen.groups))
+
+
+def _convention(batch: Batch) -> Any:
+    return batch.task.convention

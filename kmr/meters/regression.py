@@ -3,46 +3,79 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from kmr.core import Direction, KMRError, Reading
-from kmr.meters.prediction import Outputs, _PredictionQuality
+from kmr.core import Direction, KMRError
+from kmr.meters.prediction import MeanQuality, PredictionQuality
+from kmr.meters.predictions import Batch, Statistics
+from kmr.meters.statistics import bootstrap, ratio
+from kmr.tasks import NumberScores
 
 
 @dataclass(frozen=True, kw_only=True)
-class R2(_PredictionQuality):
+class R2(PredictionQuality):
     """The coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)², pooled over outputs, each with its own mean.
 
     Unit: 1. Range: (−∞, 1]. Direction: maximize. Source: Wright 1921.
 
-    The standard error comes from the delete-one jackknife over samples (Efron & Tibshirani, 1993, §11).
+    The standard error comes from the delete-one jackknife over samples (Efron & Tibshirani, 1993, §11); over groups and
+    with sample weights, from bootstrap samples.
     """
 
     name: str = "r2"
     unit: str = field(init=False, default="1")
 
-    def read(self, seen: Outputs) -> Reading:
-        errors, targets = _residuals(seen)
-        count = len(targets)
-        deviations = (targets - targets.mean(dim=0)).square().sum(dim=1)
-        squares = errors.square().sum(dim=1)
-        spread = deviations.sum()
+    def statistics(self, batch: Batch) -> Tensor:
+        seen = self.needs(batch, NumberScores)
+        weights = torch.ones(seen.samples, dtype=torch.float64) if seen.weights is None else seen.weights.double()
+        errors = (seen.outputs - seen.targets).square().sum(1)
+        return torch.cat([weights.cpu()[:, None], errors.cpu()[:, None], seen.targets.cpu()], 1)
+
+    def value(self, rows: Tensor) -> float:
+        weights, squares, targets = rows[:, 0], rows[:, 1], rows[:, 2:]
+        mean = (weights[:, None] * targets).sum(0) / weights.sum()
+        spread = (weights[:, None] * (targets - mean).square()).sum()
         if spread == 0:
             raise KMRError("R² is undefined: all targets of the split are the same")
-        value = float(1 - squares.sum() / spread)
+        return float(1 - (weights * squares).sum() / spread)
+
+    def stderr(self, seen: Statistics) -> float | None:
+        rows, count = seen.rows, len(seen.rows)
+        if seen.groups is not None or bool((rows[:, 0] != 1).any()):
+            return bootstrap(rows, seen.groups, self._or_nothing)
+        squares, targets = rows[:, 1], rows[:, 2:]
+        deviations = (targets - targets.mean(dim=0)).square().sum(dim=1)
         if count < 3:
-            return Reading(value)
+            return None
         # Leaving out sample i moves the mean, so the total loses n/(n−1) times the sample's deviation.
-        left_spread = spread - deviations * count / (count - 1)
+        left_spread = deviations.sum() - deviations * count / (count - 1)
         if bool((left_spread <= 0).any()):
-            return Reading(value)
+            return None
         left = 1 - (squares.sum() - squares) / left_spread
         variance = (count - 1) / count * (left - left.mean()).square().sum()
-        return Reading(value, float(variance.sqrt()))
+        return float(variance.sqrt())
+
+    def _or_nothing(self, rows: Tensor) -> float:
+        try:
+            return self.value(rows)
+        except KMRError:  # a bootstrap sample of equal targets
+            return math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanSquaredError(_PredictionQuality):
+class _MeanError(MeanQuality):
+    """A mean over samples and outputs, with the standard error of the mean over samples."""
+
+    direction: Direction = field(init=False, default="minimize")
+
+    def stderr(self, seen: Statistics) -> float | None:
+        units = len(seen.rows) if seen.groups is None else len(torch.unique(seen.groups))
+        return ratio(seen.rows, seen.groups)[1] * math.sqrt(units / (units - 1)) if units > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanSquaredError(_MeanError):
     """The mean squared error over samples and outputs, with the standard error of the mean over samples.
 
     Unit: squared target unit. Range: [0, ∞). Direction: minimize.
@@ -50,14 +83,14 @@ class MeanSquaredError(_PredictionQuality):
 
     name: str = "mse"
     unit: str = field(init=False, default="squared target unit")
-    direction: Direction = field(init=False, default="minimize")
 
-    def read(self, seen: Outputs) -> Reading:
-        return _mean_over_samples(_residuals(seen)[0].square())
+    def statistics(self, batch: Batch) -> Tensor:
+        seen = self.needs(batch, NumberScores)
+        return seen.per_sample((seen.outputs - seen.targets).square())
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanAbsoluteError(_PredictionQuality):
+class MeanAbsoluteError(_MeanError):
     """The mean absolute error over samples and outputs, with the standard error of the mean over samples.
 
     Unit: target unit. Range: [0, ∞). Direction: minimize.
@@ -65,22 +98,7 @@ class MeanAbsoluteError(_PredictionQuality):
 
     name: str = "mae"
     unit: str = field(init=False, default="target unit")
-    direction: Direction = field(init=False, default="minimize")
 
-    def read(self, seen: Outputs) -> Reading:
-        return _mean_over_samples(_residuals(seen)[0].abs())
-
-
-def _mean_over_samples(losses: Tensor) -> Reading:
-    """Return the mean of losses (n, outputs), with its standard error if there are at least two samples."""
-    each = losses.mean(dim=1)
-    return Reading(float(each.mean()), float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None)
-
-
-def _residuals(seen: Outputs) -> tuple[Tensor, Tensor]:
-    """Return errors and targets as (n, outputs) in double precision."""
-    outputs, targets = seen.outputs, seen.targets
-    if outputs.numel() != targets.numel():
-        raise KMRError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
-    targets = targets.reshape(len(targets), -1).double()
-    return outputs.reshape(targets.shape).double() - targets, targets
+    def statistics(self, batch: Batch) -> Tensor:
+        seen = self.needs(batch, NumberScores)
+        return seen.per_sample((seen.outputs - seen.targets).abs())

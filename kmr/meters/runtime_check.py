@@ -6,8 +6,9 @@ import torch
 
 from kmr.core import KMRError
 from kmr.data import Split
-from kmr.meters.prediction import Accuracy, Outputs
+from kmr.meters.statistics import ratio
 from kmr.runtimes.runtime import Session
+from kmr.tasks import ClassScores, task_of
 
 TOLERANCE = 0.005
 """The default tolerance: the difference that is allowed between the accuracies."""
@@ -62,23 +63,33 @@ def check(model: Session, artifact: Session, split: Split, *, tolerance: float =
     """
     if not tolerance >= 0:
         raise KMRError(f"tolerance must be 0 or more, not {tolerance}")
-    seen: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    targets = []
+    hits: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    same, entries, samples = 0.0, 0, 0
+    changed = size = torch.zeros((), dtype=torch.float64)
+    task = split.task
     for inputs, wanted in split.batches():
-        for session, outputs in zip((model, artifact), seen, strict=True):
-            with session.pinned():
-                outputs.append(session(inputs))
-        targets.append(wanted.cpu())
-    ours, theirs, aims = torch.cat(seen[0]), torch.cat(seen[1]), torch.cat(targets)
-    if ours.shape != theirs.shape:
-        raise KMRError(f"the artifact's outputs have shape {tuple(theirs.shape)}, the model's {tuple(ours.shape)}")
-    if aims.is_floating_point() or ours.dim() < 2 or ours.shape[1] < 2:
-        error = float((theirs - ours).double().norm() / ours.double().norm().clamp(min=1e-30))
-        return Check(len(aims), 0.0, 0.0, 0.0, 0.0, 0.0, error, classes=False, tolerance=tolerance)
-    meter = Accuracy(data=split)
-    before, after = meter.read(Outputs(ours, aims)), meter.read(Outputs(theirs, aims))
-    same = (ours.argmax(1) == theirs.argmax(1)).double().mean()
+        with model.pinned():
+            ours = model(inputs)
+        with artifact.pinned():
+            theirs = artifact(inputs)
+        if ours.shape != theirs.shape:
+            raise KMRError(f"the artifact's outputs have shape {tuple(theirs.shape)}, the model's {tuple(ours.shape)}")
+        task = task or task_of(split, ours, inputs, wanted)
+        inputs, wanted = task.prepare(inputs, wanted)
+        before, after = (task.scores(task.outputs(outputs), wanted) for outputs in (ours, theirs))
+        samples += before.samples
+        if isinstance(before, ClassScores) and isinstance(after, ClassScores):
+            for scores, kept in zip((before, after), hits, strict=True):
+                kept.append(scores.per_sample(scores.each(lambda logits, aims: logits.argmax(1) == aims)))
+            same += float(before.each(lambda one, _, two: one.argmax(1) == two.argmax(1), after).sum())
+            entries += len(before.targets)
+        else:
+            changed = changed + (theirs - ours).double().square().sum()
+            size = size + ours.double().square().sum()
+    if not entries:
+        error = float((changed / size.clamp(min=1e-60)).sqrt())
+        return Check(samples, 0.0, 0.0, 0.0, 0.0, 0.0, error, classes=False, tolerance=tolerance)
+    (one, doubt), (other, other_doubt) = (ratio(torch.cat(kept), split.groups) for kept in hits)
     return Check(
-        len(aims), before.value, after.value, before.stderr or 0.0, after.stderr or 0.0, float(same),
-        after.value - before.value, classes=True, tolerance=tolerance,
-    )  # fmt: skip
+        samples, one, other, doubt, other_doubt, same / entries, other - one, classes=True, tolerance=tolerance
+    )

@@ -6,7 +6,7 @@ needs a C++ compiler. There is no file: the compiled code lives in this process.
 
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -55,7 +55,7 @@ class Inductor(Runtime):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             if calibration is not None and self.precision == "int8":
-                batches = Split(calibration.subset(self.calibration_samples).source, _CALIBRATION_BATCH).batches()
+                batches = replace(calibration.subset(self.calibration_samples), batch_size=_CALIBRATION_BATCH).batches()
                 module = _quantized(module, (signature.flatten(inputs) for inputs, _ in batches))
             frozen = _Frozen(module)
             before = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """ONNX Runtime: the default for deployment, in float32 or with integer kernels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -154,7 +154,7 @@ class OnnxRuntime(Runtime):
         return "int8" if 2 * small > total else "fp32"
 
     def _feeds(self, signature: Signature, calibration: Split) -> "list[dict[str, np.ndarray]]":
-        split = Split(calibration.subset(self.calibration_samples).source, _CALIBRATION_BATCH)
+        split = replace(calibration.subset(self.calibration_samples), batch_size=_CALIBRATION_BATCH)
         return [feed(signature, inputs) for inputs, _ in split.batches()]
 
 

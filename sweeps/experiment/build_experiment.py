@@ -1,6 +1,5 @@
 """Building an experiment: the live parts of a config, checked before anything expensive starts."""
 
-import copy
 import hashlib
 import json
 import math
@@ -22,10 +21,11 @@ from kmr.core import (
     Quality,
     Rule,
 )
-from kmr.data import Data, as_data, forward
+from kmr.data import Data, as_data
 from kmr.meters import Predictions
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment.base_weights import with_weights
+from sweeps.experiment.choose_task import with_task
 from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
@@ -61,7 +61,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     model = part("model", plain["model"], trusted)
     if not isinstance(model, nn.Module):
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
-    _try_once(model, data)
+    data = with_task(model, data, plain, trusted)
     model = with_weights(model, config, plain, data, trusted).eval()
     live = {
         "example_inputs": data.train.first_inputs(),
@@ -72,6 +72,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     finetune = part("finetune", plain["finetune"], trusted, data=data.train, seed=config.seed, original=model)
     instantiation = _instantiation(config, plain, data, {**live, "finetune": finetune}, trusted)
     parts = {name: plain[name] for name in _IDENTITY}
+    if plain.get("task") is not None:
+        parts["task"] = plain["task"]
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     objectives = _objectives(config, instantiation)
     lowered = next((meter.name for meter in objectives if isinstance(meter, Cost)), None)
@@ -131,18 +133,6 @@ def _check_numbers(config: Config) -> None:
         raise SweepError(f"policy_max_moves must be at least 1, not {config.policy_max_moves}")
     if config.on_no_progress not in ("break", "next"):
         raise SweepError(f"on_no_progress must be break or next, not {config.on_no_progress}")
-
-
-def _try_once(model: nn.Module, data: Data) -> None:
-    """Call the model on a few samples of each split, so that a mismatch shows before the search starts."""
-    twin = copy.deepcopy(model).eval()
-    for name in ("train", "validation", "test"):
-        try:
-            with torch.no_grad():
-                forward(twin, getattr(data, name).subset(4).first_inputs(4))
-        except Exception as error:  # a user's forward pass may raise anything
-            why = " ".join(str(error).split())[:300]
-            raise SweepError(f"the model does not take the {name} data: {type(error).__name__}: {why}") from error
 
 
 def _store(config: Config) -> Store | None:

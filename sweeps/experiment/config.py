@@ -112,10 +112,12 @@ class Config:
     """A fine-tuning recipe that trains the base model once; the result is cached."""
     data: Any = None
     """The function that returns the `train`, `validation` and `test` splits, in `_target_`, and its arguments."""
+    task: Any = None
+    """What a batch means, in `_target_` (`kmr.tasks.…`); chosen where the first outputs and targets leave no doubt."""
     batch_size: int = 64
     """Samples in a training batch."""
     eval_batch_size: int = 500
-    """Samples in a validation or test batch."""
+    """Samples in a validation or test batch, or fewer where outputs are large."""
 
     rules: dict[str, Any] = field(default_factory=dict)
     """Settings of the rules that `rule=[…]` chose; their order is the order of application."""

@@ -3,17 +3,18 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kmr.core import KMRError
-from kmr.data import Split, forward
-from kmr.finetune import Batch, Guidance, Guide, Loss
+from kmr.core import KMRError, Task
+from kmr.data import Split
+from kmr.finetune import Batch, Guidance, Guide
+from kmr.instantiations.distillation.layout import classes_last
 from kmr.instantiations.distillation.losses import hinton, softened
+from kmr.tasks import Objective, TaskLoss, objective_of, task_for
 
 
 @final
@@ -30,8 +31,8 @@ class Mutual(Guide):
         spread: standard deviation of the noise in each parameter of a copy, relative to that of the parameter.
         weight: weight of the mutual term, at least 0.
         temperature: temperature of the outputs, above 0; 1 in the paper.
-        loss: a function of (a peer's outputs, targets).
-        dim: the class dimension of the outputs.
+        loss: a function of (a peer's outputs, targets); by default the loss of the task.
+        dim: the class dimension of the outputs; None is the task's.
     """
 
     peers: int = 1
@@ -39,8 +40,8 @@ class Mutual(Guide):
     spread: float = 0.1
     weight: float = 1.0
     temperature: float = 1.0
-    loss: Loss = F.cross_entropy
-    dim: int = -1
+    loss: Any = field(default_factory=TaskLoss)
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.peers < 1 or not self.temperature > 0 or self.weight < 0 or self.spread < 0:
@@ -57,7 +58,7 @@ class Mutual(Guide):
         for peer in cohort:
             peer.train()
         trained = [p for peer in cohort for p in peer.parameters() if p.requires_grad]
-        yield _Cohort(self, cohort, trained)
+        yield _Cohort(self, cohort, objective_of(self.loss, data, model), task_for(model, data), trained)
 
     def _moved(self, model: nn.Module) -> nn.Module:
         moved = copy.deepcopy(model)
@@ -72,18 +73,21 @@ class Mutual(Guide):
 class _Cohort(Guidance):
     settings: Mutual
     cohort: Sequence[nn.Module]
+    objective: Objective
+    task: Task
     parameters: Sequence[nn.Parameter] = ()
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
         """Return the sum of all losses; the gradients of each reach only its own parameters."""
         how = self.settings
-        answers = [batch.outputs, *(forward(peer, batch.inputs) for peer in self.cohort)]
+        answers = [batch.outputs, *(self.objective.outputs(peer, batch.inputs) for peer in self.cohort)]
         for answer in answers[1:]:
-            loss = loss + how.loss(answer, batch.targets.to(answer.device))
+            loss = loss + self.objective.of(answer, batch.targets)
+        answers = [classes_last(answer, self.task, how.dim) for answer in answers]
         for mine, answer in enumerate(answers):
             for other, taught in enumerate(answers):
                 if other != mine:
-                    target = softened({"other": taught.detach()}, how.temperature, how.dim)
-                    distance = hinton(answer, target, how.temperature, how.dim).mean()
+                    target = softened({"other": taught.detach()}, how.temperature, -1)
+                    distance = hinton(answer, target, how.temperature, -1).mean()
                     loss = loss + how.weight * distance / len(self.cohort)
         return loss

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
+from typing import Any, final
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kmr.core import KMRError
 from kmr.data import Split
-from kmr.finetune import Batch, Guidance, Guide, Loss
+from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.losses import hinton, softened
 from kmr.instantiations.features import tapped
 from kmr.representation.early_exits import EarlyExits
+from kmr.tasks import Objective, TaskLoss, objective_of
 
 
 @final
@@ -33,7 +33,7 @@ class SelfDistillation(Guide):
 
     temperature: float = 3.0
     weight: float = 0.5
-    loss: Loss = F.cross_entropy
+    loss: Any = field(default_factory=TaskLoss)
     factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -48,7 +48,8 @@ class SelfDistillation(Guide):
         """Return the guidance of one training."""
         heads = [f"heads.{place}" for place in range(len(model.heads))] if isinstance(model, EarlyExits) else []
         with tapped(model, heads) as seen:
-            yield _Exits(self, heads, seen)
+            objective = objective_of(self.loss, data, model) if heads else None
+            yield _Exits(self, heads, seen, objective)
 
 
 @dataclass(eq=False)
@@ -56,16 +57,17 @@ class _Exits(Guidance):
     settings: SelfDistillation
     heads: list[str]
     seen: Mapping[str, Tensor]
+    objective: Objective | None
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
         """Return the loss plus the loss of the exits."""
         how, deeper = self.settings, batch.outputs
-        targets = batch.targets.to(deeper.device)
         exits = [self.seen[head] for head in self.heads]
         for logits in reversed(exits):
+            assert self.objective is not None
             taught = softened({"deeper": deeper.detach()}, how.temperature, 1)
             distance = hinton(logits, taught, how.temperature, 1).mean()
-            own = (1 - how.weight) * how.loss(logits, targets) + how.weight * distance
+            own = (1 - how.weight) * self.objective.of(logits, batch.targets) + how.weight * distance
             loss = loss + how.factor * own / len(exits)
             deeper = logits
         return loss

@@ -67,7 +67,7 @@ class ChannelGating(LayerRule):
             for path, module in model.named_modules()
             if isinstance(module, Convolution) and is_product(module) and self.governs(knob, path)
         }
-        batch, _ = next(Split(self.data.source, self.samples).batches(shuffle_seed=self.seed))
+        batch, _ = self.data.sample(self.samples, self.seed)
         calls = _calls(model, convolutions, batch)
         idle = [path for path in convolutions if calls[path] != 1]
         self.report(idle, "left as they are: they do not run exactly once in a forward pass")

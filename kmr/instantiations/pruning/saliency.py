@@ -6,23 +6,22 @@ without masks and grids, and so belongs to the effective weights.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kmr.cache import derived
 from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
 from kmr.representation.weights import strip_all
+from kmr.tasks import Objective, TaskLoss, objective_of
 
 TensorBatch: TypeAlias = tuple[Inputs, Tensor]
-ScalarLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _PLACES = 8192
 
@@ -80,10 +79,10 @@ class TaylorSaliency(Saliency):
     """The mean over batches of the absolute first-order change of the loss, E|g·w| (Molchanov et al. 2019).
 
     Args:
-        loss: a function of (outputs, targets), a mean over the batch.
+        loss: a function of (outputs, targets), a mean over the batch; by default the loss of the task.
     """
 
-    loss: ScalarLoss = F.cross_entropy
+    loss: Any = field(default_factory=TaskLoss)
 
     def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         total = dict.fromkeys(paths, cast(Tensor, 0))
@@ -98,10 +97,10 @@ class SNIP(Saliency):
     """The connection sensitivity |E[g]·w| as a share of its sum over all layers (Lee et al. 2019).
 
     Args:
-        loss: a function of (outputs, targets), a mean over the batch.
+        loss: a function of (outputs, targets), a mean over the batch; by default the loss of the task.
     """
 
-    loss: ScalarLoss = F.cross_entropy
+    loss: Any = field(default_factory=TaskLoss)
 
     def score(self, model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch]) -> dict[str, Tensor]:
         total = dict.fromkeys(paths, cast(Tensor, 0))
@@ -166,7 +165,7 @@ def saliency_of(
         if data is None:
             raise KMRError(f"{kind} needs data to score weights: set the rule's data, or rank by Magnitude")
         size = min(samples, data.batch_size)
-        for batch in Split(data.source, size).batches(shuffle_seed=seed):
+        for batch in replace(data, batch_size=size).batches(shuffle_seed=seed):
             if len(batches) * size < samples:
                 batches.append(batch)
             else:
@@ -175,9 +174,14 @@ def saliency_of(
     for parameter in plain.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
 
+    loss = getattr(saliency, "loss", None)
+    bound = saliency
+    if loss is not None and data is not None:
+        bound = replace(saliency, loss=objective_of(loss, data, plain))  # type: ignore[call-arg]
+
     def computed() -> Mapping[str, Tensor]:
         with torch.enable_grad():
-            return saliency.score(plain, list(paths), batches)
+            return bound.score(plain, list(paths), batches)
 
     if saliency.needs_data:
         read = {"data": data, "samples": samples}
@@ -194,15 +198,12 @@ def saliency_of(
 
 
 def _gradients(
-    model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch], loss: ScalarLoss
+    model: nn.Module, paths: Sequence[str], batches: Sequence[TensorBatch], loss: Any
 ) -> Iterator[dict[str, Tensor]]:
     weights = [_weight(model, path) for path in paths]
     for inputs, targets in batches:
-        outputs = forward(model, inputs)
-        try:
-            value = loss(outputs, targets.to(outputs.device))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise KMRError(f"the loss of the score does not match the model and its targets: {error}") from error
+        how = loss if isinstance(loss, Objective) else objective_of(loss, Split((inputs, targets)), model)
+        value = how(model, inputs, targets)
         found = torch.autograd.grad(value, weights, allow_unused=True)
         yield {
             path: torch.zeros_like(weight) if gradient is None else gradient

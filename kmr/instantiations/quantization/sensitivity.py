@@ -6,7 +6,7 @@ enqueue in a study.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kmr.artifact.packing import file_bytes, pack
-from kmr.core import KMRError
-from kmr.data import Inputs, Split, forward
+from kmr.core import KMRError, Task
+from kmr.data import Split
 from kmr.instantiations.attention import split_attention
-from kmr.instantiations.quantization.calibration import calibration_batches, evaluating
+from kmr.instantiations.quantization.calibration import evaluating
 from kmr.instantiations.quantization.weights import WeightQuantization
 from kmr.knapsack import Allocation, allocate
 from kmr.representation.weights import read_weight, tied_layers, weight_layers
+from kmr.tasks import ClassScores, LabelScores, NumberScores, Scores, TaskLoss, VectorScores, objective_of, task_for
 
 Bits = dict[str, int]
 
@@ -69,8 +70,8 @@ def measure_sensitivity(
     """Measure the loss from rounding each layer alone to each width; the model is not changed.
 
     Args:
-        model: a model that returns logits of shape (n, classes, …).
-        data: samples to measure on; `taylor` needs targets of cross-entropy.
+        model: the model.
+        data: samples to measure on; their task says what is compared.
         rule: the rule that rounds; its layer patterns are replaced by one for each layer.
         widths: bits.
         kind: the divergence KL(model ‖ rounded model) of the predictions (layers × widths passes), or its second-order
@@ -90,8 +91,9 @@ def measure_sensitivity(
     if not found:
         raise KMRError(f"{plain.name} reaches no layer of the model")
     fisher = _fisher(model, data.subset(samples), tuple(found)) if kind == "taylor" else {}
-    batches = calibration_batches(data, samples, "a sensitivity")
-    reference = [_log_probabilities(model, inputs) for inputs in batches] if kind == "kl" else []
+    few = data.subset(samples)
+    task = task_for(model, few) if kind == "kl" else None
+    reference = list(_predictions(model, few, task)) if task is not None else []
     losses, sizes = [], []
     for path, layer in found.items():
         alone = _for_layers(plain, (path,))
@@ -101,7 +103,7 @@ def measure_sensitivity(
             rounded = moved.get_submodule(path)
             taken.append(float(file_bytes(pack(rounded))))
             if kind == "kl":
-                lost.append(_divergence(moved, batches, reference))
+                lost.append(_divergence(moved, few, task, reference))
             else:
                 change = read_weight(rounded).weight - read_weight(layer).weight
                 lost.append(float((fisher[path] * change.double().square()).sum()) / 2)
@@ -131,18 +133,40 @@ def _for_layers(rule: WeightQuantization, layers: tuple[str, ...]) -> WeightQuan
     return replace(rule, layers=layers)
 
 
-def _log_probabilities(model: nn.Module, inputs: Inputs) -> Tensor:
-    with evaluating(model):
-        return F.log_softmax(forward(model, inputs).double(), 1)
+def _predictions(model: nn.Module, data: Split, task: Task | None) -> Iterator[Scores]:
+    """Yield a model's predictions on the batches of a split."""
+    assert task is not None
+    for inputs, targets in data.batches():
+        inputs, targets = task.prepare(inputs, targets)
+        with evaluating(model), torch.no_grad():
+            yield task.scores(task.outputs(task.call(model, inputs)), targets)
 
 
-def _divergence(model: nn.Module, batches: Sequence[Inputs], reference: Sequence[Tensor]) -> float:
+def _divergence(model: nn.Module, data: Split, task: Task | None, reference: Sequence[Scores]) -> float:
+    """Return the mean KL divergence from the reference; of numbers, their mean squared change."""
     total, count = 0.0, 0
-    for inputs, expected in zip(batches, reference, strict=True):
-        terms = F.kl_div(_log_probabilities(model, inputs), expected, log_target=True, reduction="none").sum(1)
+    for mine, expected in zip(_predictions(model, data, task), reference, strict=True):
+        match mine, expected:
+            case ClassScores(), ClassScores():
+                terms = mine.each(_class_divergence, expected)
+            case LabelScores(), LabelScores():
+                ours, theirs = (torch.stack([s.logits, torch.zeros_like(s.logits)], -1) for s in (mine, expected))
+                terms = _class_divergence(ours, ours, theirs)[mine.counted]
+            case NumberScores(), NumberScores():
+                terms = (mine.outputs - expected.outputs).square()
+            case VectorScores(), VectorScores():
+                terms = 1 - F.cosine_similarity(mine.vectors.double(), expected.vectors.double(), dim=1)
+            case _:
+                raise KMRError(f"a sensitivity reads no {type(mine).__name__}: set kind=taylor")
         total += float(terms.sum())
         count += terms.numel()
-    return max(0.0, total / count)
+    return max(0.0, total / max(1, count))
+
+
+def _class_divergence(mine: Tensor, _: Tensor, expected: Tensor) -> Tensor:
+    """Return KL(expected ‖ mine) of rows of logits."""
+    ours, theirs = (F.log_softmax(logits.double(), -1) for logits in (mine, expected))
+    return (theirs.exp() * (theirs - ours)).sum(-1)
 
 
 def _fisher(model: nn.Module, data: Split, paths: Sequence[str]) -> dict[str, Tensor]:
@@ -151,10 +175,11 @@ def _fisher(model: nn.Module, data: Split, paths: Sequence[str]) -> dict[str, Te
     layers = {path: twin.get_submodule(path) for path in paths}
     total = {path: torch.zeros(read_weight(layer).weight.shape, dtype=torch.float64) for path, layer in layers.items()}
     count = 0
+    objective = objective_of(TaskLoss(), data, twin)
     with torch.enable_grad():
-        for inputs, targets in Split(data.source, 1).batches():
+        for inputs, targets in replace(data, batch_size=1).batches():
             twin.zero_grad(set_to_none=True)
-            F.cross_entropy(forward(twin, inputs), targets).backward()  # type: ignore[no-untyped-call]
+            objective(twin, inputs, targets).backward()  # type: ignore[no-untyped-call]
             for path, layer in layers.items():
                 original = next(p for name, p in layer.named_parameters() if "bias" not in name and "scale" not in name)
                 if original.grad is not None:

@@ -76,5 +76,5 @@ class Recovery(Rule):
 
 def calibration(data: Split, samples: int, seed: int) -> list[Inputs]:
     """Return the inputs of samples that the seed draws from a split, as one batch."""
-    inputs, _ = next(Split(data.source, samples).batches(shuffle_seed=seed))
+    inputs, _ = data.sample(samples, seed)
     return [inputs]

@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from torch import nn
 
 from analysis.pareto.probability import probability_non_dominated
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError, Meter, Quality, run_sequence
 from kmr.meters import Predictions
-from kmr.meters.prediction import Outputs, predict
+from kmr.meters.predictions import statistics_of
+from kmr.meters.statistics import smallest
 from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
@@ -112,22 +112,19 @@ def measure_noise(
 def bootstrap_readings(model: nn.Module, meters: Sequence[Meter], resamples: int, seed: int) -> dict[str, list[float]]:
     """Read prediction meters on bootstrap samples of their data; the same seed draws the same samples.
 
-    If a meter holds another model's outputs on the same data, they are resampled with it. Readings are rounded to eight
-    digits, which is far below their noise.
+    Groups of samples are drawn together. Where all samples agree, a share varies by its smallest
+    credible error. Readings are rounded to eight digits, which is far below their noise.
     """
     found: dict[str, list[float]] = {}
-    seen: dict[int, Outputs] = {}
-    for meter in meters:
-        view = meter.view
-        assert isinstance(view, Predictions)
-        outputs = seen.setdefault(id(view), predict(model, view)) if id(view) not in seen else seen[id(view)]
+    for name, seen in statistics_of(model, meters).items():
+        meter = next(meter for meter in meters if meter.name == name)
         random = np.random.default_rng(seed)
-        readings = []
-        for _ in range(resamples):
-            rows = torch.from_numpy(random.integers(len(outputs.targets), size=len(outputs.targets)))
-            value = _resampled(meter, rows).read(_take(outputs, rows)).value
-            readings.append(float(f"{value:.8g}"))
-        found[meter.name] = readings
+        readings = [meter.read(seen.resampled(random)).value for _ in range(resamples)]
+        if len(readings) > 1 and meter.unit == "fraction" and len(set(readings)) == 1:
+            own = np.random.default_rng([seed, *seen.rows.numpy().tobytes()[:64], len(seen.rows)])
+            added = own.normal(0.0, smallest(seen.units), len(readings))
+            readings = [min(1.0, max(0.0, value + step)) for value, step in zip(readings, added, strict=True)]
+        found[name] = [float(f"{value:.8g}") for value in readings]
     return found
 
 
@@ -199,19 +196,6 @@ def _reseeded(part: Any, extra: int) -> Any:
     if any(entry.name == "seed" and entry.init for entry in fields):
         return replace(part, seed=part.seed + 1000 * extra)
     return part
-
-
-def _resampled(meter: Meter, rows: torch.Tensor) -> Meter:
-    held = {
-        entry.name: _take(value, rows)
-        for entry in dataclasses.fields(meter)
-        if entry.init and isinstance(value := getattr(meter, entry.name), Outputs)
-    }
-    return replace(meter, **cast(Any, held)) if held else meter
-
-
-def _take(outputs: Outputs, rows: torch.Tensor) -> Outputs:
-    return Outputs(outputs.outputs[rows], outputs.targets[rows])
 
 
 def _keep(study: optuna.Study, name: str, noise: PointNoise) -> None:

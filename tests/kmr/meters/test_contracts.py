@@ -14,6 +14,7 @@ import kmr.meters
 from kmr.core import Meter, NotHere
 from kmr.data import Split
 from kmr.representation.weights import Grid, WeightState, strip_all, write_weight
+from kmr.tasks import Embedding
 from kmr.testing import check_meter
 
 torch.set_num_threads(1)
@@ -23,7 +24,8 @@ def all_meters():
     found = set()
     for info in pkgutil.iter_modules(kmr.meters.__path__, "kmr.meters."):
         for _, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
-            if issubclass(kind, Meter) and kind.__module__ == info.name and not kind.__name__.startswith("_"):
+            public = kind.__module__ == info.name and not kind.__name__.startswith("_")
+            if issubclass(kind, Meter) and public and not inspect.isabstract(kind):
                 found.add(kind)
     return sorted(found, key=lambda kind: kind.__name__)
 
@@ -68,7 +70,7 @@ def make(kind):
     targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(2)) if regression else torch.arange(20) % 3
     given = {
         "example_inputs": X[:2],
-        "data": Split((X, targets), batch_size=6),
+        "data": Split((X, targets), batch_size=6, task=Embedding() if kind.__name__ == "CosineSimilarity" else None),
         "original": model(),
         "calibration": Split((X, targets), batch_size=6),
         "repeats": 5,

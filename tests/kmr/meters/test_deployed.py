@@ -93,7 +93,7 @@ def test_the_size_of_a_file_is_what_it_is_after_training():
 
 
 def test_a_quality_takes_what_makes_it():
-    with pytest.raises(KMRError, match="must make a Quality"):
+    with pytest.raises(KMRError, match=r"must make a kmr\.meters\.PredictionQuality"):
         Deployed(example_inputs=X, runtime=Halving(), data=SPLIT, quality=lambda data: 3)
 
 

@@ -13,9 +13,10 @@ from kmr.meters import (
     Accuracy,
     Agreement,
     CrossEntropy,
-    Outputs,
+    KLDivergence,
     Predictions,
 )
+from kmr.tasks import Classification, TokenClassification
 
 torch.set_num_threads(1)
 
@@ -32,6 +33,17 @@ class Shows(nn.Module):
         return x
 
 
+class Says(nn.Module):
+    """Returns a function of its inputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 def split(outputs, targets, batch_size=3):
     return Split((torch.tensor(outputs), torch.tensor(targets)), batch_size=batch_size)
 
@@ -46,7 +58,7 @@ def test_accuracy_by_hand():
     assert reading.value == 0.5
     assert reading.stderr == pytest.approx(math.sqrt(0.5 * 0.5 / 4))
     assert Accuracy(data=data, top_k=2)(Shows()).value == 0.75
-    assert Accuracy(data=data, top_k=3)(Shows()) == Reading(1.0, 0.0)
+    assert Accuracy(data=data, top_k=3)(Shows()) == Reading(1.0, 1 / 5)
     with pytest.raises(KMRError, match="top_k"):
         Accuracy(data=data, top_k=4)(Shows())
 
@@ -55,11 +67,12 @@ def test_dense_predictions_count_one_by_one_and_samples_are_independent():
     # Two samples of two places: hits (1, 1) and (0, 1).
     logits = torch.tensor([[[2.0, 0], [0, 2]], [[0.0, 0], [1, 1]]])
     targets = torch.tensor([[0, 1], [0, 1]])
-    reading = Accuracy(data=Split((logits, targets)))(Shows())
+    task = Classification()
+    reading = Accuracy(data=Split((logits, targets), task=task))(Shows())
     assert reading.value == 0.75
     assert reading.stderr == pytest.approx(math.sqrt(((1 - 0.75) ** 2 + (0.5 - 0.75) ** 2) / 2 / 2))
-    ignored = Accuracy(data=Split((logits, torch.tensor([[0, 1], [-100, 1]]))))(Shows())
-    assert ignored == Reading(1.0, 0.0)
+    ignored = Accuracy(data=Split((logits, torch.tensor([[0, 1], [-100, 1]])), task=task))(Shows())
+    assert ignored == Reading(1.0, 1 / 3)
 
 
 def test_cross_entropy_by_hand():
@@ -86,22 +99,33 @@ def test_agreement_by_hand():
     meter = Agreement(data=data, original=original)
     assert original.training
     assert torch.equal(original[1].running_mean, before)
+    assert meter(Shows()) == Reading(1.0, 1 / 5)
     assert original[0].calls == 2
-    assert meter(Shows()) == Reading(1.0, 0.0)
-    assert original[0].calls == 2
-    flipped = Outputs(-torch.tensor(LOGITS), torch.tensor(TARGETS))
-    assert Agreement(data=data, original=flipped)(Shows()).value == 0
-    half = Outputs(torch.tensor([*LOGITS[:2], [9.0, 0, 0], [9, 0, 0]]), torch.tensor(TARGETS))
-    reading = Agreement(data=data, original=half)(Shows())
-    assert reading.value == 0.5
-    assert reading.stderr == pytest.approx(0.25)
-    with pytest.raises(KMRError, match=r"outputs have shape .*, the original's"):
-        Agreement(data=data, original=Outputs(torch.zeros(3, 3), torch.zeros(3)))(Shows())
+    assert meter(Shows()) == Reading(1.0, 1 / 5)
+    assert original[0].calls == 2, "small outputs are kept"
+    assert original.training
+    assert torch.equal(original[1].running_mean, before)
+    assert Agreement(data=data, original=Says(lambda x: -x))(Shows()).value == 0
+    half = Says(lambda x: torch.where(x[:, :1] == x[0, 0], x, torch.tensor([9.0, 0, 0])))
+    rows = torch.tensor(LOGITS)
+    expected = float((half(rows).argmax(1) == rows.argmax(1)).double().mean())
+    assert Agreement(data=Split((rows, torch.tensor(TARGETS)), 4), original=half)(Shows()).value == expected
+    with pytest.raises(KMRError, match="the model has 3 classes, the original 2"):
+        Agreement(data=data, original=Says(lambda x: x[:, :2]))(Shows())
+
+
+def test_a_large_original_runs_along(monkeypatch):
+    monkeypatch.setattr("kmr.meters.original._KEPT", 1.0)
+    original, data = Shows(), split(LOGITS, TARGETS)
+    meters = [Agreement(data=data, original=original), KLDivergence(data=data, original=original)]
+    for runs in (1, 2):
+        assert measure(Shows(), meters)["kl"].value == 0
+        assert original.calls == 2 * runs, "once for all meters of a pass"
 
 
 def test_meters_of_one_split_share_one_pass():
     data = split(LOGITS, TARGETS, batch_size=2)
-    original = Outputs(torch.tensor(LOGITS), torch.tensor(TARGETS))
+    original = Shows()
     meters = [
         Accuracy(data=data),
         Accuracy(data=data, top_k=2, name="top2"),
@@ -133,31 +157,43 @@ def test_predictions_are_shared_by_split_and_die_with_their_users():
 
 def test_outputs_come_in_the_order_of_the_split():
     data = split(LOGITS, TARGETS, batch_size=3)
-    seen = Predictions(data)(Shows())
-    assert seen.outputs.tolist() == LOGITS
-    assert seen.targets.tolist() == TARGETS
-    assert not seen.outputs.requires_grad
+    seen = list(Predictions(data)(Shows()))
+    assert [row for batch in seen for row in batch.scores.logits.tolist()] == LOGITS
+    assert [target for batch in seen for target in batch.scores.targets.tolist()] == TARGETS
+    assert not any(batch.scores.logits.requires_grad for batch in seen)
 
 
 class Ragged(torch.utils.data.Dataset):
+    """Sequences of 1, 1, 2 and 2 tokens of 3 classes, all right but the last token."""
+
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        return torch.zeros(2, 1 + index // 2), 0
+        targets = torch.full((1 + index // 2,), index % 3)
+        logits = torch.nn.functional.one_hot(targets, 3).float()
+        return logits, torch.where(
+            torch.arange(len(targets)) == 1, (targets + 1) % 3 if index == 3 else targets, targets
+        )
+
+
+def test_batches_may_differ_in_length():
+    reading = Accuracy(data=Split(Ragged(), batch_size=2, task=TokenClassification()))(Shows())
+    assert reading.value == 5 / 6
+    # Deviations of (hits, tokens): (1, 1), (1, 1), (2, 2), (1, 2) from 5/6 of the tokens.
+    assert reading.stderr == pytest.approx(math.sqrt(1 / 36 + 1 / 36 + 4 / 36 + 16 / 36) / 6)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (split([[1.0], [2]], [0, 0]), "at least 2 classes"),
-        (split([1.0, 2], [0, 0]), "at least 2 classes"),
+        (split([[1.0], [2]], [0, 5]), "fit more than one task, or none"),
+        (split([1.0, 2], [0, 2]), r"Classification .more outputs"),
         (split(LOGITS, [0.0, 1, 0, 0]), "class numbers"),
-        (split(LOGITS, [[0], [1], [0], [0]]), "class numbers"),
-        (split(LOGITS, [0, 1, 0, 3]), "0 to 3; the model has 3 classes"),
-        (split(LOGITS, [0, 1, 0, -1]), "-1 to 1"),
-        (split(LOGITS, [-100] * 4), "all targets of the split are -100"),
-        (Split(Ragged(), batch_size=2), "pad the samples"),
+        (split(LOGITS, [[0, 0], [1, 1], [0, 0], [0, 0]]), "class numbers of shape"),
+        (split(LOGITS, [0, 1, 0, 3]), "contain 3; the model has 3 classes, numbered 0 to 2"),
+        (split(LOGITS, [0, 1, 0, -1]), "task.ignore_index=-1"),
+        (split(LOGITS, [-100] * 4), "all targets of the split are ignored"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(data, message):

@@ -61,7 +61,7 @@ def test_mean_squared_error_by_hand():
     several = MeanSquaredError(data=split([[1.0, 1], [2, 2]], [[1.0, 3], [2, 2]]))(Shows())
     assert several.value == 1
     with pytest.raises(KMRError, match="do not fit"):
-        MeanSquaredError(data=split([[1.0, 2], [3, 4]], [1.0, 2]))(Shows())
+        MeanSquaredError(data=split([[1.0, 2], [3, 4]], [1.5, 2]))(Shows())
 
 
 def test_mean_absolute_error_by_hand():

@@ -2,17 +2,16 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kmr.data import Split, forward
-from kmr.finetune import Loss
+from kmr.data import Split
 from kmr.instantiations.pruning.criteria.base import Criterion, weight_rows
 from kmr.instantiations.pruning.graph import ChannelGroup
+from kmr.tasks import TaskLoss, objective_of
 
 
 @final
@@ -24,10 +23,10 @@ class Taylor(Criterion):
     z. If no layer of a known kind reads it, the sum is over the weights that make it.
 
     Args:
-        loss: a function of (outputs, targets).
+        loss: a function of (outputs, targets); by default the loss of the task.
     """
 
-    loss: Loss = F.cross_entropy
+    loss: Any = field(default_factory=TaskLoss)
     relative: bool = False
     needs_data: ClassVar[bool] = True
 
@@ -39,12 +38,12 @@ class Taylor(Criterion):
             weight = getattr(twin.get_submodule(path), "weight", None)
             if isinstance(weight, nn.Parameter) and weight.is_floating_point():
                 weights[path] = weight.requires_grad_(True)
+        objective = objective_of(self.loss, data, twin)
         totals: list[Tensor] = [torch.zeros(())] * len(groups)
         batches = 0
         for inputs, targets in data.batches():
             with torch.enable_grad():
-                outputs = forward(twin, inputs)
-                loss = self.loss(outputs, targets.to(outputs.device))
+                loss = objective(twin, inputs, targets)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             changes = {
                 path: torch.zeros_like(weight) if gradient is None else gradient * weight.detach()

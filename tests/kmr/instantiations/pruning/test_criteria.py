@@ -158,8 +158,12 @@ def test_scores_that_are_not_finite_are_refused() -> None:
         scores(L2(), model, torch.ones(1, 1))
 
 
-def test_the_loss_of_taylor_is_cross_entropy_unless_told() -> None:
-    assert Taylor().loss is F.cross_entropy
+def test_the_loss_of_taylor_is_that_of_the_task_unless_told() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(30, 2)
+    classes, numbers = Split((x, torch.arange(30) % 3), 10), Split((x, torch.randn(30, 3)), 10)
+    for data, loss in ((classes, F.cross_entropy), (numbers, F.mse_loss)):
+        torch.testing.assert_close(scores(Taylor(), model, x, data), scores(Taylor(loss=loss), model, x, data))
 
 
 def test_reconstruction_is_what_the_readers_lose_refitted_for_the_work_saved() -> None:

@@ -1,0 +1,47 @@
+"""Tasks: where a model meets its data.
+
+A task says how a batch goes into the model, what comes out, the loss, and what is kept of a prediction.
+`Classification` has one class for each sample, `TokenClassification`, `CausalLM` and `MaskedLM` one for each token,
+`Segmentation` one for each pixel; `MultiLabel` a yes or no for each label, `Regression` numbers, `Embedding` a vector,
+`Detection` boxes. A task of a user's own is a small class with the methods of `Task`.
+"""
+
+from kmr.core.task import Task
+from kmr.tasks.base import TensorTask, Weighted
+from kmr.tasks.choose import choose_task, task_of
+from kmr.tasks.classes import CausalLM, Classification, MaskedLM, Segmentation, TokenClassification
+from kmr.tasks.detection import Detection
+from kmr.tasks.losses import TaskLoss, numbers
+from kmr.tasks.numbers import Embedding, MultiLabel, Regression
+from kmr.tasks.objective import Objective, objective_of, quiet, task_for
+from kmr.tasks.scores import BoxScores, ClassScores, LabelScores, NumberScores, Scores, TextScores, VectorScores
+
+__all__ = [
+    "BoxScores",
+    "CausalLM",
+    "ClassScores",
+    "Classification",
+    "Detection",
+    "Embedding",
+    "LabelScores",
+    "MaskedLM",
+    "MultiLabel",
+    "NumberScores",
+    "Objective",
+    "Regression",
+    "Scores",
+    "Segmentation",
+    "Task",
+    "TaskLoss",
+    "TensorTask",
+    "TextScores",
+    "TokenClassification",
+    "VectorScores",
+    "Weighted",
+    "choose_task",
+    "numbers",
+    "objective_of",
+    "quiet",
+    "task_for",
+    "task_of",
+]

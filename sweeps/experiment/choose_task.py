@@ -1,0 +1,124 @@
+"""The task of an experiment: the configured one, or the one that the first batch shows; it travels with the data."""
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmr.core import KMRError, Task
+from kmr.data import Data, Split, call, length_of, map_tensors
+from kmr.tasks import choose_task
+from sweeps.errors import SweepError
+from sweeps.experiment.instantiate import part
+
+OUTPUT_BYTES = 64e6
+"""The largest outputs of an evaluation batch, in bytes."""
+
+
+def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: tuple[str, ...]) -> Data:
+    """Try the model on every split, and return the data with the task that its outputs and targets show.
+
+    Evaluation batches are made smaller where outputs are large.
+
+    Raises:
+        SweepError: the model does not take the data, or outputs and targets do not fit the task or leave a doubt.
+    """
+    twin = copy.deepcopy(model).eval()
+    entry = plain.get("task")
+    task = part("task", entry, trusted) if entry is not None else None
+    if task is not None and not isinstance(task, Task):
+        raise SweepError(f"task: a {type(task).__name__} is not a kmr.core.Task; name one in task._target_")
+    size = None
+    for name in ("train", "validation", "test"):
+        split: Split = getattr(data, name)
+        try:
+            inputs, targets = next(split.subset(4).batches())
+            if task is not None:
+                inputs, targets = task.prepare(inputs, targets)
+            with torch.no_grad():
+                returned = task.call(twin, inputs) if task is not None else call(twin, inputs)
+        except Exception as error:  # a user's forward pass may raise anything
+            raise SweepError(f"the model does not take the {name} data: {_line(error)}") from error
+        try:
+            if task is None:
+                aims = split.source[1] if split.in_memory and isinstance(split.source[1], Tensor) else targets
+                full = isinstance(aims, Tensor) and split.rows is None
+                task = choose_task(
+                    returned, inputs, aims[: len(targets)] if full else targets, losses=_losses(plain), model=model
+                )
+                print(f"task: {_named(task)}, which outputs and targets show; task._target_ sets another")
+                inputs, targets = task.prepare(inputs, targets)
+            outputs = task.outputs(returned)
+            task.scores(outputs, targets)
+            _check_all(split, outputs, task)
+        except KMRError as error:
+            raise SweepError(f"{name} data: {error}") from error
+        samples = length_of(targets if targets is not None else inputs)
+        size = max(size or 0.0, _bytes(outputs) / max(1, samples))
+    assert task is not None
+    return _in_small_batches(data, task, size or 0.0)
+
+
+def _check_all(split: Split, outputs: Any, task: Task) -> None:
+    """Check all targets that are held in memory against outputs of the shape of the first ones."""
+    if not split.in_memory or not isinstance(outputs, Tensor) or not isinstance(split.source[1], Tensor):
+        return
+    targets = split.source[1] if split.rows is None else split.source[1][split.rows]
+    wide = outputs[:1].detach()
+    for chunk in torch.split(targets, max(1, int(OUTPUT_BYTES / max(1.0, _bytes(wide))))):
+        inputs = split.source[0]
+        if isinstance(inputs, Tensor) and len(inputs) != len(targets):
+            return
+        _, aims = task.prepare(wide.expand(len(chunk), *wide.shape[1:]), chunk)
+        try:
+            task.scores(wide.expand(len(chunk), *wide.shape[1:]), aims)
+        except KMRError as error:
+            raise KMRError(str(error)) from error
+
+
+def _in_small_batches(data: Data, task: Task, size: float) -> Data:
+    most = max(1, int(OUTPUT_BYTES / size)) if size > 0 else None
+    made: dict[str, Any] = {}
+    for name in ("train", "validation", "test"):
+        split: Split = getattr(data, name)
+        batch = split.batch_size
+        if name != "train" and most is not None and most < batch:
+            batch = most
+        made[name] = replace(split, task=task, batch_size=batch)
+    before = data.validation.batch_size
+    if made["validation"].batch_size < before:
+        print(f"eval_batch_size: {made['validation'].batch_size} instead of {before}, as outputs are large")
+    return replace(data, **made)
+
+
+def _losses(plain: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the configured losses as functions, to take hints from."""
+    for recipe in ("train", "finetune"):
+        entry = (plain.get(recipe) or {}).get("loss")
+        if isinstance(entry, Mapping) and "_target_" in entry:
+            from hydra.utils import get_object
+
+            given = {key: value for key, value in entry.items() if not key.startswith("_")}
+            target = get_object(str(entry["_target_"]))
+            if isinstance(target, type) and issubclass(target, nn.Module):
+                yield part(f"{recipe}.loss", entry, ())
+            else:
+                yield functools.partial(target, **given)
+
+
+def _named(task: Task) -> str:
+    return f"kmr.tasks.{task!r}" if type(task).__module__.startswith("kmr.tasks") else repr(task)
+
+
+def _bytes(outputs: Any) -> float:
+    found: list[int] = []
+    map_tensors(lambda tensor: found.append(tensor.numel() * tensor.element_size()), outputs)
+    return float(sum(found))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
