@@ -56,7 +56,8 @@ def describe(value: Any, *, without: Collection[str] = ()) -> Any:
         case nn.Module():
             return {"model": fingerprint(value)}
         case Split():
-            return {"split": value.fingerprint(), "batch_size": value.batch_size}
+            task = {} if value.task is None else {"task": describe(value.task)}
+            return {"split": value.fingerprint(), "batch_size": value.batch_size, **task}
         case Data():
             return {"data": [describe(split) for split in (value.train, value.validation, value.test)]}
         case functools.partial():

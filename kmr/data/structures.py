@@ -65,7 +65,15 @@ def as_tensors(part: Any) -> Any:
 
 def as_labels(targets: Any) -> Any:
     """Return nested targets with whole numbers of any size as int64; Booleans and floating point stay."""
-    return map_tensors(lambda t: t.long() if t.dtype in _WHOLE else t, targets)
+    match targets:
+        case Tensor():
+            return targets.long() if targets.dtype in _WHOLE else targets
+        case Mapping():
+            return {key: as_labels(value) for key, value in targets.items()}
+        case tuple():
+            return _like(targets, [as_labels(value) for value in targets])
+        case _:
+            return targets
 
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from kmr.cache.identity import fingerprint
 from kmr.core import KMRError
 from kmr.data import Inputs, Split, map_tensors
-from kmr.meters.predictions import Batch, Predictions, scored
+from kmr.meters.predictions import Predictions
 from kmr.runtimes import Runtime, Session
 
 
@@ -76,16 +76,16 @@ class DeployedPredictions(Predictions):
         key = (id(deployment), id(split))
         found = cls._through.get(key)
         if found is None:
-            found = cls._through[key] = cls(split, deployment=deployment)
+            found = cls._through[key] = cls(split, deployment)
         return found
 
-    def __call__(self, model: nn.Module) -> Iterator[Batch]:
-        """Yield the batches of predictions of the model's session."""
+    def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield (inputs, targets, outputs of the model's session) for each batch."""
         assert self.deployment is not None
         session = self.deployment(model)
         with session.pinned():
-            returned = ((inputs, targets, session(inputs)) for inputs, targets in self.split.batches())
-            yield from scored(self.split, returned, model)
+            for inputs, targets in self.split.batches():
+                yield inputs, targets, session(inputs)
 
 
 def batch_of(inputs: Inputs, samples: int | None) -> Inputs:

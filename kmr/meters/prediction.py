@@ -3,13 +3,13 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kmr.core import Direction, KMRError, Quality, Reading
+from kmr.core import Direction, KMRError, Quality, Reading, Task
 from kmr.data import Split
 from kmr.meters.predictions import Batch, Predictions, Statistics
 from kmr.meters.statistics import bootstrap, ratio, smallest
@@ -28,6 +28,8 @@ class PredictionQuality(Quality):
     them.
     """
 
+    fits: ClassVar[tuple[type[Task], ...]] = ()
+    """Tasks that the quality is made for, where outputs and targets alone leave a doubt."""
     data: Split | Predictions = field(repr=False)
 
     def __post_init__(self) -> None:

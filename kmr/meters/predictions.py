@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -75,7 +76,6 @@ class Predictions(SharedView):
     """
 
     split: Split
-    _references: dict[tuple[int, ...], dict[int, Scores]] = field(default_factory=dict, repr=False)
     _live: ClassVar["WeakValueDictionary[int, Predictions]"] = WeakValueDictionary()
 
     @classmethod
@@ -91,6 +91,10 @@ class Predictions(SharedView):
             found = cls._live[id(source)] = cls(source)
         return found
 
+    @cached_property
+    def _references(self) -> dict[tuple[int, ...], dict[int, Scores]]:
+        return {}
+
     def references(self, original: nn.Module) -> dict[int, Scores]:
         """Return the kept predictions of an original model by batch, as long as its tensors do not change."""
         key = (id(original), *(tensor._version for tensor in (*original.parameters(), *original.buffers())))
@@ -98,8 +102,11 @@ class Predictions(SharedView):
 
     def __call__(self, model: nn.Module) -> Iterator[Batch]:
         """Yield the batches of predictions of a model, in its current mode; its buffers do not change."""
+        return self._batches(model, ())
+
+    def _batches(self, model: nn.Module, fits: Sequence[type[Task]]) -> Iterator[Batch]:
         with torch.no_grad(), _kept_buffers(model):
-            yield from scored(self.split, self.returned(model), model)
+            yield from scored(self.split, self.returned(model), model, fits)
 
     def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Yield (inputs, targets, what the model returns) for each batch."""
@@ -113,7 +120,8 @@ class Predictions(SharedView):
     def fold(self, model: nn.Module, meters: Sequence[Meter]) -> Mapping[str, Any]:
         """Run the model over the split and return the statistics of each meter, by its name."""
         parts: dict[str, list[Tensor]] = {meter.name: [] for meter in meters}
-        for batch in self(model):
+        fits = [kind for meter in meters for kind in getattr(meter, "fits", ())]
+        for batch in self._batches(model, fits):
             for meter in meters:
                 rows = meter.statistics(batch)  # type: ignore[attr-defined]
                 parts[meter.name].append(rows.detach().to("cpu", torch.float64))
@@ -124,11 +132,16 @@ class Predictions(SharedView):
         return None if self.split.groups is None else self.split.groups[: sum(map(len, rows))]
 
 
-def scored(split: Split, returned: Iterator[tuple[Any, Any, Any]], model: nn.Module | None) -> Iterator[Batch]:
-    """Yield batches of predictions from what a model or a runtime returned."""
+def scored(
+    split: Split,
+    returned: Iterator[tuple[Any, Any, Any]],
+    model: nn.Module | None,
+    fits: Sequence[type[Task]] = (),
+) -> Iterator[Batch]:
+    """Yield batches of predictions from what a model or a runtime returned; `fits` are the tasks of the meters."""
     task = split.task
     for number, (inputs, targets, output) in enumerate(returned):
-        task = task or task_of(split, output, inputs, targets, model)
+        task = task or task_of(split, output, inputs, targets, model, fits)
         inputs, targets = task.prepare(inputs, targets)
         yield Batch(number, task.scores(task.outputs(output), targets), inputs, targets, task)
 

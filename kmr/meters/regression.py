@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kmr.core import Direction, KMRError
+from kmr.core import Direction, KMRError, Task
 from kmr.meters.prediction import MeanQuality, PredictionQuality
 from kmr.meters.predictions import Batch, Statistics
 from kmr.meters.statistics import bootstrap, ratio
-from kmr.tasks import NumberScores
+from kmr.tasks import NumberScores, Regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class R2(PredictionQuality):
     with sample weights, from bootstrap samples.
     """
 
+    fits: ClassVar[tuple[type[Task], ...]] = (Regression,)
     name: str = "r2"
     unit: str = field(init=False, default="1")
 
@@ -67,6 +69,7 @@ class R2(PredictionQuality):
 class _MeanError(MeanQuality):
     """A mean over samples and outputs, with the standard error of the mean over samples."""
 
+    fits: ClassVar[tuple[type[Task], ...]] = (Regression,)
     direction: Direction = field(init=False, default="minimize")
 
     def stderr(self, seen: Statistics) -> float | None:

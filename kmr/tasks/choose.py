@@ -19,7 +19,14 @@ from kmr.tasks.numbers import MultiLabel, Regression
 _CHOSEN: "WeakKeyDictionary[Split, Task]" = WeakKeyDictionary()
 
 
-def task_of(data: Split, returned: Any, inputs: Any, targets: Any, model: nn.Module | None = None) -> Task:
+def task_of(
+    data: Split,
+    returned: Any,
+    inputs: Any,
+    targets: Any,
+    model: nn.Module | None = None,
+    fits: Iterable[type[Task]] = (),
+) -> Task:
     """Return a split's task: its own, or the one that the first outputs and targets show, which is kept.
 
     Raises:
@@ -28,12 +35,19 @@ def task_of(data: Split, returned: Any, inputs: Any, targets: Any, model: nn.Mod
     if data.task is not None:
         return data.task
     if data not in _CHOSEN:
-        _CHOSEN[data] = choose_task(returned, inputs, targets, model=model)
+        _CHOSEN[data] = choose_task(returned, inputs, targets, model=model, fits=fits)
     return _CHOSEN[data]
 
 
 def choose_task(
-    returned: Any, inputs: Any, targets: Any, *, losses: Iterable[Any] = (), model: nn.Module | None = None
+    returned: Any,
+    inputs: Any,
+    targets: Any,
+    *,
+    losses: Iterable[Any] = (),
+    model: nn.Module | None = None,
+    fits: Iterable[type[Task]] = (),
+    values: Tensor | None = None,
 ) -> Task:
     """Return the task that a model's outputs and the targets show.
 
@@ -43,11 +57,13 @@ def choose_task(
         targets: the batch's targets, or None.
         losses: the user's training losses, which may say more.
         model: the model, whose class may say more (`BertForMaskedLM`).
+        fits: tasks that the meters are made for.
+        values: more targets than those of the batch, to see which values occur; (n, …).
 
     Raises:
         KMRError: they leave a doubt; the message gives the choices.
     """
-    hints = [hint_of(loss) for loss in losses]
+    hints = [*(hint_of(loss) for loss in losses), Hint(tuple(fits))]
     settings = {key: value for hint in hints for key, value in hint.settings.items() if key == "ignore_index"}
     name = "" if model is None else type(model).__name__
     if isinstance(returned, list | tuple) and returned and isinstance(returned[0], dict) and "boxes" in returned[0]:
@@ -77,7 +93,7 @@ def choose_task(
     whole = not aims.is_floating_point()
     if (whole and aims.dtype != torch.bool) or (aims.dtype == torch.bool and aims.dim() < outputs.dim()):
         return _of_whole_numbers(outputs, aims, inputs, hints, settings)
-    return _of_numbers(outputs, aims, hints, settings)
+    return _of_numbers(outputs, aims, hints, settings, aims if values is None else values)
 
 
 def _of_whole_numbers(outputs: Tensor, aims: Tensor, inputs: Any, hints: list[Hint], settings: dict[str, Any]) -> Task:
@@ -113,10 +129,10 @@ def _of_whole_numbers(outputs: Tensor, aims: Tensor, inputs: Any, hints: list[Hi
     raise _doubt(outputs, aims, "a task of your own, or Segmentation with resize=true for logits of a lower resolution")
 
 
-def _of_numbers(outputs: Tensor, aims: Tensor, hints: list[Hint], settings: dict[str, Any]) -> Task:
+def _of_numbers(outputs: Tensor, aims: Tensor, hints: list[Hint], settings: dict[str, Any], every: Tensor) -> Task:
     """Choose among tasks whose targets are floating-point numbers or Booleans."""
     kinds = {kind for hint in hints for kind in hint.kinds}
-    values = aims.float()
+    values = every.float()
     binary = bool(((values == 0) | (values == 1)).all())
     if Regression in kinds:
         return Regression()

@@ -1,6 +1,7 @@
 """The task of an experiment: the configured one, or the one that the first batch shows; it travels with the data."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -45,12 +46,16 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
             raise SweepError(f"the model does not take the {name} data: {_line(error)}") from error
         try:
             if task is None:
-                aims = split.source[1] if split.in_memory and isinstance(split.source[1], Tensor) else targets
-                full = isinstance(aims, Tensor) and split.rows is None
                 task = choose_task(
-                    returned, inputs, aims[: len(targets)] if full else targets, losses=_losses(plain), model=model
+                    returned,
+                    inputs,
+                    targets,
+                    losses=_losses(plain),
+                    model=model,
+                    fits=_fits(plain),
+                    values=_held(split),
                 )
-                print(f"task: {_named(task)}, which outputs and targets show; task._target_ sets another")
+                print(f"task: {_named(task)}, as outputs and targets show; task._target_ sets another")
                 inputs, targets = task.prepare(inputs, targets)
             outputs = task.outputs(returned)
             task.scores(outputs, targets)
@@ -63,16 +68,20 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
     return _in_small_batches(data, task, size or 0.0)
 
 
+def _held(split: Split) -> Tensor | None:
+    """Return the targets of a split that are held in memory."""
+    if not split.in_memory or not isinstance(split.source[1], Tensor):
+        return None
+    return split.source[1] if split.rows is None else split.source[1][split.rows]
+
+
 def _check_all(split: Split, outputs: Any, task: Task) -> None:
     """Check all targets that are held in memory against outputs of the shape of the first ones."""
-    if not split.in_memory or not isinstance(outputs, Tensor) or not isinstance(split.source[1], Tensor):
+    targets = _held(split)
+    if targets is None or not isinstance(outputs, Tensor):
         return
-    targets = split.source[1] if split.rows is None else split.source[1][split.rows]
     wide = outputs[:1].detach()
     for chunk in torch.split(targets, max(1, int(OUTPUT_BYTES / max(1.0, _bytes(wide))))):
-        inputs = split.source[0]
-        if isinstance(inputs, Tensor) and len(inputs) != len(targets):
-            return
         _, aims = task.prepare(wide.expand(len(chunk), *wide.shape[1:]), chunk)
         try:
             task.scores(wide.expand(len(chunk), *wide.shape[1:]), aims)
@@ -110,8 +119,22 @@ def _losses(plain: Mapping[str, Any]) -> Iterator[Any]:
                 yield functools.partial(target, **given)
 
 
+def _fits(plain: Mapping[str, Any]) -> list[type[Task]]:
+    """Return the tasks that the configured meters are made for."""
+    from hydra.utils import get_object
+
+    targets = [entry["_target_"] for entry in (plain.get("meters") or {}).values() if isinstance(entry, Mapping)]
+    kmr = [get_object(str(target)) for target in targets if str(target).startswith("kmr.meters.")]
+    return [kind for meter in kmr for kind in getattr(meter, "fits", ())]
+
+
 def _named(task: Task) -> str:
-    return f"kmr.tasks.{task!r}" if type(task).__module__.startswith("kmr.tasks") else repr(task)
+    kind = type(task)
+    if not dataclasses.is_dataclass(task):
+        return kind.__qualname__
+    given = [(entry.name, getattr(task, entry.name), entry.default) for entry in dataclasses.fields(task)]
+    settings = ", ".join(f"{name}={value}" for name, value, default in given if value != default)
+    return f"{kind.__module__.removesuffix('.' + kind.__module__.split('.')[-1])}.{kind.__qualname__}({settings})"
 
 
 def _bytes(outputs: Any) -> float:

@@ -13,6 +13,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment.config import with_names_of_now
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
+from sweeps.experiment.renamed_entries import with_loss_of_now
 from sweeps.search.proposals.choose_sampler import seed_after
 from sweeps.search.space import grid
 from sweeps.search.study.attributes import BASE, IDENTITY
@@ -62,7 +63,7 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     known = study.user_attrs.get(IDENTITY)
     if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
         study.set_user_attr(IDENTITY, dict(experiment.identity))
-    elif changes := list(differences(with_names_of_now(known), experiment.identity)):
+    elif changes := _changes(known, experiment.identity):
         if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
             raise SweepError(
                 f"study {config.name} was made from a base model with other weights: model._target_ makes new ones "
@@ -77,6 +78,11 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
         )
     study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _changes(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Return the differences between a study's config and an experiment's."""
+    return list(differences(with_loss_of_now(with_names_of_now(known)), with_loss_of_now(identity)))
 
 
 def with_base(study: optuna.Study, experiment: Experiment) -> Experiment:

@@ -119,8 +119,9 @@ def bootstrap_readings(model: nn.Module, meters: Sequence[Meter], resamples: int
     for name, seen in statistics_of(model, meters).items():
         meter = next(meter for meter in meters if meter.name == name)
         random = np.random.default_rng(seed)
+        itself = getattr(meter, "original", None) is model  # which agrees with itself on any sample
         readings = [meter.read(seen.resampled(random)).value for _ in range(resamples)]
-        if len(readings) > 1 and meter.unit == "fraction" and len(set(readings)) == 1:
+        if len(readings) > 1 and meter.unit == "fraction" and len(set(readings)) == 1 and not itself:
             own = np.random.default_rng([seed, *seen.rows.numpy().tobytes()[:64], len(seen.rows)])
             added = own.normal(0.0, smallest(seen.units), len(readings))
             readings = [min(1.0, max(0.0, value + step)) for value, step in zip(readings, added, strict=True)]

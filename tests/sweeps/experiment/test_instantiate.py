@@ -28,7 +28,7 @@ def test_code_that_nobody_trusts_is_refused_by_name(target: str) -> None:
     "target",
     [
         "torch.nn.functional.torch.load",
-        "kmr.data.hashlib.sha256",
+        "kmr.data.split.hashlib.sha256",
         "sweeps.examples.cifar.Path",
         "kmr.finetune.loop.torch.load",
     ],

@@ -55,8 +55,11 @@ def test_all_models_are_read_on_the_same_samples() -> None:
 
 def test_what_a_meter_holds_of_another_model_is_resampled_with_it() -> None:
     split = classified()
-    same = Agreement(data=split, original=nn.Identity())
-    assert set(bootstrap_readings(nn.Identity(), [same], 20, 1)["agreement"]) == {1.0}
+    model = nn.Identity()
+    assert set(bootstrap_readings(model, [Agreement(data=split, original=model)], 20, 1)["agreement"]) == {1.0}
+    equal = bootstrap_readings(nn.Identity(), [Agreement(data=split, original=model)], 20, 1)["agreement"]
+    assert min(equal) < max(equal) == 1.0, "400 agreements out of 400 leave a doubt"
+    assert min(equal) > 1 - 4 / 401
 
 
 def test_another_seed_moves_what_a_seed_decides_and_nothing_else(tmp_path) -> None:
