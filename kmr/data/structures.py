@@ -57,7 +57,7 @@ def as_tensors(part: Any) -> Any:
             try:
                 if isinstance(part, list) and part and isinstance(part[0], Tensor):
                     return torch.stack(part)
-                found = torch.as_tensor(part.to_numpy() if hasattr(part, "to_numpy") else part)
+                found = torch.as_tensor(part.to_numpy(copy=True) if hasattr(part, "to_numpy") else part)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise KMRError(f"a {type(part).__name__} is not an array of numbers: {error}") from error
     return found
