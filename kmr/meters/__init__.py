@@ -13,6 +13,7 @@ loaded. Meters with the same split and runtime share one export and one pass ove
 from kmr.meters.bops import BOPs
 from kmr.meters.classification import F1, IoU, Precision, Recall
 from kmr.meters.deployed import ArtifactBytes, Deployed
+from kmr.meters.detection import MeanAveragePrecision
 from kmr.meters.energy import Energy
 from kmr.meters.expected_macs import ExpectedMACs
 from kmr.meters.faithfulness import (
@@ -54,6 +55,7 @@ __all__ = [
     "Latency",
     "MACs",
     "MeanAbsoluteError",
+    "MeanAveragePrecision",
     "MeanSquaredError",
     "NonzeroParameters",
     "OptimizerBytes",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, Meter, SharedView, Task, isolated_rng
 from kmr.data import Split, call
-from kmr.tasks import Scores, quiet, task_of
+from kmr.tasks import Scores, quiet, task_before_call, task_of
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -110,12 +110,9 @@ class Predictions(SharedView):
 
     def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Yield (inputs, targets, what the model returns) for each batch."""
-        task = self.split.task
         for inputs, targets in self.split.batches():
-            if task is None:
-                yield inputs, targets, call(model, inputs)
-            else:
-                yield inputs, targets, task.call(model, inputs)
+            task = self.split.task or task_before_call(targets)
+            yield inputs, targets, call(model, inputs) if task is None else task.call(model, inputs)
 
     def fold(self, model: nn.Module, meters: Sequence[Meter]) -> Mapping[str, Any]:
         """Run the model over the split and return the statistics of each meter, by its name."""

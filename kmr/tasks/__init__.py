@@ -8,7 +8,7 @@ A task says how a batch goes into the model, what comes out, the loss, and what 
 
 from kmr.core.task import Task
 from kmr.tasks.base import TensorTask, Weighted
-from kmr.tasks.choose import choose_task, task_of
+from kmr.tasks.choose import choose_task, task_before_call, task_of
 from kmr.tasks.classes import CausalLM, Classification, MaskedLM, Segmentation, TokenClassification
 from kmr.tasks.detection import Detection
 from kmr.tasks.losses import TaskLoss, numbers
@@ -42,6 +42,7 @@ __all__ = [
     "numbers",
     "objective_of",
     "quiet",
+    "task_before_call",
     "task_for",
     "task_of",
 ]

@@ -39,6 +39,12 @@ def task_of(
     return _CHOSEN[data]
 
 
+def task_before_call(targets: Any) -> Task | None:
+    """Return the task that targets alone show: boxes are a detector's, which takes its inputs as a list."""
+    boxes = isinstance(targets, list | tuple) and len(targets) > 0 and isinstance(targets[0], dict)
+    return Detection() if boxes and "boxes" in targets[0] else None
+
+
 def choose_task(
     returned: Any,
     inputs: Any,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, Task
 from kmr.data import Data, Split, call, length_of, map_tensors
-from kmr.tasks import choose_task
+from kmr.tasks import choose_task, task_before_call
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 
@@ -38,6 +38,7 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
         split: Split = getattr(data, name)
         try:
             inputs, targets = next(split.subset(4).batches())
+            task = task or task_before_call(targets)
             if task is not None:
                 inputs, targets = task.prepare(inputs, targets)
             with torch.no_grad():
@@ -123,9 +124,10 @@ def _fits(plain: Mapping[str, Any]) -> list[type[Task]]:
     """Return the tasks that the configured meters are made for."""
     from hydra.utils import get_object
 
-    targets = [entry["_target_"] for entry in (plain.get("meters") or {}).values() if isinstance(entry, Mapping)]
-    kmr = [get_object(str(target)) for target in targets if str(target).startswith("kmr.meters.")]
-    return [kind for meter in kmr for kind in getattr(meter, "fits", ())]
+    meters = (plain.get("meters") or {}).values()
+    targets = [entry.get("_target_", "") for entry in meters if isinstance(entry, Mapping)]
+    known = [get_object(str(target)) for target in targets if str(target).startswith("kmr.meters.")]
+    return [kind for meter in known for kind in getattr(meter, "fits", ())]
 
 
 def _named(task: Task) -> str:

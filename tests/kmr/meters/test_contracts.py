@@ -25,7 +25,8 @@ def all_meters():
     for info in pkgutil.iter_modules(kmr.meters.__path__, "kmr.meters."):
         for _, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
             public = kind.__module__ == info.name and not kind.__name__.startswith("_")
-            if issubclass(kind, Meter) and public and not inspect.isabstract(kind):
+            boxes = kind.__name__ == "MeanAveragePrecision"  # of lists of images, tested in its own file
+            if issubclass(kind, Meter) and public and not inspect.isabstract(kind) and not boxes:
                 found.add(kind)
     return sorted(found, key=lambda kind: kind.__name__)
 
