@@ -1,6 +1,5 @@
 """Rules: deterministic, pure transformations of a model (Definition 3)."""
 
-import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, final
@@ -10,6 +9,7 @@ from torch import nn
 from kmr.core.domain import Value
 from kmr.core.errors import KMRError
 from kmr.core.knob import Knob
+from kmr.core.norms import copied, fold_norms
 from kmr.core.seeding import isolated_rng
 
 Trait: TypeAlias = Literal["structure", "masks", "weight grids", "activation grids"]
@@ -80,8 +80,9 @@ class Rule(ABC):
         if turned is None:
             raise KMRError(f"rule {self.name} has no knob {knob}: choose {', '.join(k.name for k in self.knobs)}")
         turned.check(value)
-        copied = copy.deepcopy(model)
+        twin = copied(model)
         if turned.is_neutral(value):
-            return copied
+            return twin
+        fold_norms(twin)
         with isolated_rng(self.seed):
-            return self.apply(copied, turned, value)
+            return self.apply(twin, turned, value)

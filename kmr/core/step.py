@@ -131,6 +131,27 @@ def _take(
             why = why.removeprefix(f"{named}: ")
         return refused({}, f"{move}: {why}")
     clock.charge("rule")
+    try:
+        return _read(moved, notes, move, here, instantiation, finetune, clock, must_lower, refused)
+    except (AttributeError, TypeError) as error:
+        # Code around a layer may read what its replacement lacks, such as `self.head.weight`.
+        if not (replaced := _replaced(model, moved)):
+            raise
+        return refused({}, *notes, f"{move}: the model does not run without {replaced}, which it reads itself: {error}")
+
+
+def _read(
+    moved: nn.Module,
+    notes: tuple[str, ...],
+    move: Move,
+    here: Step,
+    instantiation: Instantiation,
+    finetune: FineTuning | None,
+    clock: Clock,
+    must_lower: str | None,
+    refused: Callable[..., Taken],
+) -> Taken:
+    """Fine-tune and measure a model after a rule."""
     before = measure(moved, instantiation.costs)
     clock.charge("meter")
     if must_lower is not None and before[must_lower].value >= here.costs[must_lower].value:
@@ -148,7 +169,15 @@ def _take(
     qualities = measure(moved, instantiation.qualities)
     clock.charge("meter")
     doubts = tuple(reading.note for reading in (*costs.values(), *qualities.values()) if reading.note)
+    sequence = here.sequence.then(move)
     return Taken(moved, Step(move, sequence, costs, qualities, clock.seconds(), notes=(*notes, *doubts)))
+
+
+def _replaced(before: nn.Module, after: nn.Module) -> str:
+    """Return the layers that a rule replaced by modules of another class, a few by name."""
+    kinds = {path: type(module).__name__ for path, module in after.named_modules()}
+    changed = [path for path, module in before.named_modules() if kinds.get(path) != type(module).__name__ and path]
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def _after_finetuning(

@@ -38,6 +38,31 @@ def convolution_class(layer: nn.Module) -> Any:
     return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
 
 
+class FactoredPair(nn.Sequential):
+    """Two layers in place of one, which offers the weight and bias of that one to code that reads them."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The product of the two weights, in the shape of the replaced layer's, with gradients."""
+        first, second = (cast(Tensor, part.weight) for part in (self[0], self[1]))
+        return (second.flatten(1) @ first.flatten(1)).reshape(len(second), *first.shape[1:])
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the second layer."""
+        return cast("Tensor | None", self[1].bias)
+
+    @property
+    def in_features(self) -> int:
+        """The size of the inputs of two linear layers."""
+        return cast(int, self[0].in_features)
+
+    @property
+    def out_features(self) -> int:
+        """The size of the outputs of two linear layers."""
+        return cast(int, self[1].out_features)
+
+
 def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool = True) -> nn.Sequential:
     """Return a layer as a chain of two with the weights `first` (rank, n) and `second` (m, rank).
 
@@ -59,7 +84,9 @@ def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool 
             "first": convolution(layer.in_channels, rank, **spatial, bias=False),
             "second": convolution(rank, layer.out_channels, kernel_size=1, bias=False),
         }
-    return chained(layer, pair, (first, second), ends=ends)
+    return FactoredPair(OrderedDict(chained(layer, pair, (first, second), ends=ends).named_children())).train(
+        layer.training
+    )
 
 
 def chained(

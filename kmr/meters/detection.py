@@ -49,7 +49,9 @@ class MeanAveragePrecision(PredictionQuality):
     def value(self, rows: Tensor) -> float:
         found, true = rows[:, : 3 * _MOST].reshape(-1, 3), rows[:, 3 * _MOST :].flatten()
         found, true = found[found[:, 0] > 0], true[true > 0]
-        each = [_average_precision(found[found[:, 0] == label], int((true == label).sum())) for label in true.unique()]
+        each = [
+            _average_precision(found[found[:, 0] == label], int((true == label).sum())) for label in torch.unique(true)
+        ]
         return float(torch.stack(each).mean()) if each else 0.0
 
 

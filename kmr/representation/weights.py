@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kmr.core.norms import is_ours
 from kmr.representation.rounding import fake_quantize, from_codes, look_up, nearest_level, to_codes
 
 WeightLayer: TypeAlias = (
@@ -42,6 +43,7 @@ class Grid(nn.Module):
         learned: train the scale with the weight (learned step size quantization, Esser et al. 2020).
     """
 
+    represents_compression = True
     scale: Tensor
     zero_point: Tensor
 
@@ -108,6 +110,7 @@ class Codebook(nn.Module):
         learned: train the levels with the weight.
     """
 
+    represents_compression = True
     levels: Tensor
 
     def __init__(self, levels: Tensor, bits: int, *, learned: bool = True) -> None:
@@ -143,6 +146,7 @@ class Codebook(nn.Module):
 class Mask(nn.Module):
     """A mask that holds weights at 0 wherever `keep` is False."""
 
+    represents_compression = True
     keep: Tensor
 
     def __init__(self, keep: Tensor) -> None:
@@ -226,6 +230,8 @@ def settle(model: nn.Module) -> nn.Module:
     """
     for _, layer in weight_layers(model):
         if parametrize.is_parametrized(layer, "weight"):
+            if not is_ours(layer):
+                continue  # a parametrization of somebody else's: its tensors are no latent weight
             for part in layer.parametrizations.weight:  # type: ignore[union-attr]
                 if isinstance(part, Mask):
                     part.keep &= read_weight(layer).weight != 0

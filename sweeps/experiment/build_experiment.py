@@ -21,6 +21,7 @@ from kmr.core import (
     Quality,
     Rule,
 )
+from kmr.core.norms import fold_norms
 from kmr.data import Data, as_data
 from kmr.meters import Predictions
 from sweeps.errors import SweepError, unknown
@@ -63,6 +64,9 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
     data = with_task(model, data, plain, trusted)
     model = with_weights(model, config, plain, data, trusted).eval()
+    if folded := fold_norms(model):
+        shown = ", ".join(folded[:3]) + (f" and {len(folded) - 3} more" if len(folded) > 3 else "")
+        print(f"norms: folded into plain weights: {shown}", flush=True)
     live = {
         "example_inputs": data.train.first_inputs(),
         "calibration": data.train,

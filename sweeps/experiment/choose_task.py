@@ -1,6 +1,5 @@
 """The task of an experiment: the configured one, or the one that the first batch shows; it travels with the data."""
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, Task
+from kmr.core.norms import copied
 from kmr.data import Data, Split, call, length_of, map_tensors
 from kmr.tasks import choose_task, task_before_call
 from sweeps.errors import SweepError
@@ -28,7 +28,10 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
     Raises:
         SweepError: the model does not take the data, or outputs and targets do not fit the task or leave a doubt.
     """
-    twin = copy.deepcopy(model).eval()
+    try:
+        twin = copied(model).eval()
+    except KMRError as error:
+        raise SweepError(f"model: {error}") from error
     entry = plain.get("task")
     task = part("task", entry, trusted) if entry is not None else None
     if task is not None and not isinstance(task, Task):

@@ -23,6 +23,8 @@ from kmr.core import (
     measure_base,
     run_sequence,
 )
+from kmr.core.norms import copied as copy_of
+from kmr.core.norms import fold_norms
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError
 from sweeps.experiment.knob_space import search_space, to_sequence
@@ -74,7 +76,10 @@ class Compression:
         must_lower: str | None = None,
         copied: bool = True,
     ) -> None:
-        self.model = copy.deepcopy(model).eval() if copied else model
+        if copied:
+            model = copy_of(model).eval()
+            fold_norms(model)
+        self.model = model
         self.instantiation, self.finetune, self.store = instantiation, finetune, store
         self.space: Space = search_space(instantiation, space or {})
         """The domain of every knob."""

@@ -1,0 +1,105 @@
+"""Weight norms and parametrizations of others, folded into the plain weights that they compute.
+
+`torch.nn.utils.weight_norm`, `spectral_norm`, their parametrizations, `orthogonal` and a user's own parametrization
+compute a weight from other tensors. In evaluation the weight is fixed, so that a plain weight of the same values is the
+same model, exactly. Grids and masks of this project stay.
+"""
+
+import copy
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kmr.core.errors import KMRError
+
+
+def is_ours(layer: nn.Module, name: str = "weight") -> bool:
+    """Tell whether all parametrizations of a tensor are grids and masks, which say so by `represents_compression`."""
+    parts: Any = layer.parametrizations[name]  # type: ignore[index]
+    return all(getattr(part, "represents_compression", False) for part in parts)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model.
+
+    Raises:
+        KMRError: the model holds what cannot be copied; the message names it.
+    """
+    _detach_stale(model)
+    try:
+        return copy.deepcopy(model)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        holders = [path or type(model).__name__ for path, module in model.named_modules() if not _copies(module)]
+        where = f" in {holders[-1]}" if holders else ""
+        raise KMRError(
+            f"the model cannot be copied{where}: {' '.join(str(error).split())}; keep what cannot be copied (locks, "
+            "files, generators) outside the module, or give the module a __deepcopy__"
+        ) from error
+
+
+def fold_norms(model: nn.Module) -> list[str]:
+    """Fold norms and parametrizations of others into plain weights, in place, as the model evaluates.
+
+    Returns:
+        The folded tensors, as `layer.weight`; none if there is nothing to fold.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    folded = []
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                if not is_ours(module, name):
+                    _own_class(module)
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                    folded.append(f"{path}.{name}".lstrip("."))
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if type(hook).__name__ in ("WeightNorm", "SpectralNorm") and type(hook).__module__.startswith("torch.nn"):
+                _remove(module, hook)
+                module._forward_pre_hooks.pop(key, None)
+                folded.append(f"{path}.{hook.name}".lstrip("."))
+    for module, training in modes:
+        module.training = training
+    return folded
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own, since copies share the class that removal changes."""
+    shared = type(module)
+    own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
+
+
+def _remove(module: nn.Module, hook: Any) -> None:
+    """Replace what a hook of torch's old norms computes by a plain parameter of the same values."""
+    stale = getattr(module, hook.name, None)
+    if isinstance(stale, Tensor):
+        module.__dict__.pop(hook.name, None)
+        setattr(module, hook.name, stale.detach())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        hook.remove(module)
+    for loaded in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, one in list(loaded.items()):
+            if "Norm" in type(getattr(one, "hook", one)).__name__:
+                del loaded[key]
+
+
+def _copies(module: nn.Module) -> bool:
+    """Tell whether a module's own attributes can be copied."""
+    known = set(vars(nn.Module()))
+    try:
+        copy.deepcopy({name: value for name, value in vars(module).items() if name not in known})
+    except (TypeError, RuntimeError, AttributeError):
+        return False
+    return True
+
+
+def _detach_stale(model: nn.Module) -> None:
+    """Detach the weights that old norms left from a call with gradients, which cannot be copied otherwise."""
+    for module in model.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                module.__dict__[name] = value.detach()
