@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from kmr.data import Data
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.experiment.instantiate import part
+from sweeps.experiment.weight_files import load_weights
 
 
 def with_weights(
@@ -24,16 +28,17 @@ def with_weights(
         SweepError: the file is missing, or the file or the training does not fit the model.
     """
     if config.weights is not None:
-        return _load_weights(model, Path(config.weights).expanduser())
+        return load_weights(model, Path(config.weights).expanduser())
     if plain["train"] is None:
         return model
     recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
-    recipe += [data.fingerprint(), torch.__version__]
+    recipe += [data.fingerprint(), torch.__version__, plain.get("task"), _code_of(trusted)]
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
     cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
     if cached.is_file():
         try:
-            return _load_weights(model, cached)
+            _check(cached)
+            return load_weights(model, cached)
         except SweepError as error:
             print(f"training again: {error}", flush=True)
     train = part("train", plain["train"], trusted, data=data.train, seed=config.seed)
@@ -43,28 +48,41 @@ def with_weights(
     except (RuntimeError, ValueError, IndexError) as error:
         why = " ".join(str(error).split())[:300]
         raise SweepError(f"train: the loss does not fit the model and its targets: {why}") from error
+    _keep(model, cached)
+    return model
+
+
+def _keep(model: nn.Module, cached: Path) -> None:
+    """Write the trained base and its digest; another process that writes the same one does no harm."""
     from safetensors.torch import save_model
 
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = cached.with_suffix(".part")
+        aside = cached.with_name(f"{cached.stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
         save_model(model, str(aside))
+        digest = hashlib.sha256(aside.read_bytes()).hexdigest()
         aside.replace(cached)
+        with_digest = cached.with_name(f"{cached.stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+        with_digest.write_text(digest)
+        with_digest.replace(cached.with_suffix(".sha256"))
     except OSError as error:
         raise SweepError(f"cannot write {cached}: {error.strerror}; choose another output_dir") from error
-    return model
 
 
-def _load_weights(model: nn.Module, path: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
+def _check(cached: Path) -> None:
+    """Raise `SweepError` if a kept base has changed since it was written."""
+    expected = cached.with_suffix(".sha256")
+    if expected.is_file() and hashlib.sha256(cached.read_bytes()).hexdigest() != expected.read_text().strip():
+        raise SweepError(f"{cached} is damaged: it does not match its sha256")
 
-    if not path.is_file():
-        raise SweepError(f"no weights at {path}: set weights to a .safetensors file (KMR_DATA names the data folder)")
-    try:
-        load_model(model, str(path))
-    except SafetensorError as error:
-        raise SweepError(f"{path} is not a safetensors file: {error}") from error
-    except RuntimeError as error:
-        raise SweepError(f"{path} does not fit the model: {' '.join(str(error).split())[:300]}") from error
-    return model
+
+def _code_of(trusted: tuple[str, ...]) -> list[str]:
+    """Return digests of the source files of the user's modules."""
+    found = []
+    for name in trusted:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None and Path(file).is_file():
+            folder = Path(file).parent
+            files = sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
+            found += [hashlib.sha256(each.read_bytes()).hexdigest() for each in files]
+    return found
