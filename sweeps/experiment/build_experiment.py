@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +22,7 @@ from kmr.core import (
     Meter,
     Quality,
     Rule,
+    isolated_rng,
 )
 from kmr.core.norms import fold_norms
 from kmr.data import Data, as_data
@@ -52,11 +55,15 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
             raise SweepError(f"the experiment has no {needed}: set {needed}._target_ to a function that makes it")
     _check_numbers(config)
     trusted = tuple(config.trusted_modules)
+    # A user's functions may draw from any generator; the same seed makes the same data and model at every start.
     torch.manual_seed(config.seed)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
     made = part("data", plain["data"], trusted)
     try:
         data = _evaluated_in_large_batches(as_data(made, config.batch_size), config)
-        data_digest = data.fingerprint()
+        with isolated_rng(config.seed):
+            data_digest = config.data_identity or data.fingerprint()
     except Exception as error:  # a user's data may raise anything
         raise SweepError(f"data: {' '.join(str(error).split()) or type(error).__name__}") from error
     model = part("model", plain["model"], trusted)

@@ -114,6 +114,8 @@ class Config:
     """The function that returns the `train`, `validation` and `test` splits, in `_target_`, and its arguments."""
     task: Any = None
     """What a batch means, in `_target_` (`kmr.tasks.…`); chosen where the first outputs and targets leave no doubt."""
+    data_identity: str | None = None
+    """A name for the data's version, in place of a digest of the data, where they differ at every start."""
     batch_size: int = 64
     """Samples in a training batch."""
     eval_batch_size: int = 500

@@ -69,6 +69,12 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
                 f"study {config.name} was made from a base model with other weights: model._target_ makes new ones "
                 "each time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
             )
+        if [change.split(" ")[0] for change in changes] == ["data_digest"]:
+            raise SweepError(
+                f"study {config.name} was made from other data: data._target_ makes other samples than before. Restore "
+                "them, start a new study with name=…, or, where samples are drawn anew at every start, name their "
+                "version in data_identity when the study begins"
+            )
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         alone = all(change.startswith("space") for change in changes)
         reuse = f" reuse={config.name} (it reuses the trials that fit)" if alone else ""
