@@ -27,7 +27,7 @@ from kmr.artifact.memory_layout import apply_layout, describe_layout
 from kmr.artifact.rebuilding import rebuild
 from kmr.artifact.slots import Slot, slots
 from kmr.core import KMRError, Move, Reading, TransformationSequence
-from kmr.core.norms import copied, fold_norms
+from kmr.core.norms import copied, fold_norms, has_norms
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -194,7 +194,8 @@ def load(
         base = base()
     if not isinstance(base, nn.Module):
         raise KMRError(f"the base is a {type(base).__name__}, not a module")
-    if described["classes"] != _classes(base):
+    stored_norms = any(name.endswith(("weight_g", "weight_orig")) for name in packed.tensors)
+    if described["classes"] != _classes(base) or (has_norms(base) and not stored_norms):
         # Weight norms are folded before a model is compressed.
         base = copied(base)
         fold_norms(base)

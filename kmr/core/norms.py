@@ -39,6 +39,15 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Tell whether torch's old norms compute weights of a model in hooks."""
+    return any(_is_norm(hook) for module in model.modules() for hook in module._forward_pre_hooks.values())
+
+
+def _is_norm(hook: Any) -> bool:
+    return type(hook).__name__ in ("WeightNorm", "SpectralNorm") and type(hook).__module__.startswith("torch.nn")
+
+
 def fold_norms(model: nn.Module) -> list[str]:
     """Fold norms and parametrizations of others into plain weights, in place, as the model evaluates.
 
@@ -52,17 +61,32 @@ def fold_norms(model: nn.Module) -> list[str]:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):
                 if not is_ours(module, name):
-                    _own_class(module)
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                    _fold_parametrization(module, name)
                     folded.append(f"{path}.{name}".lstrip("."))
         for key, hook in list(module._forward_pre_hooks.items()):
-            if type(hook).__name__ in ("WeightNorm", "SpectralNorm") and type(hook).__module__.startswith("torch.nn"):
+            if _is_norm(hook):
                 _remove(module, hook)
                 module._forward_pre_hooks.pop(key, None)
                 folded.append(f"{path}.{hook.name}".lstrip("."))
     for module, training in modes:
         module.training = training
     return folded
+
+
+def _fold_parametrization(module: nn.Module, name: str) -> None:
+    """Replace a parametrized tensor by a plain one of the same values, which trains if its parts did."""
+    parts: Any = module.parametrizations[name]  # type: ignore[index]
+    value = getattr(module, name).detach().clone()
+    trains = any(parameter.requires_grad for parameter in parts.parameters())
+    is_buffer = isinstance(getattr(parts, "original", None), Tensor) and not isinstance(parts.original, nn.Parameter)
+    _own_class(module)
+    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    delattr(module, name)
+    if is_buffer:
+        module.register_buffer(name, value)
+    else:
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trains))
+    _forget_hooks(module)
 
 
 def _own_class(module: nn.Module) -> None:
@@ -81,10 +105,17 @@ def _remove(module: nn.Module, hook: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         hook.remove(module)
-    for loaded in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
-        for key, one in list(loaded.items()):
-            if "Norm" in type(getattr(one, "hook", one)).__name__:
-                del loaded[key]
+    _forget_hooks(module)
+
+
+def _forget_hooks(module: nn.Module) -> None:
+    """Remove the hooks by which torch's norms read state dicts of other versions."""
+    for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            inner = getattr(hook, "hook", hook)
+            name = getattr(inner, "__name__", type(inner).__name__)
+            if "weight_norm" in name or "SpectralNorm" in name:
+                del hooks[key]
 
 
 def _copies(module: nn.Module) -> bool:

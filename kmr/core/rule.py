@@ -8,6 +8,7 @@ from torch import nn
 
 from kmr.core.domain import Value
 from kmr.core.errors import KMRError
+from kmr.core.key_value_cache import without_key_value_cache
 from kmr.core.knob import Knob
 from kmr.core.norms import copied, fold_norms
 from kmr.core.seeding import isolated_rng
@@ -84,5 +85,5 @@ class Rule(ABC):
         if turned.is_neutral(value):
             return twin
         fold_norms(twin)
-        with isolated_rng(self.seed):
+        with isolated_rng(self.seed), without_key_value_cache(twin):
             return self.apply(twin, turned, value)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from kmr.core import KMRError
+from kmr.core.key_value_cache import without_key_value_cache
 from kmr.data.structures import Inputs, map_tensors, moved
 
 NAMED_OUTPUTS = ("logits", "out", "prediction_logits", "last_hidden_state")
@@ -27,15 +28,16 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
         wanted = next(iter(types))
         if wanted != torch.float32 or _has_double(inputs):
             inputs = map_tensors(lambda t: t.to(wanted) if t.is_floating_point() else t, inputs)
-    match inputs:
-        case Mapping():
-            return model(**inputs)
-        case PackedSequence():
-            return model(inputs)
-        case tuple() | list():
-            return model(*inputs)
-        case _:
-            return model(inputs)
+    with without_key_value_cache(model):
+        match inputs:
+            case Mapping():
+                return model(**inputs)
+            case PackedSequence():
+                return model(inputs)
+            case tuple() | list():
+                return model(*inputs)
+            case _:
+                return model(inputs)
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_PART = 2**21
-"""The numbers of logits that are read at once: 8 MiB in single precision."""
+_PART = 2**19
+"""The number of logits that are read at once: 2 MiB in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
