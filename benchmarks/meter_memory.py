@@ -150,9 +150,10 @@ def main(argv: list[str] | None = None) -> int:
         for one, other in zip(values["cross_entropy"], values[BASELINE], strict=True)
     )
     passed = not grown and same
+    cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     summary = {
         "benchmark": "meter_memory", "megabytes": rows, "baseline": BASELINE, "values_equal": same, "grown": grown,
-        "wall_seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, 1),
+        "wall_seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(cpu, 1),
         "passed": passed,
     }  # fmt: skip
     print(json.dumps(summary))
