@@ -16,7 +16,7 @@ from kmr.tasks.detection import Detection
 from kmr.tasks.losses import Hint, hint_of
 from kmr.tasks.numbers import MultiLabel, Regression
 
-_CHOSEN: "WeakKeyDictionary[Split, Task]" = WeakKeyDictionary()
+_CHOSEN: "WeakKeyDictionary[Split, dict[Any, Task]]" = WeakKeyDictionary()
 
 
 def task_of(
@@ -34,9 +34,13 @@ def task_of(
     """
     if data.task is not None:
         return data.task
-    if data not in _CHOSEN:
-        _CHOSEN[data] = choose_task(returned, inputs, targets, model=model, fits=fits)
-    return _CHOSEN[data]
+    # Another model, or another meter, may read the same data as another task.
+    kinds = tuple(fits)
+    key = (tuple(returned.shape[1:]) if isinstance(returned, Tensor) else type(returned), type(model), kinds)
+    chosen = _CHOSEN.setdefault(data, {})
+    if key not in chosen:
+        chosen[key] = choose_task(returned, inputs, targets, model=model, fits=kinds)
+    return chosen[key]
 
 
 def task_before_call(targets: Any) -> Task | None:

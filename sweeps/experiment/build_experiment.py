@@ -35,6 +35,7 @@ from sweeps.experiment.config import Config
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.experiment.knob_space import parameter_space
+from sweeps.experiment.model_check import check_model, unwrapped
 from sweeps.search.space import Space
 
 
@@ -69,7 +70,13 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     model = part("model", plain["model"], trusted)
     if not isinstance(model, nn.Module):
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
+    model = unwrapped(model)
     data = with_task(model, data, plain, trusted)
+    try:
+        assert data.train.task is not None
+        check_model(model, data.validation, data.train.task)
+    except KMRError as error:
+        raise SweepError(f"model: {error}") from error
     model = with_weights(model, config, plain, data, trusted).eval()
     if folded := fold_norms(model):
         shown = ", ".join(folded[:3]) + (f" and {len(folded) - 3} more" if len(folded) > 3 else "")

@@ -28,6 +28,7 @@ from kmr.core.norms import fold_norms
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError
 from sweeps.experiment.knob_space import search_space, to_sequence
+from sweeps.experiment.model_check import unwrapped
 from sweeps.experiment.reduced_fidelity import at_share
 from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Params, Problem
@@ -76,6 +77,7 @@ class Compression:
         must_lower: str | None = None,
         copied: bool = True,
     ) -> None:
+        model = unwrapped(model)
         if copied:
             model = copy_of(model).eval()
             fold_norms(model)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kmr.core import KMRError
+from kmr.data import Split
 from kmr.finetune import mean_squared_error, token_cross_entropy
 from kmr.tasks import (
     CausalLM,
@@ -19,6 +20,7 @@ from kmr.tasks import (
     Segmentation,
     TokenClassification,
     choose_task,
+    task_of,
 )
 
 INTS = torch.randint(0, 2, (4, 5), generator=torch.Generator().manual_seed(0))
@@ -89,6 +91,15 @@ def test_the_meters_and_all_targets_in_memory_say_more() -> None:
     binary, every = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0, 0.0, 2.5])
     assert choose_task(logits(4, 1), None, binary, fits=[Regression]) == Regression()
     assert choose_task(logits(4, 1), None, binary, values=every) == Regression()
+
+
+def test_one_split_is_another_task_for_another_model() -> None:
+    data = Split((logits(4, 3), torch.tensor([0, 1, 1, 0])))
+    _, targets = next(data.batches())
+    assert task_of(data, logits(4, 2), None, targets) == Classification()
+    assert task_of(data, logits(4, 1), None, targets) == MultiLabel()
+    assert task_of(data, logits(4, 1), None, targets, fits=[Regression]) == Regression()
+    assert task_of(data, logits(4, 2), None, targets) is task_of(data, logits(4, 2), None, targets)
 
 
 def test_the_class_of_a_model_and_its_inputs_say_more() -> None:
