@@ -16,9 +16,9 @@ from kmr.core.errors import KMRError
 
 
 def is_ours(layer: nn.Module, name: str = "weight") -> bool:
-    """Tell whether all parametrizations of a tensor are grids and masks, which say so by `represents_compression`."""
+    """Tell whether all parametrizations of a tensor are this project's: grids, masks, adapters in training."""
     parts: Any = layer.parametrizations[name]  # type: ignore[index]
-    return all(getattr(part, "represents_compression", False) for part in parts)
+    return all(type(part).__module__.partition(".")[0] == "kmr" for part in parts)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -43,7 +43,6 @@ class Grid(nn.Module):
         learned: train the scale with the weight (learned step size quantization, Esser et al. 2020).
     """
 
-    represents_compression = True
     scale: Tensor
     zero_point: Tensor
 
@@ -110,7 +109,6 @@ class Codebook(nn.Module):
         learned: train the levels with the weight.
     """
 
-    represents_compression = True
     levels: Tensor
 
     def __init__(self, levels: Tensor, bits: int, *, learned: bool = True) -> None:
@@ -146,7 +144,6 @@ class Codebook(nn.Module):
 class Mask(nn.Module):
     """A mask that holds weights at 0 wherever `keep` is False."""
 
-    represents_compression = True
     keep: Tensor
 
     def __init__(self, keep: Tensor) -> None:

@@ -32,7 +32,7 @@ def with_weights(
     if plain["train"] is None:
         return model
     recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
-    recipe += [data.fingerprint(), torch.__version__, plain.get("task"), _code_of(trusted)]
+    recipe += [config.data_identity or data.fingerprint(), torch.__version__, plain.get("task"), _code_of(trusted)]
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
     cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
     if cached.is_file():

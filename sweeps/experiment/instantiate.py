@@ -69,6 +69,8 @@ def _check_arguments(
 def check_trust(what: str, config: Any, trusted_modules: Sequence[str]) -> None:
     """Raise `SweepError` unless every `_target_` in a config names trusted code, wherever it was defined."""
     if isinstance(config, Mapping):
+        if config.get("trust_remote_code"):
+            raise SweepError(f"{what} sets trust_remote_code, which runs code of others: leave it out")
         if "_target_" in config:
             _check_target(what, str(config["_target_"]), trusted_modules)
         for key, value in config.items():

@@ -16,12 +16,13 @@ from kmr.core.domain import rungs
 from kmr.data import Split, forward
 from kmr.finetune import FineTune
 from kmr.meters import Predictions
+from kmr.tasks import Embedding
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 
 CONF = Path(conf.__file__).parent
 RULES = sorted(path.stem for path in (CONF / "rule").glob("*.yaml"))
-METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml"))
+METERS = sorted(path.stem for path in (CONF / "meter").glob("*.yaml") if path.stem != "map")
 POLICIES = sorted(path.stem for path in (CONF / "policy").glob("*.yaml"))
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -97,7 +98,7 @@ def meter(name: str) -> Meter:
     targets = torch.arange(24) % 4
     if name in ("r2", "mse", "mae"):
         targets = torch.nn.functional.one_hot(targets).float() + torch.arange(24)[:, None]
-    split = Split((IMAGES, targets), 8)
+    split = Split((IMAGES, targets), 8, task=Embedding() if name == "cosine" else None)
     live = {"data": Predictions(split), "original": cnn(), "example_inputs": IMAGES[:1], "calibration": split}
     try:
         made = part(f"meters.{name}", config, name=name, **live)

@@ -82,3 +82,9 @@ def test_a_missing_module_is_told_from_a_module_that_fails(tmp_path, monkeypatch
         part("model", {"_target_": "broken_users_module.build"}, ["broken_users_module"])
     with pytest.raises(SweepError, match="there is no module absent_users_module"):
         part("model", {"_target_": "absent_users_module.build"}, ["absent_users_module"])
+
+
+def test_code_from_a_hub_never_runs() -> None:
+    config = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1, "trust_remote_code": True}
+    with pytest.raises(SweepError, match="model sets trust_remote_code, which runs code of others"):
+        part("model", config)
