@@ -194,7 +194,9 @@ def load(
         base = base()
     if not isinstance(base, nn.Module):
         raise KMRError(f"the base is a {type(base).__name__}, not a module")
-    stored_norms = any(name.endswith(("weight_g", "weight_orig")) for name in packed.tensors)
+    stored_norms = any(
+        name.endswith(("weight_g", "weight_orig")) or "parametrizations" in name.split(".") for name in packed.tensors
+    )
     if described["classes"] != _classes(base) or (has_norms(base) and not stored_norms):
         # Weight norms are folded before a model is compressed.
         base = copied(base)

@@ -40,8 +40,18 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Tell whether torch's old norms compute weights of a model in hooks."""
-    return any(_is_norm(hook) for module in model.modules() for hook in module._forward_pre_hooks.values())
+    """Tell whether `fold_norms` would fold anything of a model."""
+    return any(
+        any(_is_norm(hook) for hook in module._forward_pre_hooks.values())
+        or (parametrize.is_parametrized(module) and not all(is_ours(module, name) for name in _parametrized(module)))
+        for module in model.modules()
+    )
+
+
+def _parametrized(module: nn.Module) -> list[str]:
+    """Return the names of a module's parametrized tensors."""
+    parts: Any = module.parametrizations
+    return list(parts)
 
 
 def _is_norm(hook: Any) -> bool:
@@ -59,7 +69,7 @@ def fold_norms(model: nn.Module) -> list[str]:
     folded = []
     for path, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
+            for name in _parametrized(module):
                 if not is_ours(module, name):
                     _fold_parametrization(module, name)
                     folded.append(f"{path}.{name}".lstrip("."))

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from kmr.artifact import folder as artifact
 from kmr.artifact.folder import Builder
-from kmr.core import KMRError
+from kmr.core import KMRError, RuleWarning
 from kmr.core.key_value_cache import without_key_value_cache
 from kmr.core.norms import copied, fold_norms
 from kmr.data import Split
@@ -103,6 +104,55 @@ def test_a_rule_works_on_the_folded_weights_and_its_result_is_saved(normed, rule
         artifact.save(tmp_path / "a", made, base=base, builder=Builder("torch.nn:Identity"))
         loaded = artifact.load(tmp_path / "a", base=copied(normed))  # the user's own, not folded
         torch.testing.assert_close(loaded(X), made(X), rtol=1e-5, atol=1e-5)
+
+
+class Scaled(nn.Module):
+    """A module with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(24) + 0.5)
+
+    def forward(self, x):
+        return x * self.scale
+
+
+class Last(nn.Module):
+    """The last output of an LSTM with a normalised recurrent weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = parametrizations.weight_norm(nn.LSTM(12, 24, batch_first=True), "weight_hh_l0")
+
+    def forward(self, x):
+        return self.lstm(x[:, None])[0][:, -1]
+
+
+def parametrized(module, name):
+    parametrize.register_parametrization(module, name, Doubled())
+    return module
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: parametrized(nn.Linear(12, 24), "bias"),
+        Last,
+        lambda: nn.Sequential(nn.Linear(12, 24), parametrized(Scaled(), "scale")),
+    ],
+    ids=["bias", "lstm", "own module"],
+)
+def test_norms_of_any_tensor_are_folded_where_an_artifact_is_loaded(first, tmp_path) -> None:
+    torch.manual_seed(0)
+    users = nn.Sequential(first(), nn.ReLU(), nn.Linear(24, 3)).eval()
+    base = copied(users)
+    assert len(fold_norms(base)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuleWarning)  # the weights of an LSTM are left as they are
+        made = UnstructuredPruning(name="prune")(users, "prune.sparsity", 0.5)
+    artifact.save(tmp_path / "a", made, base=base, builder=Builder("torch.nn:Identity"))
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.load(tmp_path / "a", base=users)(X), made(X))
 
 
 def test_masks_of_ours_stay_and_training_leaves_norms_of_others_alone() -> None:
