@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kmr.data import Split
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.meters import Accuracy, CrossEntropy, Statistics, Timing, WeightBytes, time_sessions
+from kmr.meters import Accuracy, CrossEntropy, SampleStatistics, Timing, WeightBytes, time_sessions
 from kmr.meters.predictions import scored
 from kmr.runtimes import Eager, OnnxRuntime, Session
 from kmr.runtimes.onnxruntime import Precision
@@ -157,7 +157,9 @@ def _quality(session: Session, test: Split) -> dict[str, float]:
     with session.pinned():
         batches = list(scored(test, ((x, y, session(x)) for x, y in test.batches()), None))
     meters = (Accuracy(data=test), CrossEntropy(data=test))
-    accuracy, loss = (meter.read(Statistics(torch.cat([meter.statistics(b) for b in batches]))) for meter in meters)
+    accuracy, loss = (
+        meter.read(SampleStatistics(torch.cat([meter.statistics(b) for b in batches]))) for meter in meters
+    )
     return {
         "accuracy": round(accuracy.value, 5), "accuracy_stderr": round(accuracy.stderr or 0.0, 5),
         "cross_entropy": round(loss.value, 5),

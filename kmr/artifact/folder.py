@@ -27,7 +27,7 @@ from kmr.artifact.memory_layout import apply_layout, describe_layout
 from kmr.artifact.rebuilding import rebuild
 from kmr.artifact.slots import Slot, slots
 from kmr.core import KMRError, Move, Reading, TransformationSequence
-from kmr.core.norms import copied, fold_norms, has_norms
+from kmr.core.norms import folded_as_stored
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -194,13 +194,7 @@ def load(
         base = base()
     if not isinstance(base, nn.Module):
         raise KMRError(f"the base is a {type(base).__name__}, not a module")
-    stored_norms = any(
-        name.endswith(("weight_g", "weight_orig")) or "parametrizations" in name.split(".") for name in packed.tensors
-    )
-    if described["classes"] != _classes(base) or (has_norms(base) and not stored_norms):
-        # Weight norms are folded before a model is compressed.
-        base = copied(base)
-        fold_norms(base)
+    base = folded_as_stored(base, packed.tensors)
     try:
         if described["classes"] != _classes(base):
             raise KMRError("its modules differ")

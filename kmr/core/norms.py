@@ -5,14 +5,14 @@ compute a weight from other tensors. In evaluation the weight is fixed, so that 
 same model, exactly. Grids and masks of this project stay.
 """
 
-import copy
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kmr.core.errors import KMRError
+from kmr.core.copying import copied
 
 
 def is_ours(layer: nn.Module, name: str = "weight") -> bool:
@@ -21,25 +21,24 @@ def is_ours(layer: nn.Module, name: str = "weight") -> bool:
     return all(type(part).__module__.partition(".")[0] == "kmr" for part in parts)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a model.
+def folded_as_stored(base: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Return a base model for stored tensors: a copy with folded norms, unless the tensors are those of norms.
 
-    Raises:
-        KMRError: the model holds what cannot be copied; the message names it.
+    Args:
+        base: as the user's function builds it; it is not changed.
+        names: the names of the stored tensors.
     """
-    _detach_stale(model)
-    try:
-        return copy.deepcopy(model)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        holders = [path or type(model).__name__ for path, module in model.named_modules() if not _copies(module)]
-        where = f" in {holders[-1]}" if holders else ""
-        raise KMRError(
-            f"the model cannot be copied{where}: {' '.join(str(error).split())}; keep what cannot be copied (locks, "
-            "files, generators) outside the module, or give the module a __deepcopy__"
-        ) from error
+    of_norms = any(
+        name.endswith(("weight_g", "weight_orig")) or "parametrizations" in name.split(".") for name in names
+    )
+    if of_norms or not _has_norms(base):
+        return base
+    twin = copied(base)
+    fold_norms(twin)
+    return twin
 
 
-def has_norms(model: nn.Module) -> bool:
+def _has_norms(model: nn.Module) -> bool:
     """Tell whether `fold_norms` would fold anything of a model."""
     return any(
         any(_is_norm(hook) for hook in module._forward_pre_hooks.values())
@@ -126,21 +125,3 @@ def _forget_hooks(module: nn.Module) -> None:
             name = getattr(inner, "__name__", type(inner).__name__)
             if "weight_norm" in name or "SpectralNorm" in name:
                 del hooks[key]
-
-
-def _copies(module: nn.Module) -> bool:
-    """Tell whether a module's own attributes can be copied."""
-    known = set(vars(nn.Module()))
-    try:
-        copy.deepcopy({name: value for name, value in vars(module).items() if name not in known})
-    except (TypeError, RuntimeError, AttributeError):
-        return False
-    return True
-
-
-def _detach_stale(model: nn.Module) -> None:
-    """Detach the weights that old norms left from a call with gradients, which cannot be copied otherwise."""
-    for module in model.modules():
-        for name, value in list(module.__dict__.items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                module.__dict__[name] = value.detach()

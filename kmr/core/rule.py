@@ -6,11 +6,12 @@ from typing import ClassVar, Literal, TypeAlias, final
 
 from torch import nn
 
+from kmr.core.copying import copied
 from kmr.core.domain import Value
 from kmr.core.errors import KMRError
 from kmr.core.key_value_cache import without_key_value_cache
 from kmr.core.knob import Knob
-from kmr.core.norms import copied, fold_norms
+from kmr.core.norms import fold_norms
 from kmr.core.seeding import isolated_rng
 
 Trait: TypeAlias = Literal["structure", "masks", "weight grids", "activation grids"]
@@ -60,6 +61,10 @@ class Rule(ABC):
         (`kmr.policies.legal_orders`).
         """
         return frozenset()
+
+    def governs(self, knob: Knob, path: str) -> bool:
+        """Tell whether the knob reaches the module at this path; every module by default."""
+        return True
 
     @abstractmethod
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:

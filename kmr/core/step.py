@@ -11,6 +11,7 @@ from torch import nn
 from kmr.core.errors import CostRose, NotApplicable, RuleWarning
 from kmr.core.instantiation import Instantiation
 from kmr.core.meter import Reading, Readings, measure
+from kmr.core.rule import Rule
 from kmr.core.trace import Move, Seconds, Step, Trace, TransformationSequence
 
 FineTuning: TypeAlias = Callable[[nn.Module], nn.Module]
@@ -34,15 +35,44 @@ class Prefixes(Protocol):
         """Return the model and step that a move after these steps leads to; call `take` only if they are not cached."""
 
 
-def apply_move(model: nn.Module, instantiation: Instantiation, move: Move) -> tuple[nn.Module, tuple[str, ...]]:
-    """Apply one move's rule; return the new model and the rule's warnings."""
+def apply_move(
+    model: nn.Module, instantiation: Instantiation, move: Move, base: nn.Module | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Apply one move's rule; return the new model and the rule's warnings.
+
+    Args:
+        model: stays as it is.
+        instantiation: has the rule.
+        move: the knob and its value.
+        base: M₀; where the knob's layers are in it, but no longer in the model, the move is neutral and the model
+            itself is returned.
+
+    Raises:
+        NotApplicable: the rule cannot transform the model.
+    """
+    rule = instantiation.rule_of(move.knob)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuleWarning)
-        moved = instantiation.rule_of(move.knob)(model, move.knob, move.value)
+        try:
+            moved = rule(model, move.knob, move.value)
+        except NotApplicable:
+            if base is None or not _lost_layers(rule, move.knob, base, model):
+                raise
+            return model, (f"{move}: an earlier move removed its layers, so that it changes nothing",)
     for other in caught:
         if not issubclass(other.category, RuleWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     return moved, tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, RuleWarning)))
+
+
+def _lost_layers(rule: Rule, name: str, base: nn.Module, model: nn.Module) -> bool:
+    """Tell whether a knob governs parameters of the base but none of the model."""
+    knob = next(knob for knob in rule.knobs if knob.name == name)
+
+    def governs_any(one: nn.Module) -> bool:
+        return any(rule.governs(knob, path.rpartition(".")[0]) for path, _ in one.named_parameters())
+
+    return governs_any(base) and not governs_any(model)
 
 
 @dataclass(frozen=True)
@@ -93,13 +123,13 @@ def reach(
     made: list[Taken] = []
 
     def take() -> tuple[nn.Module, Step]:
-        made.append(_take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower))
+        made.append(_take(start, model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower))
         if not made[-1].step.accepted:
             raise _Refused(made[-1])
         return made[-1].model, made[-1].step
 
     if prefixes is None:
-        return _take(model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower)
+        return _take(start, model, move, trace.accepted[-1], instantiation, finetune, clock, must_lower)
     try:
         reached, step = prefixes.reach(start, instantiation, trace.accepted[1:], move, take)
     except _Refused as refused:
@@ -108,6 +138,7 @@ def reach(
 
 
 def _take(
+    base: nn.Module,
     model: nn.Module,
     move: Move,
     here: Step,
@@ -123,7 +154,7 @@ def _take(
 
     clock.skip()
     try:
-        moved, notes = apply_move(model, instantiation, move)
+        moved, notes = apply_move(model, instantiation, move, base)
     except NotApplicable as reason:
         clock.charge("rule")
         why = str(reason)
@@ -131,6 +162,10 @@ def _take(
             why = why.removeprefix(f"{named}: ")
         return refused({}, f"{move}: {why}")
     clock.charge("rule")
+    if moved is model:
+        if must_lower is not None:
+            return refused(here.costs, *notes)
+        return Taken(model, Step(move, sequence, here.costs, here.qualities, clock.seconds(), notes=notes))
     try:
         return _read(moved, notes, move, here, instantiation, finetune, clock, must_lower, refused)
     except (AttributeError, TypeError) as error:

@@ -22,7 +22,7 @@ from kmr.finetune.guides import Batch, Guide
 from kmr.finetune.schedules import CURVES, Schedule, advance, make_scheduler, needs_validation
 from kmr.finetune.selection import Selection
 from kmr.representation.weights import settle
-from kmr.tasks import Objective, TaskLoss, objective_of
+from kmr.tasks import BoundLoss, TaskLoss, bound_loss
 from kmr.tasks.losses import prepared
 
 ProgressCallback: TypeAlias = Callable[[int, int, float], None]
@@ -176,9 +176,9 @@ class FineTune:
     def _train(self, model: nn.Module, total: int) -> None:
         data, judged = self._parts
         started = time.monotonic()
-        objective = Objective(None, data.task)
+        objective = BoundLoss(None, data.task)
         if self.batch_loss is None or self.guides:
-            objective = objective_of(self.loss, data, model)
+            objective = bound_loss(self.loss, data, model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         every = self.check_every or max(1, min(self._epoch, math.ceil(total / 10)))
         with ExitStack() as stack:
@@ -255,12 +255,12 @@ class FineTune:
                 yield batch
                 done += 1
 
-    def _loss(self, model: nn.Module, inputs: Inputs, targets: Any, objective: Objective) -> Tensor:
+    def _loss(self, model: nn.Module, inputs: Inputs, targets: Any, objective: BoundLoss) -> Tensor:
         if self.batch_loss is not None:
             return self.batch_loss(model, (inputs, targets))
         return objective(model, inputs, targets)
 
-    def _score(self, model: nn.Module, judged: Split, objective: Objective) -> float:
+    def _score(self, model: nn.Module, judged: Split, objective: BoundLoss) -> float:
         """Return the mean validation loss of the model in eval mode."""
         model.eval()
         total = 0.0

@@ -6,7 +6,7 @@ two ends its activation quantizers. A mask has no counterpart in factors, which 
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -38,29 +38,30 @@ def convolution_class(layer: nn.Module) -> Any:
     return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
 
 
+def _of(place: int, name: str) -> property:
+    """Return a property that reads an attribute of a part."""
+    return property(lambda pair: getattr(pair[place], name))
+
+
 class FactoredPair(nn.Sequential):
-    """Two layers in place of one, which offers the weight and bias of that one to code that reads them."""
+    """Two layers in place of one, which offers that one's weight, bias and sizes to code that reads them."""
+
+    in_features, out_features = _of(0, "in_features"), _of(1, "out_features")
+    in_channels, out_channels = _of(0, "in_channels"), _of(1, "out_channels")
+    kernel_size, stride, padding = _of(0, "kernel_size"), _of(0, "stride"), _of(0, "padding")
+    dilation, groups, padding_mode = _of(0, "dilation"), _of(0, "groups"), _of(0, "padding_mode")
+    bias = _of(1, "bias")
+    # TorchScript would compile them.
+    __jit_unused_properties__: ClassVar = [
+        "weight", "bias", "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride",
+        "padding", "dilation", "groups", "padding_mode",
+    ]  # fmt: skip
 
     @property
     def weight(self) -> Tensor:
         """The product of the two weights, in the shape of the replaced layer's, with gradients."""
         first, second = (cast(Tensor, part.weight) for part in (self[0], self[1]))
         return (second.flatten(1) @ first.flatten(1)).reshape(len(second), *first.shape[1:])
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the second layer."""
-        return cast("Tensor | None", self[1].bias)
-
-    @property
-    def in_features(self) -> int:
-        """The size of the inputs of two linear layers."""
-        return cast(int, self[0].in_features)
-
-    @property
-    def out_features(self) -> int:
-        """The size of the outputs of two linear layers."""
-        return cast(int, self[1].out_features)
 
 
 def matrix_pair(layer: Factorable, first: Tensor, second: Tensor, *, ends: bool = True) -> nn.Sequential:

@@ -28,7 +28,7 @@ from kmr.meters.memory import PeakMemory
 from kmr.meters.optimizer import OptimizerBytes
 from kmr.meters.original import Agreement, CosineSimilarity, KLDivergence
 from kmr.meters.prediction import Accuracy, BitsPerByte, CrossEntropy, Perplexity, PredictionQuality
-from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
 from kmr.meters.regression import R2, MeanAbsoluteError, MeanSquaredError
 from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
@@ -39,7 +39,7 @@ __all__ = [
     "Agreement",
     "ArtifactBytes",
     "BOPs",
-    "Batch",
+    "ScoredBatch",
     "BitsPerByte",
     "ChiSquaredP",
     "CosineSimilarity",
@@ -68,7 +68,7 @@ __all__ = [
     "R2",
     "Recall",
     "SampleTime",
-    "Statistics",
+    "SampleStatistics",
     "Timing",
     "TrainableParameters",
     "WeightBytes",

@@ -11,7 +11,7 @@ from torch import Tensor
 from kmr.core import KMRError
 from kmr.meters.class_counts import class_counts, counted
 from kmr.meters.prediction import PredictionQuality
-from kmr.meters.predictions import Batch
+from kmr.meters.predictions import ScoredBatch
 from kmr.tasks import ClassScores, LabelScores
 
 
@@ -35,7 +35,7 @@ class ClassQuality(PredictionQuality):
         if self.average not in ("macro", "weighted", "micro"):
             raise KMRError(f"{self.name}: average must be macro, weighted or micro, not {self.average!r}")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, ClassScores, LabelScores)
         classes = seen.classes if isinstance(seen, ClassScores) else seen.logits.shape[1]
         if self.of is not None and not 0 <= self.of < classes:

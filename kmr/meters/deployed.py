@@ -11,7 +11,7 @@ from kmr.core import Cost, KMRError, Quality, Reading
 from kmr.data import Inputs, Split
 from kmr.meters.deployment import DeployedPredictions, Deployment
 from kmr.meters.prediction import Accuracy, PredictionQuality
-from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
 from kmr.runtimes import OnnxRuntime, Runtime, Session
 
 
@@ -96,11 +96,11 @@ class Deployed(Quality):
         """The deployed model's predictions."""
         return self._quality.view  # type: ignore[attr-defined, no-any-return]
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         """Return what the quality keeps of a batch."""
         return self._quality.statistics(batch)  # type: ignore[attr-defined, no-any-return]
 
-    def read(self, seen: Statistics) -> Reading:
+    def read(self, seen: SampleStatistics) -> Reading:
         return self._quality.read(seen)  # type: ignore[attr-defined, no-any-return]
 
     def _made(self, view: Predictions) -> PredictionQuality:

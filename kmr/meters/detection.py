@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kmr.meters.prediction import PredictionQuality
-from kmr.meters.predictions import Batch
+from kmr.meters.predictions import ScoredBatch
 from kmr.tasks import BoxScores
 
 _MOST = 100
@@ -32,7 +32,7 @@ class MeanAveragePrecision(PredictionQuality):
     name: str = "map"
     unit: str = field(init=False, default="fraction")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         """Return rows of (class + 1, score, matches as bits) for each detection, then class + 1 of each true box."""
         seen = self.needs(batch, BoxScores)
         rows = torch.zeros(seen.samples, 4 * _MOST, dtype=torch.float64)

@@ -16,7 +16,7 @@ from kmr.core import Direction, KMRError, Reading
 from kmr.meters.class_counts import class_counts, counted
 from kmr.meters.original import ToOriginal
 from kmr.meters.prediction import PredictionQuality
-from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
 from kmr.meters.statistics import smallest
 from kmr.tasks import ClassScores
 
@@ -35,7 +35,7 @@ class ChiSquaredP(ToOriginal):
     name: str = "chi_squared_p"
     unit: str = field(init=False, default="1")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         """Return the number of classes and, for each entry, its cell of the table, numbered from 1."""
         mine, original = self.pair(batch)
         cells = mine.each(lambda one, _, two: two.argmax(1) * mine.classes + one.argmax(1) + 1, original).cpu()
@@ -58,7 +58,7 @@ class ChiSquaredP(ToOriginal):
         half = torch.tensor(len(both) / 2, dtype=torch.float64)
         return float(torch.special.gammaincc(half, torch.tensor(statistic / 2, dtype=torch.float64)))
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         """Return None: a p value is no estimate of a quantity."""
         return None
 
@@ -81,7 +81,7 @@ class ExpectedCalibrationError(PredictionQuality):
     unit: str = field(init=False, default="fraction")
     direction: Direction = field(init=False, default="minimize")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         """Return the number of predictions and the sum of gaps in each bin, (samples, 1 + bins)."""
         if self.bins < 1:
             raise KMRError(f"bins must be at least 1, not {self.bins}")
@@ -114,17 +114,17 @@ class WorstClassAccuracy(PredictionQuality):
     name: str = "worst_class_accuracy"
     unit: str = field(init=False, default="fraction")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         return class_counts(self.needs(batch, ClassScores))
 
     def value(self, rows: Tensor) -> float:
         return self._worst(rows)[0]
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         value, count = self._worst(seen.rows)
         return math.sqrt(value * (1 - value) / count)
 
-    def read(self, seen: Statistics) -> Reading:
+    def read(self, seen: SampleStatistics) -> Reading:
         value, count = self._worst(seen.rows)
         return Reading(value, math.sqrt(value * (1 - value) / count) or smallest(count))
 
@@ -156,7 +156,7 @@ class AccuracyDegradationFactor(PredictionQuality):
     name: str = "accuracy_degradation_factor"
     unit: str = field(init=False, default="halvings")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, ClassScores)
         return seen.per_sample(seen.each(lambda logits, targets: logits.argmax(1) == targets))
 
@@ -167,7 +167,7 @@ class AccuracyDegradationFactor(PredictionQuality):
         kept = [worst >= profile[0] - self.drop - 1e-12 for worst in profile]
         return float(([*kept, False]).index(False) - 1)
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         """Return None: the factor depends on the order of the samples, which resampling destroys."""
         return None
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kmr.core import Direction, KMRError
 from kmr.meters.prediction import MeanQuality, PredictionQuality
-from kmr.meters.predictions import Batch
+from kmr.meters.predictions import ScoredBatch
 from kmr.tasks import ClassScores, LabelScores, Scores, VectorScores, quiet
 
 _KEPT = 16e6
@@ -29,7 +29,7 @@ class ToOriginal(PredictionQuality):
 
     original: nn.Module = field(repr=False, compare=False)
 
-    def reference(self, batch: Batch) -> Scores:
+    def reference(self, batch: ScoredBatch) -> Scores:
         """Return the original's scores on a batch."""
         kept = self.view.references(self.original)
         if batch.number in kept:
@@ -45,7 +45,7 @@ class ToOriginal(PredictionQuality):
         batch.references[id(self.original)] = found
         return found
 
-    def pair(self, batch: Batch) -> tuple[ClassScores, ClassScores]:
+    def pair(self, batch: ScoredBatch) -> tuple[ClassScores, ClassScores]:
         """Return the model's and the original's scores of classes; raise `KMRError` if they do not fit each other."""
         mine, original = self.needs(batch, ClassScores), self.reference(batch)
         assert isinstance(original, ClassScores)
@@ -74,7 +74,7 @@ class Agreement(ToOriginal, MeanQuality):
     name: str = "agreement"
     unit: str = field(init=False, default="fraction")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         if isinstance(batch.scores, LabelScores):
             original = self.reference(batch)
             assert isinstance(original, LabelScores)
@@ -96,7 +96,7 @@ class KLDivergence(ToOriginal, MeanQuality):
     unit: str = field(init=False, default="nat")
     direction: Direction = field(init=False, default="minimize")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         mine, original = self.pair(batch)
         return mine.per_sample(mine.each(_divergence, original))
 
@@ -111,7 +111,7 @@ class CosineSimilarity(ToOriginal, MeanQuality):
     name: str = "cosine"
     unit: str = field(init=False, default="1")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         mine, original = self.needs(batch, VectorScores), self.reference(batch)
         assert isinstance(original, VectorScores)
         if mine.vectors.shape != original.vectors.shape:

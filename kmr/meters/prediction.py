@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kmr.core import Direction, KMRError, Quality, Reading, Task
 from kmr.data import Split
-from kmr.meters.predictions import Batch, Predictions, Statistics
+from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
 from kmr.meters.statistics import bootstrap, ratio, smallest
 from kmr.tasks import ClassScores, LabelScores, Scores
 
@@ -41,18 +41,18 @@ class PredictionQuality(Quality):
         return Predictions.of(self.data)
 
     @abstractmethod
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         """Return the rows to keep of a batch, (samples, k)."""
 
     @abstractmethod
     def value(self, rows: Tensor) -> float:
         """Return the quality of samples from their rows."""
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         """Return the standard error of the value, or None if it is unknown."""
         return bootstrap(seen.rows, seen.groups, self.value)
 
-    def read(self, seen: Statistics) -> Reading:
+    def read(self, seen: SampleStatistics) -> Reading:
         value = self.value(seen.rows)
         error = self.stderr(seen) if len(seen.rows) > 1 else None
         if self.unit == "fraction" and not error:
@@ -60,12 +60,12 @@ class PredictionQuality(Quality):
         return Reading(value, error)
 
     @overload
-    def needs(self, batch: Batch, kind: type[S], /) -> S: ...
+    def needs(self, batch: ScoredBatch, kind: type[S], /) -> S: ...
 
     @overload
-    def needs(self, batch: Batch, kind: type[S], other: type[T], /) -> S | T: ...
+    def needs(self, batch: ScoredBatch, kind: type[S], other: type[T], /) -> S | T: ...
 
-    def needs(self, batch: Batch, *kinds: Any) -> Any:
+    def needs(self, batch: ScoredBatch, *kinds: Any) -> Any:
         """Return a batch's scores; raise `KMRError` if the task's scores are of another kind."""
         if not isinstance(batch.scores, kinds):
             raise KMRError(
@@ -87,7 +87,7 @@ class MeanQuality(PredictionQuality):
             )
         return float(rows[:, 0].sum() / total)
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         return ratio(seen.rows, seen.groups)[1]
 
 
@@ -109,7 +109,7 @@ class Accuracy(MeanQuality):
     name: str = "accuracy"
     unit: str = field(init=False, default="fraction")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, ClassScores, LabelScores)
         if isinstance(seen, LabelScores):
             return seen.per_sample((seen.logits > 0) == (seen.targets == 1))
@@ -133,10 +133,10 @@ class CrossEntropy(MeanQuality):
     unit: str = field(init=False, default="nat")
     direction: Direction = field(init=False, default="minimize")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         return cross_entropies(self.needs(batch, ClassScores, LabelScores))
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         units = _units(seen)
         return ratio(seen.rows, seen.groups)[1] * math.sqrt(units / (units - 1)) if units > 1 else None
 
@@ -154,7 +154,7 @@ class Perplexity(CrossEntropy):
     def value(self, rows: Tensor) -> float:
         return math.exp(min(super().value(rows), 700.0))
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         error = super().stderr(seen)
         return None if error is None else error * self.value(seen.rows)
 
@@ -182,7 +182,7 @@ class BitsPerByte(CrossEntropy):
     def value(self, rows: Tensor) -> float:
         return super().value(rows) * self._scale
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         error = super().stderr(seen)
         return None if error is None else error * self._scale
 
@@ -201,10 +201,10 @@ def cross_entropies(seen: ClassScores | LabelScores) -> Tensor:
     )
 
 
-def _units(seen: Statistics) -> int:
+def _units(seen: SampleStatistics) -> int:
     """Return the number of independent samples or groups."""
     return len(seen.rows) if seen.groups is None else len(torch.unique(seen.groups))
 
 
-def _convention(batch: Batch) -> Any:
+def _convention(batch: ScoredBatch) -> Any:
     return batch.task.convention

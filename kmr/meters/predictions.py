@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError, Meter, SharedView, Task, isolated_rng
+from kmr.core import KMRError, Meter, SharedView, Task
 from kmr.data import Split, call
 from kmr.tasks import Scores, quiet, task_before_call, task_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ScoredBatch:
     """One batch of predictions.
 
     Args:
@@ -40,7 +40,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class SampleStatistics:
     """What a quality keeps of a pass: one row for each sample.
 
     Args:
@@ -56,15 +56,15 @@ class Statistics:
         """The number of independent samples or groups."""
         return len(self.rows) if self.groups is None else len(torch.unique(self.groups))
 
-    def resampled(self, random: "Generator") -> "Statistics":
+    def resampled(self, random: "Generator") -> "SampleStatistics":
         """Return a bootstrap sample of the samples, or of the groups with all of their samples."""
         if self.groups is None:
-            return Statistics(self.rows[torch.from_numpy(random.integers(len(self.rows), size=len(self.rows)))])
+            return SampleStatistics(self.rows[torch.from_numpy(random.integers(len(self.rows), size=len(self.rows)))])
         places = torch.unique(self.groups, return_inverse=True)[1]
         drawn = random.integers(self.units, size=self.units)
         taken = [torch.nonzero(places == int(unit)).flatten() for unit in drawn]
         numbers = torch.arange(len(taken)).repeat_interleave(torch.tensor([len(part) for part in taken]))
-        return Statistics(self.rows[torch.cat(taken)], numbers)
+        return SampleStatistics(self.rows[torch.cat(taken)], numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +100,11 @@ class Predictions(SharedView):
         key = (id(original), *(tensor._version for tensor in (*original.parameters(), *original.buffers())))
         return self._references.setdefault(key, {})
 
-    def __call__(self, model: nn.Module) -> Iterator[Batch]:
+    def __call__(self, model: nn.Module) -> Iterator[ScoredBatch]:
         """Yield the batches of predictions of a model, in its current mode; its buffers do not change."""
         return self._batches(model, ())
 
-    def _batches(self, model: nn.Module, fits: Sequence[type[Task]]) -> Iterator[Batch]:
+    def _batches(self, model: nn.Module, fits: Sequence[type[Task]]) -> Iterator[ScoredBatch]:
         with torch.no_grad(), _kept_buffers(model):
             yield from scored(self.split, self.returned(model), model, fits)
 
@@ -122,7 +122,7 @@ class Predictions(SharedView):
             for meter in meters:
                 rows = meter.statistics(batch)  # type: ignore[attr-defined]
                 parts[meter.name].append(rows.detach().to("cpu", torch.float64))
-        return {name: Statistics(_stacked(rows), self._groups(rows)) for name, rows in parts.items()}
+        return {name: SampleStatistics(_stacked(rows), self._groups(rows)) for name, rows in parts.items()}
 
     def _groups(self, rows: list[Tensor]) -> Tensor | None:
         """Return the groups of the samples that were seen (a loader may drop the last ones)."""
@@ -134,35 +134,23 @@ def scored(
     returned: Iterator[tuple[Any, Any, Any]],
     model: nn.Module | None,
     fits: Sequence[type[Task]] = (),
-) -> Iterator[Batch]:
+) -> Iterator[ScoredBatch]:
     """Yield batches of predictions from what a model or a runtime returned; `fits` are the tasks of the meters."""
     task = split.task
     for number, (inputs, targets, output) in enumerate(returned):
         task = task or task_of(split, output, inputs, targets, model, fits)
         inputs, targets = task.prepare(inputs, targets)
-        yield Batch(number, task.scores(task.outputs(output), targets), inputs, targets, task)
+        yield ScoredBatch(number, task.scores(task.outputs(output), targets), inputs, targets, task)
 
 
-def statistics_of(model: nn.Module, meters: Sequence[Meter]) -> dict[str, Statistics]:
+def statistics_of(model: nn.Module, meters: Sequence[Meter]) -> dict[str, SampleStatistics]:
     """Return what qualities of predictions keep of a model, in evaluation mode; meters of one view share a pass."""
-    found: dict[str, Statistics] = {}
+    found: dict[str, SampleStatistics] = {}
     with quiet(model):
         for view in dict.fromkeys(meter.view for meter in meters):
             assert isinstance(view, Predictions)
             found |= view.fold(model, [meter for meter in meters if meter.view == view])
     return found
-
-
-def batches_of(model: nn.Module, data: Split | Predictions) -> Iterator[Batch]:
-    """Yield a model's batches of predictions in evaluation mode, then restore its modes."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with isolated_rng(0):
-            yield from Predictions.of(data)(model)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:

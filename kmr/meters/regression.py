@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kmr.core import Direction, KMRError, Task
 from kmr.meters.prediction import MeanQuality, PredictionQuality
-from kmr.meters.predictions import Batch, Statistics
+from kmr.meters.predictions import SampleStatistics, ScoredBatch
 from kmr.meters.statistics import bootstrap, ratio
 from kmr.tasks import NumberScores, Regression
 
@@ -28,7 +28,7 @@ class R2(PredictionQuality):
     name: str = "r2"
     unit: str = field(init=False, default="1")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, NumberScores)
         weights = torch.ones(seen.samples, dtype=torch.float64) if seen.weights is None else seen.weights.double()
         errors = (seen.outputs - seen.targets).square().sum(1)
@@ -42,7 +42,7 @@ class R2(PredictionQuality):
             raise KMRError("R² is undefined: all targets of the split are the same")
         return float(1 - (weights * squares).sum() / spread)
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         rows, count = seen.rows, len(seen.rows)
         if seen.groups is not None or bool((rows[:, 0] != 1).any()):
             return bootstrap(rows, seen.groups, self._or_nothing)
@@ -72,7 +72,7 @@ class _MeanError(MeanQuality):
     fits: ClassVar[tuple[type[Task], ...]] = (Regression,)
     direction: Direction = field(init=False, default="minimize")
 
-    def stderr(self, seen: Statistics) -> float | None:
+    def stderr(self, seen: SampleStatistics) -> float | None:
         units = len(seen.rows) if seen.groups is None else len(torch.unique(seen.groups))
         return ratio(seen.rows, seen.groups)[1] * math.sqrt(units / (units - 1)) if units > 1 else None
 
@@ -87,7 +87,7 @@ class MeanSquaredError(_MeanError):
     name: str = "mse"
     unit: str = field(init=False, default="squared target unit")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, NumberScores)
         return seen.per_sample((seen.outputs - seen.targets).square())
 
@@ -102,6 +102,6 @@ class MeanAbsoluteError(_MeanError):
     name: str = "mae"
     unit: str = field(init=False, default="target unit")
 
-    def statistics(self, batch: Batch) -> Tensor:
+    def statistics(self, batch: ScoredBatch) -> Tensor:
         seen = self.needs(batch, NumberScores)
         return seen.per_sample((seen.outputs - seen.targets).abs())

@@ -13,7 +13,7 @@ from kmr.tasks.classes import CausalLM, Classification, MaskedLM, Segmentation, 
 from kmr.tasks.detection import Detection
 from kmr.tasks.losses import TaskLoss, numbers
 from kmr.tasks.numbers import Embedding, MultiLabel, Regression
-from kmr.tasks.objective import Objective, objective_of, quiet, task_for
+from kmr.tasks.objective import BoundLoss, bound_loss, quiet, task_for
 from kmr.tasks.scores import BoxScores, ClassScores, LabelScores, NumberScores, Scores, TextScores, VectorScores
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "MaskedLM",
     "MultiLabel",
     "NumberScores",
-    "Objective",
+    "BoundLoss",
     "Regression",
     "Scores",
     "Segmentation",
@@ -40,7 +40,7 @@ __all__ = [
     "Weighted",
     "choose_task",
     "numbers",
-    "objective_of",
+    "bound_loss",
     "quiet",
     "task_before_call",
     "task_for",

@@ -15,7 +15,7 @@ from kmr.tasks.losses import TaskLoss, called, prepared
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class BoundLoss:
     """A loss bound to a task.
 
     Args:
@@ -50,7 +50,7 @@ class Objective:
         return self.task.training_loss(model, *self.task.prepare(inputs, targets))
 
 
-def objective_of(loss: Any, data: Split, model: nn.Module) -> Objective:
+def bound_loss(loss: Any, data: Split, model: nn.Module) -> BoundLoss:
     """Return a loss bound to the task of a split.
 
     Args:
@@ -60,8 +60,8 @@ def objective_of(loss: Any, data: Split, model: nn.Module) -> Objective:
     """
     loss = prepared(loss)
     if isinstance(loss, TaskLoss):
-        return Objective(None, loss.of(task_for(model, data)))
-    return Objective(loss, data.task)
+        return BoundLoss(None, loss.of(task_for(model, data)))
+    return BoundLoss(loss, data.task)
 
 
 def task_for(model: nn.Module, data: Split) -> Task:

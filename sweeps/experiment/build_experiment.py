@@ -74,7 +74,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     data = with_task(model, data, plain, trusted)
     try:
         assert data.train.task is not None
-        check_model(model, data.validation, data.train.task)
+        check_model(model, data.validation, data.train.task, lambda: unwrapped(part("model", plain["model"], trusted)))
     except KMRError as error:
         raise SweepError(f"model: {error}") from error
     model = with_weights(model, config, plain, data, trusted).eval()

@@ -23,7 +23,7 @@ from kmr.core import (
     measure_base,
     run_sequence,
 )
-from kmr.core.norms import copied as copy_of
+from kmr.core.copying import copied as copy_of
 from kmr.core.norms import fold_norms
 from kmr.finetune import FineTune
 from sweeps.errors import SweepError

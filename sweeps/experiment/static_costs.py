@@ -139,7 +139,7 @@ class Statics:
 
     def _take(self, sequence: TransformationSequence, here: _UntrainedModel, move: Move) -> _UntrainedModel:
         with keeping(self._store):
-            made = _made(apply_move(here.model, self._instantiation, move)[0])
+            made = _made(apply_move(here.model, self._instantiation, move, self._base.model)[0])
         if made.digest == here.digest:
             made = here  # the stage changed nothing, so the two share one model
         self._kept[sequence] = made

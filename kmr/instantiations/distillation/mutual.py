@@ -14,7 +14,7 @@ from kmr.data import Split
 from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.layout import classes_last
 from kmr.instantiations.distillation.losses import hinton, softened
-from kmr.tasks import Objective, TaskLoss, objective_of, task_for
+from kmr.tasks import BoundLoss, TaskLoss, bound_loss, task_for
 
 
 @final
@@ -58,7 +58,7 @@ class Mutual(Guide):
         for peer in cohort:
             peer.train()
         trained = [p for peer in cohort for p in peer.parameters() if p.requires_grad]
-        yield _Cohort(self, cohort, objective_of(self.loss, data, model), task_for(model, data), trained)
+        yield _Cohort(self, cohort, bound_loss(self.loss, data, model), task_for(model, data), trained)
 
     def _moved(self, model: nn.Module) -> nn.Module:
         moved = copy.deepcopy(model)
@@ -73,7 +73,7 @@ class Mutual(Guide):
 class _Cohort(Guidance):
     settings: Mutual
     cohort: Sequence[nn.Module]
-    objective: Objective
+    objective: BoundLoss
     task: Task
     parameters: Sequence[nn.Parameter] = ()
 

@@ -13,7 +13,7 @@ from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.losses import hinton, softened
 from kmr.instantiations.features import tapped
 from kmr.representation.early_exits import EarlyExits
-from kmr.tasks import Objective, TaskLoss, objective_of
+from kmr.tasks import BoundLoss, TaskLoss, bound_loss
 
 
 @final
@@ -48,7 +48,7 @@ class SelfDistillation(Guide):
         """Return the guidance of one training."""
         heads = [f"heads.{place}" for place in range(len(model.heads))] if isinstance(model, EarlyExits) else []
         with tapped(model, heads) as seen:
-            objective = objective_of(self.loss, data, model) if heads else None
+            objective = bound_loss(self.loss, data, model) if heads else None
             yield _Exits(self, heads, seen, objective)
 
 
@@ -57,7 +57,7 @@ class _Exits(Guidance):
     settings: SelfDistillation
     heads: list[str]
     seen: Mapping[str, Tensor]
-    objective: Objective | None
+    objective: BoundLoss | None
 
     def __call__(self, loss: Tensor, batch: Batch) -> Tensor:
         """Return the loss plus the loss of the exits."""

@@ -19,7 +19,7 @@ from kmr.core import KMRError, NotApplicable
 from kmr.data import Inputs, Split, forward
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
 from kmr.representation.weights import strip_all
-from kmr.tasks import Objective, TaskLoss, objective_of
+from kmr.tasks import BoundLoss, TaskLoss, bound_loss
 
 TensorBatch: TypeAlias = tuple[Inputs, Tensor]
 
@@ -177,7 +177,7 @@ def saliency_of(
     loss = getattr(saliency, "loss", None)
     bound = saliency
     if loss is not None and data is not None:
-        bound = replace(saliency, loss=objective_of(loss, data, plain))  # type: ignore[call-arg]
+        bound = replace(saliency, loss=bound_loss(loss, data, plain))  # type: ignore[call-arg]
 
     def computed() -> Mapping[str, Tensor]:
         with torch.enable_grad():
@@ -202,7 +202,7 @@ def _gradients(
 ) -> Iterator[dict[str, Tensor]]:
     weights = [_weight(model, path) for path in paths]
     for inputs, targets in batches:
-        how = loss if isinstance(loss, Objective) else objective_of(loss, Split((inputs, targets)), model)
+        how = loss if isinstance(loss, BoundLoss) else bound_loss(loss, Split((inputs, targets)), model)
         value = how(model, inputs, targets)
         found = torch.autograd.grad(value, weights, allow_unused=True)
         yield {

@@ -22,7 +22,7 @@ from kmr.instantiations.quantization.calibration import evaluating
 from kmr.instantiations.quantization.weights import WeightQuantization
 from kmr.knapsack import Allocation, allocate
 from kmr.representation.weights import read_weight, tied_layers, weight_layers
-from kmr.tasks import ClassScores, LabelScores, NumberScores, Scores, TaskLoss, VectorScores, objective_of, task_for
+from kmr.tasks import ClassScores, LabelScores, NumberScores, Scores, TaskLoss, VectorScores, bound_loss, task_for
 
 Bits = dict[str, int]
 
@@ -175,7 +175,7 @@ def _fisher(model: nn.Module, data: Split, paths: Sequence[str]) -> dict[str, Te
     layers = {path: twin.get_submodule(path) for path in paths}
     total = {path: torch.zeros(read_weight(layer).weight.shape, dtype=torch.float64) for path, layer in layers.items()}
     count = 0
-    objective = objective_of(TaskLoss(), data, twin)
+    objective = bound_loss(TaskLoss(), data, twin)
     with torch.enable_grad():
         for inputs, targets in replace(data, batch_size=1).batches():
             twin.zero_grad(set_to_none=True)

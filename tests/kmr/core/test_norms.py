@@ -12,8 +12,9 @@ from torch.nn.utils import parametrizations, parametrize
 from kmr.artifact import folder as artifact
 from kmr.artifact.folder import Builder
 from kmr.core import KMRError, RuleWarning
+from kmr.core.copying import copied
 from kmr.core.key_value_cache import without_key_value_cache
-from kmr.core.norms import copied, fold_norms
+from kmr.core.norms import fold_norms
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.pruning import StructuredPruning, UnstructuredPruning

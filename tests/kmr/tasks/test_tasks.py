@@ -20,7 +20,7 @@ from kmr.tasks import (
     TaskLoss,
     TokenClassification,
     Weighted,
-    objective_of,
+    bound_loss,
 )
 
 torch.manual_seed(0)
@@ -219,14 +219,14 @@ def test_counts_of_classes_against_scikit_learn() -> None:
 
 def test_the_loss_of_a_task_takes_torchs_names() -> None:
     logits, targets = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 1, 0])
-    objective = objective_of(TaskLoss(weight=[1.0, 9.0]), Split((logits, targets), 4), Shows())
+    objective = bound_loss(TaskLoss(weight=[1.0, 9.0]), Split((logits, targets), 4), Shows())
     expected = F.cross_entropy(logits, targets, weight=torch.tensor([1.0, 9.0]))
     torch.testing.assert_close(objective(Shows(), logits, targets), expected)
     with pytest.raises(KMRError, match="Classification takes no label_weights"):
-        objective_of(TaskLoss(pos_weight=[1.0]), Split((logits, targets), 4), Shows())
+        bound_loss(TaskLoss(pos_weight=[1.0]), Split((logits, targets), 4), Shows())
 
 
 def test_a_loss_of_ones_own_that_does_not_fit_says_the_shapes() -> None:
-    objective = objective_of(F.cross_entropy, Split((LOGITS, TOKENS), 4, task=TokenClassification()), Shows())
+    objective = bound_loss(F.cross_entropy, Split((LOGITS, TOKENS), 4, task=TokenClassification()), Shows())
     with pytest.raises(KMRError, match=r"cross_entropy does not take outputs .*\(3, 5, 6\).*\(3, 5\).*TaskLoss"):
         objective(Shows(), LOGITS, TOKENS)

@@ -1,6 +1,8 @@
 """Models that are not what they compute are refused before anything is trained, each with its own sentence."""
 
+import functools
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -55,6 +57,112 @@ def closure():
     return model
 
 
+class Last(nn.Module):
+    """Takes the last step of a recurrent layer's outputs."""
+
+    def forward(self, returned):
+        return returned[0][:, -1]
+
+
+class Net(nn.Module):
+    """Two layers, whose forward the classes below change."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.prepare()
+
+    def prepare(self):
+        pass
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+class Lambda(Net):
+    def prepare(self):
+        self.run = lambda x: self.second(torch.relu(self.first(x)))
+
+    def forward(self, x):
+        return self.run(x)
+
+
+class Hooked(Net):
+    def prepare(self):
+        second = self.second
+        self.first.register_forward_hook(lambda module, inputs, output: output + second.weight.sum(0))
+
+
+class Partial(Net):
+    def prepare(self):
+        self.run = functools.partial(F.linear, weight=self.first.weight)
+
+    def forward(self, x):
+        return self.second(self.run(x))
+
+
+class WeakReference(Net):
+    def prepare(self):
+        self.reference = weakref.ref(self.first)
+
+    def forward(self, x):
+        return self.second(self.reference()(x))
+
+
+class Caches(Net):
+    def prepare(self):
+        self.transposed = None
+
+    def forward(self, x):
+        if self.transposed is None:
+            self.transposed = self.first.weight.t().clone()
+        return self.second(x @ self.transposed)
+
+
+class Grows(Net):
+    def forward(self, x):
+        if not hasattr(self, "third"):
+            self.third = nn.Linear(3, 3)
+        return self.third(super().forward(x))
+
+
+class OwnGenerator(Net):
+    def prepare(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return super().forward(x + torch.rand(x.shape, generator=self.generator))
+
+
+class RandomScale(Net):
+    def prepare(self):
+        self.scale = torch.rand(4)
+
+    def forward(self, x):
+        return super().forward(x * self.scale)
+
+
+class RandomBuffer(RandomScale):
+    def prepare(self):
+        self.register_buffer("scale", torch.rand(4), persistent=False)
+
+
+class Positions(RandomScale):
+    def prepare(self):
+        self.register_buffer("scale", torch.arange(4.0), persistent=False)
+
+
+class Stores(Net):
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+class Lazy(Net):
+    def prepare(self):
+        self.first = nn.LazyLinear(5)
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [
@@ -62,8 +170,15 @@ def closure():
         (Remembers(), "depend on the calls before"),
         (Noisy(nn.Linear(4, 3)), "draws random numbers in evaluation mode"),
         (closure(), "a copy of the model computes something else"),
+        (Lambda(), "a copy of the model computes something else"),
+        (Hooked(), "a copy of the model computes something else"),
+        (Partial(), "a copy of the model computes something else"),
+        (WeakReference(), "a copy of the model computes something else"),
+        (Caches(), "keeps what its first call computed from its weights"),
+        (Grows(), r"first call adds third\.bias"),
+        (OwnGenerator(), "a random generator of its own"),
     ],
-    ids=["counter", "buffer", "dropout", "closure"],
+    ids=lambda part: type(part).__name__ if isinstance(part, nn.Module) else "",
 )
 def test_a_model_that_is_not_what_it_computes_is_refused(model, named) -> None:
     with pytest.raises(KMRError, match=named):
@@ -83,6 +198,39 @@ def test_ordinary_models_pass_and_keep_their_modes(model) -> None:
     check_model(model, SPLIT, Classification())
     assert modes == [module.training for module in model.modules()]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [RandomScale, RandomBuffer])
+def test_a_random_tensor_outside_the_state_dict_is_named(kind) -> None:
+    with pytest.raises(KMRError, match="computes something else: scale is not in the state dict"):
+        check_model(kind(), SPLIT, Classification(), kind)
+
+
+@pytest.mark.parametrize("kind", [Net, Positions, Stores])
+def test_a_model_that_can_be_built_again_passes_as_it_was(kind) -> None:
+    model = kind()
+    model(SPLIT.source[0])  # with gradients: what it keeps is no leaf
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_model(model, SPLIT, Classification(), kind)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
+        lambda: nn.utils.parametrizations.orthogonal(nn.Linear(4, 3)),
+        lambda: nn.utils.spectral_norm(nn.Linear(4, 3)),
+        lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.LSTM(2, 3, batch_first=True), Last()),
+        lambda: nn.Linear(4, 3).requires_grad_(False),
+        lambda: nn.Linear(4, 3).bfloat16(),
+        Lazy,
+    ],
+)
+def test_a_model_with_norms_recurrence_or_lazy_layers_passes(make) -> None:
+    model = make()
+    check_model(model, SPLIT, Classification(), make)
+    assert not any(nn.parameter.is_lazy(parameter) for parameter in model.parameters())
 
 
 def test_wrappers_are_taken_off_and_said(capsys) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kmr.data import Split
 from kmr.instantiations.pruning.criteria.base import Criterion, weight_rows
 from kmr.instantiations.pruning.graph import ChannelGroup
-from kmr.tasks import TaskLoss, objective_of
+from kmr.tasks import TaskLoss, bound_loss
 
 
 @final
@@ -38,7 +38,7 @@ class Taylor(Criterion):
             weight = getattr(twin.get_submodule(path), "weight", None)
             if isinstance(weight, nn.Parameter) and weight.is_floating_point():
                 weights[path] = weight.requires_grad_(True)
-        objective = objective_of(self.loss, data, twin)
+        objective = bound_loss(self.loss, data, twin)
         totals: list[Tensor] = [torch.zeros(())] * len(groups)
         batches = 0
         for inputs, targets in data.batches():
