@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from torch import Tensor, nn
 
 from kmr.core import KMRError, Task
-from kmr.core.norms import copied
+from kmr.core.copying import copied
 from kmr.data import Data, Split, call, length_of, map_tensors
 from kmr.tasks import choose_task, task_before_call
 from sweeps.errors import SweepError
-from sweeps.experiment.instantiate import part
+from sweeps.experiment.instantiate import check_trust, part
 
 OUTPUT_BYTES = 64e6
 """The largest outputs of an evaluation batch, in bytes."""
@@ -54,7 +55,7 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
                     returned,
                     inputs,
                     targets,
-                    losses=_losses(plain),
+                    losses=_losses(plain, trusted),
                     model=model,
                     fits=_fits(plain),
                     values=_held(split),
@@ -108,25 +109,22 @@ def _in_small_batches(data: Data, task: Task, size: float) -> Data:
     return replace(data, **made)
 
 
-def _losses(plain: Mapping[str, Any]) -> Iterator[Any]:
+def _losses(plain: Mapping[str, Any], trusted: tuple[str, ...]) -> Iterator[Any]:
     """Yield the configured losses as functions, to take hints from."""
     for recipe in ("train", "finetune"):
         entry = (plain.get(recipe) or {}).get("loss")
         if isinstance(entry, Mapping) and "_target_" in entry:
-            from hydra.utils import get_object
-
+            check_trust(f"{recipe}.loss", entry, trusted)
             given = {key: value for key, value in entry.items() if not key.startswith("_")}
             target = get_object(str(entry["_target_"]))
             if isinstance(target, type) and issubclass(target, nn.Module):
-                yield part(f"{recipe}.loss", entry, ())
+                yield part(f"{recipe}.loss", entry, trusted)
             else:
                 yield functools.partial(target, **given)
 
 
 def _fits(plain: Mapping[str, Any]) -> list[type[Task]]:
     """Return the tasks that the configured meters are made for."""
-    from hydra.utils import get_object
-
     meters = (plain.get("meters") or {}).values()
     targets = [entry.get("_target_", "") for entry in meters if isinstance(entry, Mapping)]
     known = [get_object(str(target)) for target in targets if str(target).startswith("kmr.meters.")]

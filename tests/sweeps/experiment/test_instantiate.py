@@ -1,8 +1,11 @@
 import sys
 
 import pytest
+import torch
 
+from kmr.data import as_data
 from sweeps.errors import SweepError
+from sweeps.experiment.choose_task import with_task
 from sweeps.experiment.instantiate import part
 
 
@@ -88,3 +91,14 @@ def test_code_from_a_hub_never_runs() -> None:
     config = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1, "trust_remote_code": True}
     with pytest.raises(SweepError, match="model sets trust_remote_code, which runs code of others"):
         part("model", config)
+
+
+def test_a_loss_is_imported_only_if_it_is_trusted(tmp_path, monkeypatch) -> None:
+    (tmp_path / "untrusted_loss.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loss = {"_target_": "untrusted_loss.loss", "_partial_": True}
+    pair = (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
+    data = as_data({"train": pair, "validation": pair, "test": pair}, 2)
+    with pytest.raises(SweepError, match=r"finetune\.loss names untrusted_loss\.loss, which is not trusted"):
+        with_task(torch.nn.Linear(2, 2), data, {"finetune": {"loss": loss}}, ())
+    assert "untrusted_loss" not in sys.modules
