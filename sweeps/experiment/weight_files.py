@@ -39,6 +39,11 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         owners.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), []).append(name)
     for names in owners.values():
         stored = next((name for name in names if name in found), None)
+        others = [name for name in names if name in found]
+        if stored is not None and any(not torch.equal(found[stored], found[name]) for name in others):
+            raise SweepError(
+                f"{path} does not fit the model: {_few(others)} are one tensor in it, but differ in the file"
+            )
         if len(names) > 1 and stored is not None:
             found.update({name: found[stored] for name in names if name not in found})
     missing, unknown = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
@@ -52,6 +57,11 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
                 f"{path} does not fit the model: {name} has shape {tuple(found[name].shape)}, the model's "
                 f"{tuple(tensor.shape)}"
             )
+        if found[name].is_floating_point() != tensor.is_floating_point():
+            raise SweepError(
+                f"{path} does not fit the model: {name} is {found[name].dtype}, the model's {tensor.dtype}; quantized "
+                "weights must be decoded first"
+            )
     model.load_state_dict(found)
     return model
 
@@ -64,8 +74,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         indices = sorted(path.glob("*.safetensors.index.json"))
         files = [indices[0]] if indices else sorted(path.glob("*.safetensors"))
-        if not files:
-            raise SweepError(f"the folder {path} holds no .safetensors file")
+        if len(files) != 1:
+            raise SweepError(
+                f"the folder {path} holds {len(files)} .safetensors files and no .safetensors.index.json: name one file"
+            )
     if files[0].name.endswith(".index.json"):
         try:
             parts = set(json.loads(files[0].read_text("utf-8-sig"))["weight_map"].values())
@@ -74,6 +86,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         files = [files[0].parent / Path(str(part)).name for part in sorted(parts)]
     found: dict[str, Tensor] = {}
     for file in files:
+        if not file.is_file():
+            raise SweepError(f"{file} is missing: {path} names it as a part of the weights")
         try:
             found |= load_file(str(file))
         except (SafetensorError, OSError) as error:

@@ -63,8 +63,15 @@ def test_safetensors_whole_or_in_shards(tmp_path) -> None:
     for path in (shards, shards / "model.safetensors.index.json"):
         assert torch.equal(load_weights(net(), path)[2].bias, STATE["2.bias"])
     (shards / "b.safetensors").unlink()
-    with pytest.raises(SweepError, match=r"b\.safetensors is not a safetensors file"):
+    with pytest.raises(SweepError, match=r"b\.safetensors is missing"):
         load_weights(net(), shards)
+
+
+def test_a_folder_of_several_whole_files_is_refused(tmp_path) -> None:
+    for name in ("one", "other"):
+        save_file(STATE, tmp_path / f"{name}.safetensors")
+    with pytest.raises(SweepError, match=r"holds 2 \.safetensors files"):
+        load_weights(net(), tmp_path)
 
 
 def test_tied_weights_are_stored_once(tmp_path) -> None:
@@ -73,6 +80,9 @@ def test_tied_weights_are_stored_once(tmp_path) -> None:
     model = load_weights(Tied(), tmp_path / "model.safetensors")
     assert torch.equal(model.embedding.weight, weight)
     assert model.head.weight is model.embedding.weight
+    save_file({"head.weight": weight, "embedding.weight": weight + 1}, tmp_path / "other.safetensors")
+    with pytest.raises(SweepError, match=r"embedding\.weight, head\.weight are one tensor in it, but differ"):
+        load_weights(Tied(), tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,10 @@ def test_tied_weights_are_stored_once(tmp_path) -> None:
         ({"0.weight": torch.zeros(4, 3)}, r"it lacks 0\.bias, 1\.weight, 1\.bias, 1\.running_mean and 4 more"),
         ({**STATE, "extra": torch.zeros(1)}, "the model has no extra"),
         ({**STATE, "0.weight": torch.zeros(4, 9)}, r"0\.weight has shape \(4, 9\), the model's \(4, 3\)"),
+        (
+            {**STATE, "0.weight": torch.zeros(4, 3, dtype=torch.int8)},
+            r"0\.weight is torch\.int8, the model's torch\.float32",
+        ),
         ({"epoch": 3, "lr": 0.1}, "a dict of epoch, lr, not a state dict"),
     ],
 )
