@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -92,13 +92,17 @@ class Predictions(SharedView):
         return found
 
     @cached_property
-    def _references(self) -> dict[tuple[int, ...], dict[int, Scores]]:
-        return {}
+    def _references(self) -> "WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[int, Scores]]]":
+        # By the model itself: the id of one that is gone may be another's.
+        return WeakKeyDictionary()
 
     def references(self, original: nn.Module) -> dict[int, Scores]:
         """Return the kept predictions of an original model by batch, as long as its tensors do not change."""
-        key = (id(original), *(tensor._version for tensor in (*original.parameters(), *original.buffers())))
-        return self._references.setdefault(key, {})
+        versions = tuple(tensor._version for tensor in (*original.parameters(), *original.buffers()))
+        known = self._references.get(original)
+        if known is None or known[0] != versions:
+            known = self._references[original] = (versions, {})
+        return known[1]
 
     def __call__(self, model: nn.Module) -> Iterator[ScoredBatch]:
         """Yield the batches of predictions of a model, in its current mode; its buffers do not change."""

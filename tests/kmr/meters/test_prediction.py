@@ -114,6 +114,24 @@ def test_agreement_by_hand():
         Agreement(data=data, original=Says(lambda x: x[:, :2]))(Shows())
 
 
+def test_kept_predictions_die_with_their_original() -> None:
+    data = Predictions.of(split(LOGITS, TARGETS))
+    for sign in (1, -1) * 20:  # a new model often gets the address of one that is gone
+        assert Agreement(data=data, original=Says(lambda x, sign=sign: sign * x))(Shows()).value == (sign == 1)
+    gc.collect()
+    assert len(data._references) == 0
+
+
+def test_predictions_are_read_again_where_the_original_changed() -> None:
+    data, original = split(LOGITS, TARGETS), nn.Linear(3, 3, bias=False)
+    meter = Agreement(data=data, original=original)
+    with torch.no_grad():
+        original.weight.copy_(torch.eye(3))
+        assert meter(Shows()).value == 1
+        original.weight.neg_()
+        assert meter(Shows()).value == 0
+
+
 def test_a_large_original_runs_along(monkeypatch):
     monkeypatch.setattr("kmr.meters.original._KEPT", 1.0)
     original, data = Shows(), split(LOGITS, TARGETS)
