@@ -20,6 +20,7 @@ from rich.console import Console
 
 from analysis.atomic import write_bytes
 from analysis.sensitivity import LayerGroup, allocation, layer_groups, tolerances
+from kmr.cache.code import code_behind
 from kmr.core import Choice, IntRange, Knob, Quality, Rule
 from kmr.instantiations.pruning import StructuredPruning
 from sweeps.errors import SweepError, unknown
@@ -192,7 +193,8 @@ def _quality(qualities: tuple[Quality, ...], objectives: list[str], config: Conf
 def _stamp(identity: Any, rule: Rule, quality: Quality) -> str:
     """Return a digest of everything on which a measured loss depends."""
     parts = {name: identity[name] for name in ("model", "weights_digest", "data_digest", "rules", "meters", "seed")}
-    text = json.dumps([parts, rule.name, rule.version, quality.name], sort_keys=True, default=str)
+    code = [code_behind(type(each)).digest for each in (rule, quality)]
+    text = json.dumps([parts, rule.name, quality.name, code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,11 +6,9 @@ is an error: a key that omits it could return another object's result.
 
 import functools
 import hashlib
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -18,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from kmr.artifact.attributes import UNDESCRIBED, encode
+from kmr.cache.code import code_behind
 from kmr.cache.keys import exact_json
+from kmr.cache.modules import Home, home_of, version_of
 from kmr.core import KMRError
 from kmr.data import Data, Split
 
@@ -29,8 +29,8 @@ def describe(value: Any, *, without: Collection[str] = ()) -> Any:
     """Describe an object in JSON values.
 
     It can be a JSON value, a tensor or model (described by digest), a data split, a dataclass (by its fields), a class
-    or function of a module (by name, and by the digest of its source file unless that is torch's), a partial
-    application, an enumeration, a torch dtype or device, or anything with a `fingerprint()`.
+    or function of a module (by name, and by the digest of the code behind it), a partial application, an enumeration, a
+    torch dtype or device, or anything with a `fingerprint()`.
 
     Args:
         value: the object.
@@ -90,8 +90,8 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def code_of(named: Any) -> dict[str, str]:
-    """Return the name of a class or function and, outside torch and the standard library, its source file's digest.
+def code_of(named: Any) -> dict[str, Any]:
+    """Return the name of a class or function, and the digest of the code behind it or the version of its library.
 
     Raises:
         KMRError: another process could not find it by its name (a lambda or local function).
@@ -103,21 +103,18 @@ def code_of(named: Any) -> dict[str, str]:
     return _code(named)
 
 
-def _code(named: Any) -> dict[str, str]:
-    module, name = str(getattr(named, "__module__", None)), str(named.__qualname__)
-    code = {"code": f"{module}:{name}"}
-    if source := _digest_of_source(module):
-        code["source"] = source
-    return code
-
-
-@functools.cache
-def _digest_of_source(module: str) -> str | None:
-    top = module.partition(".")[0]
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if top == "torch" or top in sys.stdlib_module_names - {"__main__"} or file is None or not Path(file).is_file():
-        return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def _code(named: Any) -> dict[str, Any]:
+    module = str(getattr(named, "__module__", None))
+    code: dict[str, Any] = {"code": f"{module.replace('__mp_main__', '__main__')}:{named.__qualname__}"}
+    match home_of(module):
+        case Home.STANDARD:
+            # torch derives a class from the user's where a module is parametrized.
+            bases = [base for base in getattr(named, "__bases__", ()) if home_of(base.__module__) != Home.STANDARD]
+            return {**code, "bases": [_code(base) for base in bases]} if bases else code
+        case Home.LIBRARY:
+            return {**code, "version": version_of(module.partition(".")[0])}
+        case _:
+            return {**code, "source": code_behind(named).digest}
 
 
 def _digest_of_tensor(tensor: Tensor) -> str:

@@ -1,8 +1,9 @@
 """Prefix cache: intermediate models of a sequence of moves, reused by later runs with the same beginning.
 
-A model's key combines its parent's key, the rule that made it (class, version, settings) and the move. The chain starts
-at the base model's weights and code and the fixed context. Readings are stored separately, under the meters and the
-machine: a new meter, or another host's clock, needs no new training.
+A model's key combines its parent's key, the rule that made it (its code and settings) and the move. The chain starts
+at the base model's weights and code and the fixed context. A rule's code is its source with all that it calls, and the
+versions of the libraries. Readings are stored separately, under the meters and the machine: a new meter, or another
+host's clock, needs no new training.
 """
 
 import platform
@@ -25,7 +26,7 @@ from kmr.cache.store import Store
 from kmr.core import Instantiation, KMRError, Move, Step, measure
 
 FORMAT = 2
-"""The version of an entry's content; increased when the content or the models of rules change. Others are ignored."""
+"""The version of an entry's content; increased when the content changes. Others are ignored."""
 
 
 @final

@@ -23,16 +23,13 @@ from kmr.core import (
 
 
 def stage_of(rule: Rule) -> dict[str, Any]:
-    """Describe a rule: its class, version and settings, and its code if it is not part of this package.
+    """Describe a rule: its class with the code behind it, and its settings.
 
     Raises:
         KMRError: a setting cannot be described.
     """
-    code = code_of(type(rule))
-    if type(rule).__module__.startswith("kmr."):
-        code.pop("source", None)  # its version marks changes of behaviour
     settings = {field.name: describe(getattr(rule, field.name)) for field in fields(rule)}
-    return {"stage": code, "version": rule.version, "settings": settings}
+    return {"stage": code_of(type(rule)), "settings": settings}
 
 
 def meters_of(instantiation: Instantiation) -> list[Any]:

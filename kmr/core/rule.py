@@ -29,8 +29,6 @@ class Rule(ABC):
 
     name: str
     seed: int = 0
-    version: ClassVar[int] = 1
-    """The rule's version: increased whenever the same (M, k, v) gives another model than before."""
     trains: ClassVar[bool] = False
     """Whether `apply` trains and so takes long: costs are then not read ahead of the trial."""
 

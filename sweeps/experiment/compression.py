@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from kmr.cache import PrefixCache, Store, describe, fingerprint, keeping
+from kmr.cache.code import code_of_all
 from kmr.core import (
     Direction,
     Instantiation,
@@ -184,11 +185,11 @@ class Compression:
     def identity(self) -> dict[str, Any]:
         """The digests that must match for a study to resume; null for a part that has no stable description."""
         instantiation = self.instantiation
-        parts = {
-            "rules": instantiation.rules, "meters": (*instantiation.costs, *instantiation.qualities),
-            "finetune": self.finetune,
-        }  # fmt: skip
-        return {"model": fingerprint(self.model), **{name: _digest(value) for name, value in parts.items()}}
+        meters = (*instantiation.costs, *instantiation.qualities)
+        parts = {"rules": instantiation.rules, "meters": meters, "finetune": self.finetune}
+        digests = {name: _digest(value) for name, value in parts.items()}
+        code = code_of_all(type(part) for part in (*instantiation.rules, *meters, self.finetune) if part is not None)
+        return {"model": fingerprint(self.model), **digests, "code": code}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the parts that another process builds for itself."""

@@ -5,7 +5,7 @@ Several trials may run at once.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +206,19 @@ def _identify(study: optuna.Study, problem: Problem, identity: Mapping[str, Any]
     if known is None:
         study.set_user_attr(PROBLEM, mine)
     elif known != mine:
-        changed = ", ".join(key for key in {**known, **mine} if known.get(key) != mine.get(key))
+        changed = ", ".join(_changes(known, mine))
         raise SweepError(
             f"study {study.study_name} was made with other {changed}: choose another name, or restore the old settings "
             "(a study that kmr-sweeps 0.1 made with Compression needs that version)"
         )
+
+
+def _changes(known: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the entries that differ, and in brackets the inner entries of those."""
+    for key in {**known, **now}:
+        then, here = known.get(key), now.get(key)
+        if then != here:
+            inner = []
+            if isinstance(then, dict) and isinstance(here, dict):
+                inner = [name for name in {**then, **here} if then.get(name) != here.get(name)]
+            yield f"{key} ({', '.join(inner[:6])})" if inner else key

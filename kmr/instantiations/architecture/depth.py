@@ -35,7 +35,6 @@ class DropBlocks(LayerRule):
         samples: number of samples to use, at least 1.
     """
 
-    version: ClassVar[int] = 2
     name: str = "depth"
     example_inputs: Inputs = field(repr=False, compare=False)
     importance: Literal["influence", "change"] = "influence"

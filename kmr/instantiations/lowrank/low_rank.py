@@ -50,7 +50,6 @@ class LowRank(MatrixRule):
         samples: number of samples to use.
     """
 
-    version: ClassVar[int] = 2
     name: str = "lowrank"
     by: Literal["parameters", "energy", "rank", "vbmf"] = "parameters"
     error: Literal["weights", "outputs"] = "weights"

@@ -58,7 +58,6 @@ class StructuredPruning(LayerRule):
     samples: int = 512
     setting: ClassVar[str] = "ratio"
     domain: ClassVar[Domain] = FloatRange(0.0, 0.9, neutral=0.0)
-    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,7 +54,6 @@ class WeightQuantization(LayerRule):
     learned: bool = False
     data: Split | None = field(default=None, repr=False)
     samples: int = 256
-    version: ClassVar[int] = 2
     raises: ClassVar[frozenset[str]] = frozenset({"trainable_parameters"})  # where levels are learned
     setting: ClassVar[str] = "bits"
     domain: ClassVar[Domain] = Choice((16, 8, 7, 6, 5, 4, 3, 2, 1), neutral=32)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, cast, final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,6 @@ class BlockSharing(SharingRule):
         whole: use one block, the mean of all, in every place; needs `scale` = none and `rank` = 0.
     """
 
-    version: ClassVar[int] = 2
     name: str = "share_blocks"
     example_inputs: Inputs = field(repr=False, compare=False)
     rank: int = 0

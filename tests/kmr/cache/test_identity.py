@@ -65,6 +65,19 @@ def test_code_outside_torch_is_known_by_its_file() -> None:
     assert describe(F.relu) == {"code": "torch.nn.functional:relu"}
 
 
+def test_a_parametrized_module_counts_with_the_class_it_came_from() -> None:
+    model = nn.Linear(2, 2)
+    assert "bases" not in describe(type(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
+    model.__class__ = Narrow
+    described = describe(type(nn.utils.parametrizations.weight_norm(model)))
+    assert described["bases"] == [describe(Narrow)]
+    assert described["bases"][0]["source"]
+
+
+class Narrow(nn.Linear):
+    """A layer of the user's."""
+
+
 def narrow(model: Any) -> None:
     model[0].stride = (2, 2)
 

@@ -1,6 +1,8 @@
 import copy
+import importlib
 import json
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -173,12 +175,37 @@ def test_everything_a_model_depends_on_is_in_its_key(store: Store, workers: Modu
         assert taken_by(workers, PrefixCache(store, BASE, context), instantiation, first) == []
 
 
-def test_a_new_version_of_a_rule_is_another_rule(
+def test_a_rule_with_other_code_behind_it_is_another_rule(
+    store: Store, workers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def taken(helper: str) -> list[str]:
+        (tmp_path / "steps_of_mine.py").write_text(helper)
+        (tmp_path / "rule_of_mine.py").write_text(
+            "from dataclasses import dataclass\nimport steps_of_mine\nfrom toy import Scale\n\n\n"
+            "@dataclass(frozen=True, kw_only=True)\nclass Mine(Scale):\n"
+            "    def apply(self, model, knob, value):\n"
+            "        return super().apply(model, knob, steps_of_mine.step(value))\n"
+        )
+        for name in ("steps_of_mine", "rule_of_mine"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        rule = importlib.import_module("rule_of_mine").Mine()
+        return taken_by(workers, PrefixCache(store, BASE, {}), toy(rule), moves(("scale.by", 0.25)))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert taken("def step(value):\n    return value\n") == ["scale.by=0.25"]
+    assert taken('def step(value):  # as it is\n    """Keep it."""\n    return value\n') == []
+    assert taken("def step(value):\n    return 2 * value\n") == ["scale.by=0.25"]
+
+
+def test_a_model_of_another_library_version_is_not_recalled(
     store: Store, workers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert taken_by(workers, PrefixCache(store, BASE, {}), toy(Shift()), moves(("shift.by", 2))) != []
-    monkeypatch.setattr(Shift, "version", 2)
-    assert taken_by(workers, PrefixCache(store, BASE, {}), toy(Shift()), moves(("shift.by", 2))) != []
+    first = moves(("shift.by", 2))
+    assert taken_by(workers, PrefixCache(store, BASE, {}), toy(Shift()), first) != []
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert taken_by(workers, PrefixCache(store, BASE, {}), toy(Shift()), first) != []
 
 
 def test_another_base_is_another_chain(store: Store, workers: ModuleType) -> None:
