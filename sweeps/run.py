@@ -34,6 +34,7 @@ from sweeps.experiment.fidelity import Fidelities, fidelities_of
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder, with_base
 from sweeps.experiment.saved_front import SavedFront
+from sweeps.experiment.study_code import note_of
 from sweeps.experiment.sweep import Sweep
 from sweeps.experiment.take_over import take_over
 from sweeps.search.execution.executors import Executor, InProcess, LocalProcesses
@@ -163,7 +164,7 @@ def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, inte
     saved = SavedFront(experiment, folder)
     sweep = Sweep(experiment, prepared.study, saved)
     greet(console, experiment, sweep, folder)
-    work = ModelWork(experiment, folder, prepared.fidelities)
+    work = ModelWork(experiment, folder, prepared.fidelities, note_of(prepared.study))
     executor: Executor = InProcess(work) if config.workers == 1 else LocalProcesses(work, config.workers)
     with SweepProgress(console, sweep.finished, config.trials, watch(sweep, experiment)) as progress:
         listeners: list[Observer] = [TrialProgress(progress, sweep)]

@@ -80,6 +80,8 @@ def show(opened: Opened, console: Console) -> None:
         line("  " + text)
     table = opened.table()
     console.print(front_table(state, table, front.members))
+    for warning in state.warnings:
+        line(warning, "yellow")
     for answer in recommend(table):
         line(f"· {answer.sentence}")
     without = [record for record in found if record.state.is_failure or record.state == TrialState.RETRIED]

@@ -93,7 +93,8 @@ def _run_on_import(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
             if asked & {"__name__", "TYPE_CHECKING"}:
                 yield from _run_on_import(statement.orelse)
                 continue
-        yield statement
+        if not _does_nothing(statement):
+            yield statement
 
 
 def _sort(statement: ast.stmt, source: Source, package: str) -> None:

@@ -156,6 +156,8 @@ class Config:
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    accept_code_change: bool = False
+    """Resume a study whose code has changed; its later trials are marked in the results table."""
     trusted_modules: list[str] = field(default_factory=list)
     """Modules outside this project that `_target_` may name."""
 

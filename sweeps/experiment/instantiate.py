@@ -87,7 +87,7 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
         raise SweepError(
             f"{what} names {target}, which is not trusted: if the code is yours, add trusted_modules=[{top}]"
         )
-    found = _locate(what, target)
+    found = locate(what, target)
     home = getattr(found, "__module__", None) or getattr(type(found), "__module__", "")
     if not callable(found) or not _within(str(home), trusted):
         raise SweepError(
@@ -96,7 +96,12 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
         )
 
 
-def _locate(what: str, target: str) -> Any:
+def locate(what: str, target: str) -> Any:
+    """Import what a `_target_` names; the current folder is searched last.
+
+    Raises:
+        SweepError: it cannot be imported.
+    """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that no folder in it hides a package
     parts = target.split(".")

@@ -4,7 +4,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +33,13 @@ class ModelWork:
         experiment: the experiment to search.
         folder: the study's folder; artifacts of models that may join the front go to its staging folder.
         fidelities: the low fidelities at which a trial is measured first.
+        note: a note for every model of these trials.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None) -> None:
-        self._experiment, self._folder, self._fidelities = experiment, folder, fidelities
+    def __init__(
+        self, experiment: Experiment, folder: Path, fidelities: Fidelities | None = None, note: str | None = None
+    ) -> None:
+        self._experiment, self._folder, self._fidelities, self._note = experiment, folder, fidelities, note
 
     def __call__(self, job: Job, tell: Tell) -> Ended:
         experiment, folder, fidelities = self._experiment, self._folder, self._fidelities
@@ -51,6 +54,8 @@ class ModelWork:
         names = [meter.name for meter in experiment.objectives]
 
         def on_point(point: Point, model: nn.Module) -> None:
+            if self._note is not None:
+                point = replace(point, notes=[*point.notes, self._note])
             values = tuple(point.values(names))
             staged, problem = None, None
             if bool(non_dominated(np.array([*front, values]), experiment.directions)[-1]):
@@ -93,7 +98,7 @@ class ModelWork:
     def recipe(self) -> Callable[[], "ModelWork"]:
         experiment = self._experiment
         weights = experiment.identity["weights_digest"]
-        return _Recipe(dict(experiment.plain), experiment.base, weights, self._folder)
+        return _Recipe(dict(experiment.plain), experiment.base, weights, self._folder, self._note)
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class _Recipe:
     base: Step
     weights: str
     folder: Path
+    note: str | None
 
     def __call__(self) -> ModelWork:
         import torch
@@ -117,7 +123,7 @@ class _Recipe:
         experiment = build_experiment(config, self.plain).with_base(self.base)
         if experiment.identity["weights_digest"] != self.weights:
             raise SweepError("model._target_ makes different weights in each process: save them once and set weights=…")
-        return ModelWork(experiment, self.folder, fidelities_of(experiment))
+        return ModelWork(experiment, self.folder, fidelities_of(experiment), self.note)
 
 
 def save_artifact(experiment: Experiment, place: Path, point: Point, model: nn.Module) -> Path:

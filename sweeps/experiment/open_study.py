@@ -14,9 +14,10 @@ from sweeps.experiment.config import with_names_of_now
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.experiment.renamed_entries import with_loss_of_now
+from sweeps.experiment.study_code import check_code, code_of, keep_code
 from sweeps.search.proposals.choose_sampler import seed_after
 from sweeps.search.space import grid
-from sweeps.search.study.attributes import BASE, IDENTITY
+from sweeps.search.study.attributes import BASE, CODE, IDENTITY
 from sweeps.search.study.point import Point
 from sweeps.search.study.storage import open_storage
 
@@ -63,27 +64,40 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     known = study.user_attrs.get(IDENTITY)
     if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
         study.set_user_attr(IDENTITY, dict(experiment.identity))
-    elif changes := _changes(known, experiment.identity):
-        if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
-            raise SweepError(
-                f"study {config.name} was made from a base model with other weights: model._target_ makes new ones "
-                "each time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
-            )
-        if [change.split(" ")[0] for change in changes] == ["data_digest"]:
-            raise SweepError(
-                f"study {config.name} was made from other data: data._target_ makes other samples than before. Restore "
-                "them, start a new study with name=…, or, where samples are drawn anew at every start, name their "
-                "version in data_identity when the study begins"
-            )
-        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
-        alone = all(change.startswith("space") for change in changes)
-        reuse = f" reuse={config.name} (it reuses the trials that fit)" if alone else ""
-        raise SweepError(
-            f"study {config.name} was made with another config: {shown}. "
-            f"Start a new study with name=…{reuse}, or restore the config"
-        )
+        study.set_user_attr(CODE, code_of(experiment))
+    else:
+        _check(study, experiment, known)
     study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _check(study: optuna.Study, experiment: Experiment, known: Mapping[str, Any]) -> None:
+    """Raise `SweepError` unless a study can be continued with an experiment; mark an accepted change of its code."""
+    name = study.study_name
+    changes = _changes(known, experiment.identity)
+    # Other code may make other weights or data, and is then what to name.
+    made = all(change.startswith(("weights_digest", "data_digest")) for change in changes)
+    changed = check_code(study, experiment, f"study {name}") if made else ()
+    if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
+        raise SweepError(
+            f"study {name} was made from a base model with other weights: model._target_ makes new ones "
+            "each time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
+        )
+    if [change.split(" ")[0] for change in changes] == ["data_digest"]:
+        raise SweepError(
+            f"study {name} was made from other data: data._target_ makes other samples than before. Restore "
+            "them, start a new study with name=…, or, where samples are drawn anew at every start, name their "
+            "version in data_identity when the study begins"
+        )
+    if changes:
+        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        alone = all(change.startswith("space") for change in changes)
+        reuse = f" reuse={name} (it reuses the trials that fit)" if alone else ""
+        raise SweepError(
+            f"study {name} was made with another config: {shown}. "
+            f"Start a new study with name=…{reuse}, or restore the config"
+        )
+    keep_code(study, experiment, changed)
 
 
 def _changes(known: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:

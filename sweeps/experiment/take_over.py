@@ -10,6 +10,7 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.experiment_proposer import problem_of
 from sweeps.experiment.knob_space import to_params, to_sequence
 from sweeps.experiment.open_study import LOCK, differences
+from sweeps.experiment.study_code import check_code, keep_code
 from sweeps.search.study.attributes import BASE, IDENTITY, OWNER, REUSED
 from sweeps.search.study.journal import JOURNAL, journal_to_read
 from sweeps.search.study.record import add_copy, records
@@ -46,6 +47,7 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
     )
     if changes := list(differences(known, now)):
         raise SweepError(f"reuse={asked}: that study differs in more than its space: {'; '.join(changes[:6])}")
+    changed = check_code(old, experiment, f"reuse={asked}: that study")
     study.set_user_attr(BASE, old.user_attrs[BASE])
     problem = problem_of(experiment)
     numbers = {owner[_WAS]: owner["number"] for owner in owners}
@@ -61,6 +63,8 @@ def take_over(study: optuna.Study, experiment: Experiment, folder: Path) -> tupl
         origin = None if record.duplicate_of is None else numbers.get(record.duplicate_of)
         add_copy(study, problem, record, values, params, owner, origin)
         numbers[record.number] = number
+    if changed:
+        keep_code(study, experiment, changed)
     study.set_user_attr(REUSED, name)
     return len(numbers), len(finished)
 

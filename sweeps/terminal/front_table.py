@@ -19,6 +19,8 @@ def print_front(console: Console, published: Published, state: State) -> None:
     """Print the front, and a warning if no member satisfies the study's limits."""
     card, points = state.card, state.points
     console.print(front_table(state, published.table, published.front))
+    for warning in state.warnings:
+        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if card.config.limits and not any(card.within_limits(points[name]) for name in published.front):
         limits = ", ".join(f"{name} {limit:g}" for name, limit in card.config.limits.items())
         console.print(f"no model on the front is within the limits: {limits}", style="yellow", highlight=False)

@@ -12,6 +12,7 @@ from sweeps.experiment.assessment.held_out import kept_tests
 from sweeps.experiment.assessment.layers import kept_layers
 from sweeps.experiment.assessment.noise import PointNoise, kept_noise
 from sweeps.experiment.front import Front
+from sweeps.experiment.study_code import CodeChange, code_changes
 from sweeps.search.study.attributes import CREATED, UNSAVED
 from sweeps.search.study.point import Point, identifier
 from sweeps.search.study.proposal import count_rejected, count_untrained
@@ -27,7 +28,7 @@ class State:
     `unsaved` maps the points that could not be saved to the reason. `tested` holds the held-out readings, including the
     base model's; `noise` the readings of the noise stage; `layers` the layer-by-layer changes of front members; and
     `profiles` their accuracy-degradation profiles. `untrained` counts the vectors that ended before training, by state,
-    and `rejected` the candidates that broke a limit.
+    and `rejected` the candidates that broke a limit. `code_changes` are the accepted changes of the study's code.
     """
 
     card: StudyCard
@@ -40,6 +41,12 @@ class State:
     untrained: Mapping[TrialState, int]
     rejected: int
     created: str
+    code_changes: Sequence[CodeChange] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers must know: the accepted changes of the code."""
+        return [str(change) for change in self.code_changes]
 
     @property
     def points(self) -> dict[str, Point]:
@@ -65,6 +72,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         count_untrained(study),
         count_rejected(study),
         str(kept.get(CREATED, "")),
+        code_changes(study),
     )
 
 

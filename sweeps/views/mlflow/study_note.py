@@ -35,6 +35,7 @@ def study_note(state: State, front: Front, answers: Sequence[str], folder: Path)
             "The interactive report is `report/report.html` under Artifacts.",
             "\n".join(lines),
             said,
+            "\n".join(f"- {warning}" for warning in state.warnings),
             f'Load a point: `kmr.load("{folder / FRONT}/<point>")`',
             f"Run again: `{state.card.command}`" if state.card.command else "",
         )

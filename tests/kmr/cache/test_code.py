@@ -101,6 +101,7 @@ def test_a_change_is_known_by_the_name_of_what_changed(
 SAME = [
     ("mine.py", "def act(x):\n", 'def act(x):\n    """Activate."""\n    # as before\n'),
     ("mine.py", "return F.relu(scaled(x))", "return F.relu(\n        scaled(x),\n    )"),
+    ("mine_lib/shapes.py", "def area", '"""Shapes."""\n\ndef area'),
     ("mine.py", "import math\n", "import math, json\nimport mine_lib\n"),
     ("mine.py", "UNUSED = 1", "UNUSED = 2"),
     ("mine.py", "return math.pi", "return math.tau"),
