@@ -21,14 +21,12 @@ from kmr.artifact import folder as artifact
 from kmr.core import KMRError, measure, run_sequence
 from sweeps.errors import SweepError
 from sweeps.experiment.build_experiment import build_experiment
+from sweeps.experiment.remade import Agreement, compare
 from sweeps.search.study.point import Point
 from sweeps.terminal.arguments import command_line
 from sweeps.terminal.console import wide_console
 from sweeps.views.card import StudyCard
 from sweeps.views.run_folder import open_run
-
-_TIMED = ("s", "ms", "us", "J", "mJ")
-"""Units of readings that differ from one measurement to the next."""
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -81,10 +79,9 @@ def reproduce(card: StudyCard, point: Point, console: Console, out: Path | None 
         table.add_column(head, justify="left" if head in ("meter", "") else "right")
     for meter in meters:
         then, here = known[meter.name].value, readings[meter.name].value
-        timed = meter.unit in _TIMED
-        alike = then == here
-        same &= alike or timed
-        table.add_row(meter.name, f"{then:.8g}", f"{here:.8g}", "same" if alike else "a timing" if timed else "differs")
+        how = compare(meter, known[meter.name], readings[meter.name])
+        same &= how in (Agreement.SAME, Agreement.TIMING)
+        table.add_row(meter.name, f"{then:.8g}", f"{here:.8g}", how)
     console.print(table)
     if out is not None:
         artifact.save(

@@ -33,6 +33,7 @@ from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.fidelity import Fidelities, fidelities_of
 from sweeps.experiment.model_work import ModelWork
 from sweeps.experiment.open_study import open_study, run_folder, with_base
+from sweeps.experiment.remade import kept_remade
 from sweeps.experiment.saved_front import SavedFront
 from sweeps.experiment.study_code import note_of
 from sweeps.experiment.sweep import Sweep
@@ -161,7 +162,7 @@ def _take_up(prepared: _Prepared, console: Console) -> None:
 def _search(prepared: _Prepared, tracker: Tracker | None, console: Console, interrupts: Interrupts) -> _Searched:
     """Run the trials, with observers for the progress display and MLflow."""
     experiment, folder, config = prepared.experiment, prepared.folder, prepared.experiment.config
-    saved = SavedFront(experiment, folder)
+    saved = SavedFront(experiment, folder, kept_remade(prepared.study))
     sweep = Sweep(experiment, prepared.study, saved)
     greet(console, experiment, sweep, folder)
     work = ModelWork(experiment, folder, prepared.fidelities, note_of(prepared.study))

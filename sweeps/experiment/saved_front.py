@@ -1,17 +1,17 @@
 """The front of a running study, with an artifact for each member."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError
 from sweeps.errors import describe
-from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front import Front
 from sweeps.experiment.front_artifacts import artifact_path, drop_artifacts
 from sweeps.experiment.model_work import STAGING, save_artifact
+from sweeps.experiment.remade import Remade, remake
 from sweeps.search.execution.observer import Observer
 from sweeps.search.study.point import MeasuredModel, Point, identifier
 from sweeps.search.study.record import Record
@@ -24,15 +24,18 @@ class SavedFront(Observer):
     Args:
         experiment: the experiment to search.
         folder: the study's folder; artifacts are saved below it.
+        remade: readings of members that were made again as other models, by point.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, remade: Mapping[str, Remade] | None = None) -> None:
         self._experiment, self._folder = experiment, folder
-        self._points: dict[str, Point] = {"base": Point.of(0, experiment.base)}
+        self._measured: dict[str, Point] = {"base": Point.of(0, experiment.base)}
         self.front = Front(experiment)
         """The non-dominated points, including the base model."""
         self.unsaved: dict[str, str] = {}
         """Points that cannot be saved, and why; they are not on the front, because nobody could use them."""
+        self.remade: dict[str, Remade] = dict(remade or {})
+        """Readings of members that were made again as other models; the front is made of these readings."""
         shutil.rmtree(folder / STAGING, ignore_errors=True)
 
     def measured(self, told: MeasuredModel) -> None:
@@ -55,23 +58,24 @@ class SavedFront(Observer):
             return
         for point in record.points:
             name = identifier(record.number, point.step)
-            self._points[name] = point
-            self._add(name, point)
+            self._measured[name] = point
+            self._add(name)
 
     def overtaken(self) -> None:
         """Rebuild the front from the study's records."""
         self.front = Front(self._experiment)
-        for name, point in self._points.items():
+        for name in self._measured:
             if name != "base":
-                self._add(name, point)
+                self._add(name)
 
     def save_missing(self) -> None:
-        """Save front members without an intact artifact, as after a killed run."""
+        """Make front members without an intact artifact again, as after a killed run, measure and save them."""
         for name in self._without_artifact():
-            point = self._points[name]
             try:
-                model = rebuild(self._experiment, point.moves)
-                save_artifact(self._experiment, artifact_path(self._folder, name), point, model)
+                model, differs = remake(self._experiment, self._measured[name])
+                self._replace(name, differs)
+                if name in self.front.members:
+                    save_artifact(self._experiment, artifact_path(self._folder, name), self._point(name), model)
             except Exception as error:  # one model that cannot be saved must not prevent the report
                 self.unsaved[name] = describe(error)
                 self.overtaken()
@@ -79,9 +83,21 @@ class SavedFront(Observer):
         drop_artifacts(self._folder, sorted(stray - set(self.front.members)))
         shutil.rmtree(self._folder / STAGING, ignore_errors=True)
 
-    def _add(self, name: str, point: Point) -> None:
+    def _replace(self, name: str, differs: Remade | None) -> None:
+        """Let the readings of a model made again decide whether it is on the front."""
+        before = self.remade.pop(name, None)
+        if differs is not None:
+            self.remade[name] = differs
+        if before != differs:
+            self.overtaken()
+
+    def _point(self, name: str) -> Point:
+        point = self._measured[name]
+        return self.remade[name].instead_of(point) if name in self.remade else point
+
+    def _add(self, name: str) -> None:
         if name not in self.unsaved and name not in self.front.members:
-            self.front.add(name, point)
+            self.front.add(name, self._point(name))
 
     def _without_artifact(self) -> Iterator[str]:
         """Yield the members to save, one by one, because the front may change in between."""
@@ -95,7 +111,7 @@ class SavedFront(Observer):
         folder = artifact_path(self._folder, name)
         try:
             card = artifact.read(folder)
-            return card.sequence == self._points[name].moves and card.sha256 == artifact.digest(folder)
+            return card.sequence == self._measured[name].moves and card.sha256 == artifact.digest(folder)
         except (KMRError, OSError):
             return False
 

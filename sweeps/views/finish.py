@@ -11,6 +11,7 @@ from sweeps.experiment.assessment.held_out import test_point
 from sweeps.experiment.assessment.layers import keep_layers
 from sweeps.experiment.assessment.noise import measure_noise
 from sweeps.experiment.experiment import Experiment
+from sweeps.experiment.remade import keep_remade
 from sweeps.experiment.saved_front import SavedFront
 from sweeps.search.study.record import Record
 from sweeps.views.card import StudyCard
@@ -57,6 +58,7 @@ def write_results(
         f"{name} is left off the front, because it cannot be saved: {why}" for name, why in saved.unsaved.items()
     ]
     keep_unsaved(study, saved.unsaved)
+    keep_remade(study, saved.remade)
     keep_created(study)
     points = read_state(card, study, records).points
     usable = {name: point for name, point in points.items() if name not in saved.unsaved}

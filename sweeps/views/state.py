@@ -1,7 +1,7 @@
 """State of a study, read once from its storage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -12,6 +12,7 @@ from sweeps.experiment.assessment.held_out import kept_tests
 from sweeps.experiment.assessment.layers import kept_layers
 from sweeps.experiment.assessment.noise import PointNoise, kept_noise
 from sweeps.experiment.front import Front
+from sweeps.experiment.remade import kept_remade, with_remade
 from sweeps.experiment.study_code import CodeChange, code_changes
 from sweeps.search.study.attributes import CREATED, UNSAVED
 from sweeps.search.study.point import Point, identifier
@@ -28,7 +29,8 @@ class State:
     `unsaved` maps the points that could not be saved to the reason. `tested` holds the held-out readings, including the
     base model's; `noise` the readings of the noise stage; `layers` the layer-by-layer changes of front members; and
     `profiles` their accuracy-degradation profiles. `untrained` counts the vectors that ended before training, by state,
-    and `rejected` the candidates that broke a limit. `code_changes` are the accepted changes of the study's code.
+    and `rejected` the candidates that broke a limit. `code_changes` are the accepted changes of the study's code,
+    and `remade` says how front members that were made again differ from the models first measured.
     """
 
     card: StudyCard
@@ -42,28 +44,35 @@ class State:
     rejected: int
     created: str
     code_changes: Sequence[CodeChange] = ()
+    remade: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the numbers must know: the accepted changes of the code."""
-        return [str(change) for change in self.code_changes]
+        """What a reader of the numbers must know: changed code, and models that are not those first measured."""
+        return [*map(str, self.code_changes), *(f"{name} was {how}" for name, how in self.remade.items())]
 
     @property
     def points(self) -> dict[str, Point]:
         """The measured models by their ids, the base model first; a duplicate has none."""
-        found = {"base": self.card.base_point}
-        for record in self.records:
-            if record.state != TrialState.DUPLICATE:
-                found |= {identifier(record.number, point.step): point for point in record.points}
-        return found
+        return {"base": self.card.base_point, **points_of(self.records)}
+
+
+def points_of(records: Sequence[Record]) -> dict[str, Point]:
+    """Return the models that trials measured by their ids; a duplicate has none."""
+    return {
+        identifier(record.number, point.step): point
+        for record in records
+        if record.state != TrialState.DUPLICATE
+        for point in record.points
+    }
 
 
 def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) -> State:
     """Read the rest of the state from the storage."""
-    kept = study.user_attrs
+    kept, remade = study.user_attrs, kept_remade(study)
     return State(
         card,
-        records,
+        [with_remade(record, remade) for record in records],
         dict(kept.get(UNSAVED, {})),
         kept_tests(study),
         kept_noise(study),
@@ -73,6 +82,7 @@ def read_state(card: StudyCard, study: optuna.Study, records: Sequence[Record]) 
         count_rejected(study),
         str(kept.get(CREATED, "")),
         code_changes(study),
+        {name: remade[name].note(point) for name, point in points_of(records).items() if name in remade},
     )
 
 

@@ -24,9 +24,9 @@ from kmr.core import KMRError, Meter, Quality, run_sequence
 from kmr.meters import Predictions
 from kmr.meters.predictions import statistics_of
 from kmr.meters.statistics import smallest
-from sweeps.experiment.evaluation import rebuild
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
+from sweeps.experiment.remade import remake
 from sweeps.search.study.attributes import NOISE, by_point, keep_for_point
 from sweeps.search.study.point import Point
 
@@ -183,12 +183,9 @@ def _model(experiment: Experiment, name: str, point: Point, saved: Path) -> nn.M
         return experiment.model
     if saved.is_dir():
         return artifact.load(saved, base=experiment.model)
-    model = rebuild(experiment, point.moves)
-    for meter in experiment.objectives:
-        if isinstance(meter, Quality):
-            known, read = point.to_readings()[meter.name].value, meter(model).value
-            if not math.isclose(known, read, rel_tol=1e-6, abs_tol=1e-9):
-                raise KMRError(f"the rebuilt model has {meter.name} {read:.6g}, not {known:.6g} as measured before")
+    model, differs = remake(experiment, point, [meter for meter in experiment.objectives if isinstance(meter, Quality)])
+    if differs is not None:
+        raise KMRError(f"it was {differs.note(point)}")
     return model
 
 

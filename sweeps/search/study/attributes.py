@@ -1,5 +1,6 @@
 """Names of all attributes that a study and its trials keep in Optuna's storage, and attributes by point."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -41,6 +42,8 @@ CREATED = "kmr:created"
 """Study: its creation time (`sweeps.views.state`)."""
 UNSAVED = "kmr:unsaved"
 """Study: points that could not be saved, with the reasons (`sweeps.views.state`)."""
+REMADE = "kmr:remade"
+"""Study: readings of front members that were made again as other models (`sweeps.experiment.remade`)."""
 
 NOISE = "kmr:noise:"
 """Study, by point: readings on bootstrap samples and with other seeds (`sweeps.experiment.assessment.noise`)."""
@@ -54,9 +57,17 @@ TEST = "kmr:test:"
 
 def by_point(study: optuna.Study, kind: str) -> dict[str, Any]:
     """Read one kind of attribute of every point that has it."""
-    return {name.removeprefix(kind): kept for name, kept in study.user_attrs.items() if name.startswith(kind)}
+    attributes = study.user_attrs.items()
+    return {name.removeprefix(kind): kept for name, kept in attributes if name.startswith(kind) and kept is not None}
 
 
 def keep_for_point(study: optuna.Study, kind: str, point: str, value: Any) -> None:
     """Write one kind of attribute of a point."""
     study.set_user_attr(kind + point, value)
+
+
+def forget_point(study: optuna.Study, point: str, kinds: Sequence[str]) -> None:
+    """Empty some kinds of attributes of a point, which Optuna cannot remove."""
+    for kind in kinds:
+        if study.user_attrs.get(kind + point) is not None:
+            study.set_user_attr(kind + point, None)
