@@ -120,11 +120,6 @@ def _sort(statement: ast.stmt, source: Source, package: str) -> None:
             source.statements.append(statement)
 
 
-def _calls(statement: ast.stmt) -> bool:
-    """Tell whether a statement calls something, which may do more than return a value."""
-    return any(isinstance(node, ast.Call) for node in ast.walk(statement))
-
-
 def _bind(node: ast.Import | ast.ImportFrom, source: Source, package: str) -> None:
     """Note what each name of an import stands for."""
     if isinstance(node, ast.Import):

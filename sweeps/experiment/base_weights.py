@@ -3,19 +3,18 @@
 import hashlib
 import json
 import os
-import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from kmr.data import Data
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.experiment.instantiate import part
+from sweeps.experiment.study_code import code_of_parts
 from sweeps.experiment.weight_files import load_weights
 
 
@@ -32,7 +31,8 @@ def with_weights(
     if plain["train"] is None:
         return model
     recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
-    recipe += [config.data_identity or data.fingerprint(), torch.__version__, plain.get("task"), _code_of(trusted)]
+    recipe += [config.data_identity or data.fingerprint(), plain.get("task")]
+    recipe += [code_of_parts(plain.get(name) for name in ("model", "train", "data", "task"))]
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
     cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
     if cached.is_file():
@@ -74,15 +74,3 @@ def _check(cached: Path) -> None:
     expected = cached.with_suffix(".sha256")
     if expected.is_file() and hashlib.sha256(cached.read_bytes()).hexdigest() != expected.read_text().strip():
         raise SweepError(f"{cached} is damaged: it does not match its sha256")
-
-
-def _code_of(trusted: tuple[str, ...]) -> list[str]:
-    """Return digests of the source files of the user's modules."""
-    found = []
-    for name in trusted:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None and Path(file).is_file():
-            folder = Path(file).parent
-            files = sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
-            found += [hashlib.sha256(each.read_bytes()).hexdigest() for each in files]
-    return found

@@ -1,7 +1,7 @@
 """Code behind a study: stored with it, compared when it is resumed, and the trials after an accepted change marked."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,12 @@ def note_of(study: optuna.Study) -> str | None:
 
 def code_of(experiment: Experiment) -> dict[str, str]:
     """Return the digests and versions of the code that an experiment's `_target_` entries name."""
-    parts = {name: experiment.plain.get(name) for name in experiment.identity}
-    targets = {target: locate("the study", target) for target in sorted(set(_targets(parts)))}
+    return code_of_parts(experiment.plain.get(name) for name in experiment.identity)
+
+
+def code_of_parts(parts: Iterable[Any]) -> dict[str, str]:
+    """Return the digests and versions of the code that the `_target_` entries of some parts of a config name."""
+    targets = {target: locate("the study", target) for target in sorted(set(_targets([*parts])))}
     return code_of_all(found for found in targets.values() if hasattr(found, "__qualname__"))
 
 
