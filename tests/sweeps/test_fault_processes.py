@@ -45,7 +45,7 @@ STEPS = 4
 LONGEST = 120.0
 """Seconds that anything waited for may take on a busy machine."""
 HALTING = '''
-"""A user's loss. The first processes that come to the moment a test names wait there to be killed or let go."""
+"""A user's loss. The first processes that come to a moment the test names wait there to be killed or let go."""
 
 import multiprocessing
 import os
@@ -57,6 +57,7 @@ from sweeps.experiment.model_work import ModelWork
 from torch.nn.functional import cross_entropy
 
 steps = jobs = 0
+number = None
 
 
 def loss(model, batch):
@@ -70,14 +71,14 @@ def loss(model, batch):
 
 
 def halt(moment):
-    if moment != os.environ.get("HALT_AT"):
+    if moment not in os.environ.get("HALT_AT", "").split(","):
         return
     place = Path(os.environ["HALT_IN"])
-    mine = place / f"{os.getpid()}.pid"
-    mine.write_text(str(os.getpid()))
+    mine = place / f"{os.getpid()}.{moment}"
+    mine.write_text(f"{os.getpid()} {number}")
     for count in range(int(os.environ.get("HALTS", 1))):
         try:
-            os.link(mine, place / f"halted.{count}")
+            os.link(mine, place / f"{moment}.{count}")
         except FileExistsError:
             continue
         end = time.monotonic() + 240
@@ -90,7 +91,8 @@ if multiprocessing.current_process().daemon:  # a worker
     real_call, real_recv = ModelWork.__call__, Connection.recv
 
     def call(work, job, tell):
-        global jobs
+        global jobs, number
+        number = job.number
 
         def told(measured):
             tell(measured)
@@ -200,9 +202,15 @@ def ends(process: Program, folder: Path, code: int, seconds: float = LONGEST) ->
     return printed(folder)
 
 
-def halted(folder: Path, count: int = 0) -> int | None:
-    path = folder / f"halted.{count}"
-    return int(path.read_text()) if path.exists() else None
+def halted(folder: Path, count: int = 0, moment: str = "training") -> int | None:
+    """Return the process that waits at a moment."""
+    path = folder / f"{moment}.{count}"
+    return int(path.read_text().split()[0]) if path.exists() else None
+
+
+def halted_trial(folder: Path, moment: str) -> int:
+    """Return the last trial that the worker at a moment was given."""
+    return int((folder / f"{moment}.0").read_text().split()[1])
 
 
 def open_study(folder: Path, name: str = "small") -> optuna.Study:
@@ -332,20 +340,26 @@ def test_ctrl_c_twice_on_two_workers_that_train(calm, code, tmp_path) -> None:
     check_it_is_as_if_nothing_had_happened(tmp_path, calm, before)
 
 
-@pytest.mark.parametrize(("moment", "points"), [("asked", 0), ("training", 0), ("measured", 1), ("between", 0)])
-def test_a_worker_killed_at_any_moment_of_its_work(calm, code, tmp_path, moment: str, points: int) -> None:
-    with started(tmp_path, *listed(code, "workers=2"), HALT_AT=moment) as process:
-        wait_until(lambda: halted(tmp_path) is not None, process, tmp_path)
-        os.kill(halted(tmp_path) or 0, signal.SIGKILL)
+def test_a_worker_killed_at_any_moment_of_its_work(calm, code, tmp_path) -> None:
+    # Two workers halt at a time, each at a moment of its own, and are killed; the next two come to the other moments.
+    points = {"asked": 0, "training": 0, "measured": 1}
+    rounds = [("asked", "training"), ("measured", "between")]
+    with started(tmp_path, *listed(code, "workers=2"), HALT_AT="asked,training,measured,between") as process:
+        for moments in rounds:
+            wait_until(lambda m=moments: all(halted(tmp_path, moment=each) for each in m), process, tmp_path)
+            for moment in moments:
+                os.kill(halted(tmp_path, moment=moment) or 0, signal.SIGKILL)
         said = ends(process, tmp_path, 0)
-    lost = [record for record in records(open_study(tmp_path)) if not record.state.has_result]
-    assert [record.state for record in lost] == ["retried"] * len(lost)
-    # Between two trials, the next may not have been handed out yet.
-    assert len(lost) == 1 or (moment == "between" and not lost)
-    for record in lost:
+    lost = {record.number: record for record in records(open_study(tmp_path)) if not record.state.has_result}
+    for record in lost.values():
+        assert record.state == "retried"
         assert "its worker died (killed by signal 9" in str(record.error)
-        assert len(record.points) == points
         assert f"trial {record.number}: its worker died" in said
+    at = {moment: lost.pop(halted_trial(tmp_path, moment)) for moment in points}
+    assert {moment: len(record.points) for moment, record in at.items()} == points
+    # Between two trials, the next may not have been handed out yet.
+    assert [len(record.points) for record in lost.values()] in ([], [0])
+    assert complete(tmp_path)[halted_trial(tmp_path, "between")].state == "complete", "what it had ended stays"
     check_it_is_as_if_nothing_had_happened(tmp_path, calm)
 
 
