@@ -29,6 +29,8 @@ class Split:
         task: what a batch means; None leaves it to the first outputs (see `kmr.tasks.task_of`).
         groups: a number for each sample, (n,): samples of one group (sentences of a document, say) are not independent,
             so that standard errors are computed over groups.
+        subgroups: a number for each sample, (n,): the part of the population that it belongs to, of which
+            `kmr.meters.WorstGroupAccuracy` reads the worst.
 
     Raises:
         KMRError: the source is of another kind or empty, its inputs and targets differ in length, or `batch_size` < 1.
@@ -39,6 +41,7 @@ class Split:
     rows: Tensor | None = field(default=None, repr=False)
     task: Task | None = None
     groups: Tensor | None = field(default=None, repr=False)
+    subgroups: Tensor | None = field(default=None, repr=False)
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -48,11 +51,14 @@ class Split:
             object.__setattr__(self, "source", (made.inputs, made.targets))
         if len(self) == 0:
             raise KMRError("a split has no samples")
-        if self.groups is not None:
-            object.__setattr__(self, "groups", torch.as_tensor(self.groups))
-            if self.groups.shape != (len(self),):
+        for name in ("groups", "subgroups"):
+            if getattr(self, name) is None:
+                continue
+            numbers = torch.as_tensor(getattr(self, name))
+            object.__setattr__(self, name, numbers)
+            if numbers.shape != (len(self),):
                 raise KMRError(
-                    f"groups must have one number for each of {len(self)} samples, not {tuple(self.groups.shape)}"
+                    f"{name} must have one number for each of {len(self)} samples, not {tuple(numbers.shape)}"
                 )
 
     @cached_property
@@ -125,8 +131,12 @@ class Split:
         return rest, aside
 
     def _at(self, places: Tensor) -> "Split":
-        groups = None if self.groups is None else self.groups[places]
-        return replace(self, rows=self._rows(places), groups=groups, _fingerprint=[])
+        return replace(self, rows=self._rows(places), _fingerprint=[], **self._numbers_of(places))
+
+    def _numbers_of(self, places: Tensor | slice) -> dict[str, Any]:
+        """Return the groups and the subgroups of some samples."""
+        both = {"groups": self.groups, "subgroups": self.subgroups}
+        return {name: None if numbers is None else numbers[places] for name, numbers in both.items()}
 
     def _rows(self, places: Tensor) -> Tensor:
         return places if self.rows is None else self.rows[places]
@@ -140,16 +150,16 @@ class Split:
         """Return the first `count` samples as a split, or the whole split if it has no more."""
         if count >= len(self):
             return self
-        groups = None if self.groups is None else self.groups[:count]
+        numbers = self._numbers_of(slice(0, count))
         if self.rows is not None:
-            return replace(self, rows=self.rows[:count], groups=groups, _fingerprint=[])
+            return replace(self, rows=self.rows[:count], **numbers, _fingerprint=[])
         if not self._from.indexed:
             return self._gathered(self.batches(), count)
         if isinstance(self._from, Memory):
             kept = rows_of(self.source, slice(0, count)) if self.source[1] is not None else None
             source = kept if kept is not None else (rows_of(self.source[0], slice(0, count)), None)
-            return replace(self, source=source, groups=groups, _fingerprint=[])
-        return replace(self, rows=torch.arange(count), groups=groups, _fingerprint=[])
+            return replace(self, source=source, **numbers, _fingerprint=[])
+        return replace(self, rows=torch.arange(count), **numbers, _fingerprint=[])
 
     def sample(self, count: int, seed: int) -> tuple[Inputs, Any]:
         """Return one batch of `count` samples (or all, if there are fewer) drawn by a seed: (inputs, targets)."""
@@ -159,7 +169,7 @@ class Split:
 
     def _gathered(self, batches: Iterator[tuple[Any, Any]], count: int) -> "Split":
         """Return samples of a source without an index as a split held in memory."""
-        return replace(self, source=first_samples(batches, count), groups=None, _fingerprint=[])
+        return replace(self, source=first_samples(batches, count), groups=None, subgroups=None, _fingerprint=[])
 
     def fingerprint(self) -> str:
         """Return a SHA-256 digest of all samples held in memory; of other sources, of their length and first batch."""
@@ -167,6 +177,8 @@ class Split:
             digest = hashlib.sha256(str(len(self)).encode())
             if self.rows is not None:
                 digest.update(self.rows.numpy().tobytes())
+            if self.subgroups is not None:
+                digest.update(_bytes(self.subgroups))
             batch = self.source if self.in_memory else next(self.batches())
             for part in batch:
                 map_tensors(lambda tensor: digest.update(_bytes(tensor)), part)
@@ -204,8 +216,8 @@ def as_data(splits: object, batch_size: int) -> Data:
     Args:
         splits: a `Data`, or a mapping with the keys train, validation and test; each value a `Split`, a pair
             (inputs, targets), a dict of tensors with labels, a torch `Dataset` or a `DataLoader`. Further keys:
-            preprocessing may describe in JSON values how raw samples become inputs; groups may hold a number for each
-            sample of a split (`Split`).
+            preprocessing may describe in JSON values how raw samples become inputs; groups and subgroups may
+            hold a number for each sample of a split (`Split`).
         batch_size: samples in a batch, for values that are not a `Split` already.
 
     Raises:
@@ -223,14 +235,16 @@ def as_data(splits: object, batch_size: int) -> Data:
     sources, labels = numbered({name: splits[name] for name in names})
     if labels:
         print(f"labels: {', '.join(f'{n} {text}' for n, text in enumerate(labels))}")
-    groups = splits.get("groups") or {}
-    if unknown := set(groups) - set(names):
-        raise KMRError(f"groups has {', '.join(map(str, unknown))}; its keys are {', '.join(names)}")
+    numbers = {key: splits.get(key) or {} for key in ("groups", "subgroups")}
+    for key, by_split in numbers.items():
+        if unknown := set(by_split) - set(names):
+            raise KMRError(f"{key} has {', '.join(map(str, unknown))}; its keys are {', '.join(names)}")
     made = {}
     for name in names:
         try:
+            of_name: dict[str, Any] = {key: by_split.get(name) for key, by_split in numbers.items()}
             given = sources[name]
-            made[name] = given if isinstance(given, Split) else Split(given, batch_size, groups=groups.get(name))
+            made[name] = given if isinstance(given, Split) else Split(given, batch_size, **of_name)
         except KMRError as error:
             raise KMRError(f"{name}: {error}") from error
     return Data(**made, preprocessing=preprocessing)

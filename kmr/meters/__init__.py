@@ -21,26 +21,31 @@ from kmr.meters.faithfulness import (
     ChiSquaredP,
     ExpectedCalibrationError,
     WorstClassAccuracy,
+    WorstGroupAccuracy,
 )
 from kmr.meters.latency import Latency, SampleTime, time_sessions
 from kmr.meters.macs import EffectiveMACs, MACs
 from kmr.meters.memory import PeakMemory
 from kmr.meters.optimizer import OptimizerBytes
 from kmr.meters.original import Agreement, CosineSimilarity, KLDivergence
+from kmr.meters.perturbed import Perturbed
 from kmr.meters.prediction import Accuracy, BitsPerByte, CrossEntropy, Perplexity, PredictionQuality
 from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
+from kmr.meters.ranking import AUROC, RecallAtK
 from kmr.meters.regression import R2, MeanAbsoluteError, MeanSquaredError
 from kmr.meters.size import NonzeroParameters, Parameters, TrainableParameters, WeightBytes
 from kmr.meters.timing import Timing, hardware
+from kmr.meters.transcripts import CharacterErrorRate, WordErrorRate
 
 __all__ = [
+    "AUROC",
     "Accuracy",
     "AccuracyDegradationFactor",
     "Agreement",
     "ArtifactBytes",
     "BOPs",
-    "ScoredBatch",
     "BitsPerByte",
+    "CharacterErrorRate",
     "ChiSquaredP",
     "CosineSimilarity",
     "CrossEntropy",
@@ -62,17 +67,22 @@ __all__ = [
     "Parameters",
     "PeakMemory",
     "Perplexity",
+    "Perturbed",
     "Precision",
     "PredictionQuality",
     "Predictions",
     "R2",
     "Recall",
-    "SampleTime",
+    "RecallAtK",
     "SampleStatistics",
+    "SampleTime",
+    "ScoredBatch",
     "Timing",
     "TrainableParameters",
     "WeightBytes",
+    "WordErrorRate",
     "WorstClassAccuracy",
+    "WorstGroupAccuracy",
     "hardware",
     "time_sessions",
 ]

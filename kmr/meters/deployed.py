@@ -1,17 +1,13 @@
 """Meters of the deployed model: the size of the file that a runtime loads, and the qualities of its outputs."""
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from torch import Tensor, nn
-
-from kmr.core import Cost, KMRError, Quality, Reading
+from kmr.core import Cost, KMRError, Reading
 from kmr.data import Inputs, Split
 from kmr.meters.deployment import DeployedPredictions, Deployment
-from kmr.meters.prediction import Accuracy, PredictionQuality
-from kmr.meters.predictions import Predictions, SampleStatistics, ScoredBatch
+from kmr.meters.predictions import Predictions
+from kmr.meters.wrapped import WrappedQuality
 from kmr.runtimes import OnnxRuntime, Runtime, Session
 
 
@@ -57,7 +53,7 @@ class ArtifactBytes(Cost):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Deployed(Quality):
+class Deployed(WrappedQuality):
     """A quality of the runtime's outputs, with its kernels and activation ranges, instead of the simulation's.
 
     Unit, range and direction are the wrapped quality's.
@@ -72,45 +68,16 @@ class Deployed(Quality):
         threads: CPU threads.
     """
 
-    data: Split | Predictions = field(repr=False, compare=False)
     example_inputs: Inputs = field(repr=False, compare=False)
     calibration: Split | None = field(default=None, repr=False, compare=False)
-    original: nn.Module | None = field(default=None, repr=False, compare=False)
     runtime: Runtime = field(default_factory=OnnxRuntime)
-    quality: Callable[..., Quality] = Accuracy
     threads: int = 1
     name: str = "deployed_accuracy"
-    unit: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.runtime.require()
+        super().__post_init__()
+
+    def through(self, split: Split) -> Predictions:
         deployment = Deployment.of(self.runtime, self.example_inputs, self.calibration, self.threads)
-        view = DeployedPredictions.through(deployment, Predictions.of(self.data).split)
-        quality = self._made(view)
-        object.__setattr__(self, "_quality", quality)
-        object.__setattr__(self, "unit", quality.unit)
-        object.__setattr__(self, "direction", quality.direction)
-
-    @property
-    def view(self) -> Predictions:
-        """The deployed model's predictions."""
-        return self._quality.view  # type: ignore[attr-defined, no-any-return]
-
-    def statistics(self, batch: ScoredBatch) -> Tensor:
-        """Return what the quality keeps of a batch."""
-        return self._quality.statistics(batch)  # type: ignore[attr-defined, no-any-return]
-
-    def read(self, seen: SampleStatistics) -> Reading:
-        return self._quality.read(seen)  # type: ignore[attr-defined, no-any-return]
-
-    def _made(self, view: Predictions) -> PredictionQuality:
-        given: dict[str, object] = {"data": view}
-        if "original" in inspect.signature(self.quality).parameters and self.original is not None:
-            # The reference is the original in PyTorch, not in the runtime.
-            given["original"] = self.original
-        made = self.quality(**given)
-        if not isinstance(made, PredictionQuality):
-            raise KMRError(
-                f"{self.name}: quality must make a kmr.meters.PredictionQuality, not a {type(made).__name__}"
-            )
-        return made
+        return DeployedPredictions.through(deployment, split)

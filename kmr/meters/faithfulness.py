@@ -2,7 +2,8 @@
 
 `Agreement` counts unchanged predictions, `KLDivergence` measures how far probabilities moved. The meters here ask
 whether the changes follow a pattern (`ChiSquaredP`), measure calibration (`ExpectedCalibrationError`), and read the
-subsets that a good average hides (`WorstClassAccuracy`, `AccuracyDegradationFactor`). All are qualities.
+subsets that a good average hides (`WorstClassAccuracy`, `WorstGroupAccuracy`,
+`AccuracyDegradationFactor`). All are qualities.
 """
 
 import math
@@ -133,6 +134,43 @@ class WorstClassAccuracy(PredictionQuality):
         shares = torch.where(counts > 0, hits / counts.clamp(min=1), torch.inf)
         worst = int(shares.argmin())
         return float(shares[worst]), int(counts[worst])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstGroupAccuracy(PredictionQuality):
+    """The lowest accuracy on any subgroup of the split; its standard error is √(p(1−p)/n).
+
+    Unit: fraction. Range: [0, 1]. Direction: maximize. Source: Sagawa et al. 2020.
+
+    Args:
+        data: the split, or a view of it, with `subgroups`.
+    """
+
+    name: str = "worst_group_accuracy"
+    unit: str = field(init=False, default="fraction")
+
+    def statistics(self, batch: ScoredBatch) -> Tensor:
+        """Return the subgroup, hits and predictions, (samples, 3)."""
+        seen = self.needs(batch, ClassScores)
+        if batch.subgroups is None:
+            raise KMRError(f"meter {self.name} needs the subgroup of each sample: return subgroups with the data")
+        hits = seen.per_sample(seen.each(lambda logits, targets: logits.argmax(1) == targets))
+        return torch.cat([batch.subgroups.double()[:, None], hits], 1)
+
+    def value(self, rows: Tensor) -> float:
+        return self._worst(rows)[0]
+
+    def read(self, seen: SampleStatistics) -> Reading:
+        value, samples = self._worst(seen.rows)
+        return Reading(value, math.sqrt(value * (1 - value) / samples) or smallest(samples))
+
+    def _worst(self, rows: Tensor) -> tuple[float, int]:
+        found = []
+        for group in torch.unique(rows[:, 0]):
+            inside = rows[rows[:, 0] == group]
+            if inside[:, 2].sum() > 0:
+                found.append((float(inside[:, 1].sum() / inside[:, 2].sum()), len(inside)))
+        return min(found)
 
 
 @dataclass(frozen=True, kw_only=True)

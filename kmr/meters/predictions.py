@@ -29,6 +29,7 @@ class ScoredBatch:
         targets: the targets, as the task prepared them.
         task: the split's task.
         references: other models' predictions on the batch, by the model's id, so that meters share them.
+        subgroups: the subgroup of each sample, (samples,), or None if the split has none.
     """
 
     number: int
@@ -37,6 +38,7 @@ class ScoredBatch:
     targets: Any
     task: Task
     references: dict[int, Scores] = field(default_factory=dict)
+    subgroups: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +142,14 @@ def scored(
     fits: Sequence[type[Task]] = (),
 ) -> Iterator[ScoredBatch]:
     """Yield batches of predictions from what a model or a runtime returned; `fits` are the tasks of the meters."""
-    task = split.task
+    task, start = split.task, 0
     for number, (inputs, targets, output) in enumerate(returned):
         task = task or task_of(split, output, inputs, targets, model, fits)
         inputs, targets = task.prepare(inputs, targets)
-        yield ScoredBatch(number, task.scores(task.outputs(output), targets), inputs, targets, task)
+        scores = task.scores(task.outputs(output), targets)
+        subgroups = None if split.subgroups is None else split.subgroups[start : start + scores.samples]
+        start += scores.samples
+        yield ScoredBatch(number, scores, inputs, targets, task, subgroups=subgroups)
 
 
 def statistics_of(model: nn.Module, meters: Sequence[Meter]) -> dict[str, SampleStatistics]:

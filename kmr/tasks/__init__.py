@@ -3,7 +3,7 @@
 A task says how a batch goes into the model, what comes out, the loss, and what is kept of a prediction.
 `Classification` has one class for each sample, `TokenClassification`, `CausalLM` and `MaskedLM` one for each token,
 `Segmentation` one for each pixel; `MultiLabel` a yes or no for each label, `Regression` numbers, `Embedding` a vector,
-`Detection` boxes. A task of a user's own is a small class with the methods of `Task`.
+`Detection` boxes, `CTC` texts. A task of a user's own is a small class with the methods of `Task`.
 """
 
 from kmr.core.task import Task
@@ -15,8 +15,10 @@ from kmr.tasks.losses import TaskLoss, numbers
 from kmr.tasks.numbers import Embedding, MultiLabel, Regression
 from kmr.tasks.objective import BoundLoss, bound_loss, quiet, task_for
 from kmr.tasks.scores import BoxScores, ClassScores, LabelScores, NumberScores, Scores, TextScores, VectorScores
+from kmr.tasks.transcription import CTC
 
 __all__ = [
+    "CTC",
     "BoxScores",
     "CausalLM",
     "ClassScores",

@@ -15,6 +15,7 @@ from kmr.meters import (
     ExpectedCalibrationError,
     KLDivergence,
     WorstClassAccuracy,
+    WorstGroupAccuracy,
 )
 
 torch.set_num_threads(1)
@@ -137,3 +138,25 @@ def test_the_profile_of_a_model_is_read_as_it_evaluates():
     meter = AccuracyDegradationFactor(data=split, fewest=1)
     assert meter.profile_of(model) == [3 / 4, 1 / 2, 0.0]
     assert model.training
+
+
+def test_the_worst_group_is_the_worst_of_the_accuracies_of_the_subgroups():
+    logits = torch.eye(2)[[0, 0, 1, 1, 0, 0, 0]]
+    targets = torch.tensor([0, 1, 1, 1, 0, 0, 1])
+    data = Split((logits, targets), batch_size=3, subgroups=[4, 4, 4, 9, 9, 9, 9])
+    found = WorstGroupAccuracy(data=data)(Shows())
+    assert found.value == pytest.approx(2 / 3)
+    assert found.stderr == pytest.approx(math.sqrt(2 / 9 / 3))
+    first = WorstGroupAccuracy(data=data.subset(5))(Shows())
+    assert first.value == pytest.approx(2 / 3)
+    alike = WorstGroupAccuracy(data=Split((logits, logits.argmax(1)), subgroups=[0, 0, 0, 1, 1, 1, 1]))(Shows())
+    assert (alike.value, alike.stderr) == (1.0, 1 / 4)
+
+
+def test_the_worst_group_needs_subgroups_of_the_same_length():
+    logits, targets = torch.eye(2), torch.tensor([0, 1])
+    with pytest.raises(KMRError, match="needs the subgroup of each sample"):
+        WorstGroupAccuracy(data=Split((logits, targets)))(Shows())
+    with pytest.raises(KMRError, match="subgroups must have one number for each of 2 samples"):
+        Split((logits, targets), subgroups=[1, 2, 3])
+    assert Split((logits, targets), subgroups=[1, 2]).fingerprint() != Split((logits, targets)).fingerprint()
