@@ -27,9 +27,11 @@ from kmr.core import (
 from kmr.core.copying import copied as copy_of
 from kmr.core.norms import fold_norms
 from kmr.finetune import FineTune
+from kmr.meters import Predictions
+from kmr.tasks import task_for
 from sweeps.errors import SweepError
 from sweeps.experiment.knob_space import search_space, to_sequence
-from sweeps.experiment.model_check import unwrapped
+from sweeps.experiment.model_check import check_model, unwrapped
 from sweeps.experiment.reduced_fidelity import at_share
 from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Params, Problem
@@ -62,7 +64,7 @@ class Compression:
 
     Raises:
         SweepError: an entry of the space names an unknown knob, or a value outside the knob's domain.
-        KMRError: the instantiation has no cost or no quality.
+        KMRError: the instantiation has no cost or no quality, or a copy of the model computes something else.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Compression:
     ) -> None:
         model = unwrapped(model)
         if copied:
+            _check(model, instantiation)
             model = copy_of(model).eval()
             fold_norms(model)
         self.model = model
@@ -195,6 +198,13 @@ class Compression:
         """Leave out the parts that another process builds for itself."""
         made = ("statics", "prefixes")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_shares": {}}
+
+
+def _check(model: nn.Module, instantiation: Instantiation) -> None:
+    """Check that a model is what it computes, on the data of its first quality."""
+    splits = [meter.view.split for meter in instantiation.qualities if isinstance(meter.view, Predictions)]
+    if splits:
+        check_model(model, splits[0], task_for(model, splits[0]))
 
 
 def _digest(value: object) -> str | None:

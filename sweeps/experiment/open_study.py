@@ -11,13 +11,14 @@ import optuna
 from kmr.core import Seconds, Step
 from sweeps.errors import SweepError
 from sweeps.experiment.config import with_names_of_now
+from sweeps.experiment.data_changes import named_changes, parts_of
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.instantiate import part
 from sweeps.experiment.renamed_entries import with_loss_of_now
 from sweeps.experiment.study_code import check_code, code_of, keep_code
 from sweeps.search.proposals.choose_sampler import seed_after
 from sweeps.search.space import grid
-from sweeps.search.study.attributes import BASE, CODE, IDENTITY
+from sweeps.search.study.attributes import BASE, CODE, DATA, IDENTITY
 from sweeps.search.study.point import Point
 from sweeps.search.study.storage import open_storage
 
@@ -65,6 +66,7 @@ def open_study(experiment: Experiment, folder: Path) -> optuna.Study:
     if known is None or BASE not in study.user_attrs:  # nothing has been measured in it yet
         study.set_user_attr(IDENTITY, dict(experiment.identity))
         study.set_user_attr(CODE, code_of(experiment))
+        study.set_user_attr(DATA, parts_of(experiment.data, config.seed))
     else:
         _check(study, experiment, known)
     study.sampler = make_sampler(experiment, len(study.get_trials(deepcopy=False)))
@@ -76,16 +78,19 @@ def _check(study: optuna.Study, experiment: Experiment, known: Mapping[str, Any]
     name = study.study_name
     changes = _changes(known, experiment.identity)
     # Other code may make other weights or data, and is then what to name.
-    made = all(change.startswith(("weights_digest", "data_digest")) for change in changes)
+    entries = {change.split(" ")[0] for change in changes}
+    made = entries <= {"weights_digest", "data_digest"}
     changed = check_code(study, experiment, f"study {name}") if made else ()
-    if [change.split(" ")[0] for change in changes] == ["weights_digest"]:
+    if entries == {"weights_digest"}:
         raise SweepError(
             f"study {name} was made from a base model with other weights: model._target_ makes new ones "
             "each time. Save them once and set weights=<file>.safetensors, or start a new study with name=…"
         )
-    if [change.split(" ")[0] for change in changes] == ["data_digest"]:
+    if made and "data_digest" in entries:
+        then = study.user_attrs.get(DATA)
+        what = "" if then is None else f" ({named_changes(then, parts_of(experiment.data, experiment.config.seed))})"
         raise SweepError(
-            f"study {name} was made from other data: data._target_ makes other samples than before. Restore "
+            f"study {name} was made from other data: data._target_ makes other samples than before{what}. Restore "
             "them, start a new study with name=…, or, where samples are drawn anew at every start, name their "
             "version in data_identity when the study begins"
         )

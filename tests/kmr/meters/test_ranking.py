@@ -74,7 +74,7 @@ def test_recall_counts_samples_with_one_of_their_kind_near():
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [1.0, 0.05], [0.0, -1.0]])
     targets = torch.tensor([0, 0, 1, 0, 1, 7])  # nothing is like the last
     data = Split((vectors, targets), batch_size=4, task=Embedding())
-    # The nearest of 0 is 4, of 1 is 4, of 2 is 3, of 3 is 2, of 4 is 0 or 1; the second one finds 1, 0, and for 3 it finds 1.
+    # The nearest of 0 is 4, of 1 is 4, of 2 is 3, of 3 is 2, of 4 is 0 or 1; the second of 0 is 1, and of 3 it is 1.
     assert RecallAtK(data=data)(Shows()).value == 0.0
     assert RecallAtK(data=data, k=2)(Shows()).value == pytest.approx(3 / 5)
     assert RecallAtK(data=data, k=100)(Shows()).value == 1.0

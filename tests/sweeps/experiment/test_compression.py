@@ -12,7 +12,7 @@ from tiny import Half, Halve, tiny_experiment
 from torch import nn
 
 from kmr.cache import Store
-from kmr.core import Instantiation, measure
+from kmr.core import Instantiation, KMRError, measure
 from kmr.data import Split
 from kmr.finetune import FineTune
 from kmr.instantiations.quantization import WeightQuantization
@@ -135,3 +135,22 @@ def test_a_study_of_another_training_is_refused_and_so_is_a_limit_on_no_meter() 
         search(**Compression(other.model, other.instantiation, other.finetune).problem, trials=2, storage=storage)
     with pytest.raises(SweepError, match="there is no meter byts: there are bytes, top1"):
         search(**other.problem, limits={"byts": 10})
+
+
+class Counts(nn.Module):
+    """A model whose outputs depend on the calls before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(x) * self.calls
+
+
+def test_a_model_that_is_not_what_it_computes_is_refused() -> None:
+    like = trained()
+    with pytest.raises(KMRError, match="depend on the calls before it"):
+        Compression(Counts(), like.instantiation)
