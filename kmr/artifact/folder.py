@@ -6,9 +6,9 @@ is written under another name and then renamed, so that no half-written artifact
 """
 
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import platform
 import shutil
 import types
@@ -24,8 +24,9 @@ from torch.nn.utils import parametrize
 
 from kmr.artifact import packing, structure
 from kmr.artifact.memory_layout import apply_layout, describe_layout
+from kmr.artifact.pretrained import FROM_CONFIG, arguments_of, check_arguments
 from kmr.artifact.rebuilding import rebuild
-from kmr.artifact.slots import Slot, slots
+from kmr.artifact.slots import slots
 from kmr.core import KMRError, Move, Reading, TransformationSequence
 from kmr.core.norms import folded_as_stored
 
@@ -52,22 +53,22 @@ class Builder:
         Raises:
             KMRError: the target is not trusted, cannot be imported, or builds no module.
         """
-        module_name, names = self._split()
+        module_name = self._module()
         if trusted_modules is not None:
             self._check_trust(module_name, trusted_modules)
         try:
-            found: Any = importlib.import_module(module_name)
-            for name in names:
-                found = getattr(found, name)
-        except (ImportError, AttributeError) as error:
+            found: Any = pkgutil.resolve_name(self.target)
+        except (ImportError, AttributeError, ValueError) as error:
             raise KMRError(f"the builder {self.target} cannot be imported: {error}") from None
         if not callable(found):
             raise KMRError(f"the builder {self.target} is a {type(found).__name__}, which cannot be called")
         if trusted_modules is not None:
-            if not isinstance(found, types.FunctionType | type):
+            owner = getattr(found, "__self__", None)  # the class of a class method
+            if not isinstance(found, types.FunctionType | type) and not isinstance(owner, type):
                 raise KMRError(f"the builder {self.target} is neither a function nor a class")
             # A trusted module also contains names that it imports from other modules.
-            self._check_trust(found.__module__, trusted_modules)
+            self._check_trust((owner or found).__module__, trusted_modules)
+            check_arguments(self.target, self.kwargs)
         try:
             model = found(**self.kwargs)
         except TypeError as error:
@@ -76,13 +77,11 @@ class Builder:
             raise KMRError(f"the builder {self.target} built a {type(model).__name__}, not a module")
         return model
 
-    def _split(self) -> tuple[str, list[str]]:
-        module_name, colon, names = self.target.partition(":")
-        if not colon:
-            module_name, _, names = self.target.rpartition(".")
+    def _module(self) -> str:
+        module_name, _, names = self.target.partition(":") if ":" in self.target else self.target.rpartition(".")
         if not module_name or not names:
             raise KMRError(f"invalid name of a builder: {self.target!r}; write package.module:function")
-        return module_name, names.split(".")
+        return module_name
 
     def _check_trust(self, module_name: str, trusted_modules: Sequence[str]) -> None:
         for trusted in (*TRUSTED, *trusted_modules):
@@ -133,6 +132,8 @@ def save(
     """
     folder = Path(folder)
     base = builder.build() if base is None else base
+    if builder.target.startswith("transformers.") and (arguments := arguments_of(base)):
+        builder = Builder(FROM_CONFIG, arguments)  # loading must not need the original weights again
     description = structure.describe(base, model)
     rebuilt = rebuild(base, description)
     packed = packing.pack(model, also=_not_of_the_base(model, rebuilt))
@@ -262,12 +263,9 @@ def _classes(base: nn.Module) -> str:
 
 def _not_of_the_base(model: nn.Module, rebuilt: nn.Module) -> list[str]:
     """Return the names of non-persistent buffers that differ from those of the rebuilt architecture."""
-    theirs = {slot.name: slot.tensor for slot in _unsaved(rebuilt)}
-    return [slot.name for slot in _unsaved(model) if not torch.equal(slot.tensor.cpu(), theirs[slot.name].cpu())]
-
-
-def _unsaved(model: nn.Module) -> list[Slot]:
-    return [slot for slot in slots(model) if not slot.persistent]
+    theirs = {slot.name: slot.tensor.cpu() for slot in slots(rebuilt) if not slot.persistent}
+    ours = [slot for slot in slots(model) if not slot.persistent]
+    return [slot.name for slot in ours if not torch.equal(slot.tensor.cpu(), theirs[slot.name])]
 
 
 def _digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from kmr.artifact.pretrained import PACKAGE, check_arguments
 from kmr.core import KMRError
 from sweeps.errors import SweepError, unknown
 
@@ -69,10 +70,15 @@ def _check_arguments(
 def check_trust(what: str, config: Any, trusted_modules: Sequence[str]) -> None:
     """Raise `SweepError` unless every `_target_` in a config names trusted code, wherever it was defined."""
     if isinstance(config, Mapping):
+        if "_target_" in config:
+            target = str(config["_target_"])
+            _check_target(what, target, trusted_modules)
+            try:
+                check_arguments(target, config)
+            except KMRError as error:
+                raise SweepError(f"{what}: {error}") from error
         if config.get("trust_remote_code"):
             raise SweepError(f"{what} sets trust_remote_code, which runs code of others: leave it out")
-        if "_target_" in config:
-            _check_target(what, str(config["_target_"]), trusted_modules)
         for key, value in config.items():
             check_trust(f"{what}.{key}", value, trusted_modules)
     elif isinstance(config, Sequence) and not isinstance(config, str):
@@ -82,6 +88,11 @@ def check_trust(what: str, config: Any, trusted_modules: Sequence[str]) -> None:
 
 def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> None:
     trusted = (*TRUSTED, *trusted_modules)
+    if target.startswith("transformers.") and target.endswith(".from_pretrained"):
+        # transformers exports its models at the top; a model's own class says where it is defined.
+        owner = getattr(_locate(what, target), "__self__", None)
+        if isinstance(owner, type) and _within(owner.__module__, (PACKAGE,)):
+            return
     if not _within(target, trusted):
         top = target.split(".")[0]
         raise SweepError(
