@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from kmr.artifact.state_dict import load_weights
 from kmr.cache import derived
 from kmr.core import KMRError
 from kmr.data import Inputs, Split, forward
@@ -95,21 +96,13 @@ class Lessons:
 
 
 def pretrained(model: nn.Module, weights: str) -> nn.Module:
-    """Load weights from a safetensors file into a model, in evaluation mode: a teacher for a config.
+    """Load weights from a file into a model, in evaluation mode: a teacher for a config.
 
     Raises:
         KMRError: the file is missing or does not match the model.
     """
-    from pathlib import Path
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise KMRError(f"no weights at {path}: give the teacher's .safetensors file")
     try:
-        load_model(model, str(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise KMRError(f"{path} does not match the teacher: {' '.join(str(error).split())[:300]}") from error
+        load_weights(model, weights)
+    except KMRError as error:
+        raise KMRError(f"the teacher's weights: {error}") from error
     return model.eval()

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from kmr.artifact import state_dict
+from kmr.core import KMRError
 from kmr.data import Data
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
 from sweeps.experiment.instantiate import part
 from sweeps.experiment.study_code import code_of_parts
-from sweeps.experiment.weight_files import load_weights
 
 
 def with_weights(
@@ -27,7 +28,7 @@ def with_weights(
         SweepError: the file is missing, or the file or the training does not fit the model.
     """
     if config.weights is not None:
-        return load_weights(model, Path(config.weights).expanduser())
+        return load_weights(model, config.weights)
     if plain["train"] is None:
         return model
     recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
@@ -49,6 +50,20 @@ def with_weights(
         why = " ".join(str(error).split())[:300]
         raise SweepError(f"train: the loss does not fit the model and its targets: {why}") from error
     _keep(model, cached)
+    return model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a file's weights into a model, in place; what was taken off, left out or rounded is printed.
+
+    Raises:
+        SweepError: the file is missing or of another kind, or does not fit; the message names keys and shapes.
+    """
+    try:
+        for note in state_dict.load_weights(model, path):
+            print(f"weights: {note} ({path})", flush=True)
+    except KMRError as error:
+        raise SweepError(str(error)) from error
     return model
 
 

@@ -107,7 +107,7 @@ class Config:
     model: Any = None
     """The function or class that makes the model, in `_target_`, and its arguments."""
     weights: str | None = None
-    """A safetensors file with the trained weights."""
+    """A file with the trained weights: safetensors, a state dict of `torch.save`, or the index of a file in shards."""
     train: Any = None
     """A fine-tuning recipe that trains the base model once; the result is cached."""
     data: Any = None

@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sweeps.errors import SweepError
-from sweeps.experiment.base_weights import _check, _keep
-from sweeps.experiment.weight_files import load_weights
+from sweeps.experiment.base_weights import _check, _keep, load_weights
 
 
 def net():
