@@ -23,7 +23,7 @@ def first_trials(path: str, space: Space) -> list[dict[str, Value]]:
             that is not finite.
     """
     try:
-        vectors: Any = json.loads(Path(path).expanduser().read_text())
+        vectors: Any = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SweepError(f"first_trials={path} cannot be read: {error}") from error
     if not isinstance(vectors, list) or not all(isinstance(vector, Mapping) for vector in vectors):

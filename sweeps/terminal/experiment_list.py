@@ -49,4 +49,4 @@ def _read(scheme: str, root: str, path: str) -> str:
 
     base = files(root.replace("/", ".")) if scheme == "pkg" else Path(root)
     found = base.joinpath(*path.split("/"))
-    return found.read_text() if found.is_file() else ""
+    return found.read_bytes().decode("utf-8-sig", errors="replace") if found.is_file() else ""

@@ -21,7 +21,7 @@ from kmr.core import KMRError
 from sweeps.errors import SweepError, unknown
 from sweeps.experiment.config import Config
 from sweeps.experiment.renamed_entries import REMOVED, RENAMED
-from sweeps.terminal.byte_order_mark import read_byte_order_marks
+from sweeps.terminal.config_files import read_files_as_written
 from sweeps.terminal.console import complain, wide_console
 from sweeps.terminal.experiment_list import list_experiments
 from sweeps.terminal.knob_overrides import check_knobs, is_rule_setting
@@ -52,7 +52,7 @@ def enter(work: CommandWork, about: str, stopped: str = "") -> None:
         print(about.strip() + _OPTIONS)
         sys.exit(0)
     codes: list[int] = []
-    read_byte_order_marks()
+    read_files_as_written()
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
     def entry(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import conf
 from sweeps.run import run
-from sweeps.terminal.byte_order_mark import read_byte_order_marks
+from sweeps.terminal.config_files import read_files_as_written
 
 MODEL = """
 import random
@@ -67,7 +67,7 @@ def sweep(folder: Path, *overrides: str) -> tuple[int, str]:
         "+exp=augmented", f"output_dir={folder}/runs", "trials=2", "threads=1", "noise.seconds=0",
         "report.images=false", "tracking.enabled=false", *overrides,
     ]  # fmt: skip
-    read_byte_order_marks()
+    read_files_as_written()
     with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
         config = compose("config", overrides=[f"hydra.searchpath=[file://{folder}]", *argv])
     console = Console(file=io.StringIO(), width=200, record=True)
