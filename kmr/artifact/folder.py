@@ -24,9 +24,10 @@ from torch.nn.utils import parametrize
 
 from kmr.artifact import packing, structure
 from kmr.artifact.memory_layout import apply_layout, describe_layout
+from kmr.artifact.plain_checkpoint import guarded
 from kmr.artifact.pretrained import FROM_CONFIG, arguments_of, check_arguments
 from kmr.artifact.rebuilding import rebuild
-from kmr.artifact.slots import slots
+from kmr.artifact.slots import differing_buffers
 from kmr.core import KMRError, Move, Reading, TransformationSequence
 from kmr.core.norms import folded_as_stored
 
@@ -136,7 +137,7 @@ def save(
         builder = Builder(FROM_CONFIG, arguments)  # loading must not need the original weights again
     description = structure.describe(base, model)
     rebuilt = rebuild(base, description)
-    packed = packing.pack(model, also=_not_of_the_base(model, rebuilt))
+    packed = packing.pack(model, also=differing_buffers(model, rebuilt))
     packing.unpack(packed, rebuilt)
     card = {
         "format": FORMAT,
@@ -203,7 +204,7 @@ def load(
         apply_layout(model, described["layout"])
     except (KMRError, KeyError, AttributeError, RuntimeError) as error:
         raise KMRError(f"the base architecture no longer fits the artifact {folder}: {error}") from None
-    return model.eval()
+    return guarded(model.eval(), described["structure"])
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
@@ -259,13 +260,6 @@ def _classes(base: nn.Module) -> str:
             kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
             listed.append(f"{path}:{kind.__name__}")
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
-
-
-def _not_of_the_base(model: nn.Module, rebuilt: nn.Module) -> list[str]:
-    """Return the names of non-persistent buffers that differ from those of the rebuilt architecture."""
-    theirs = {slot.name: slot.tensor.cpu() for slot in slots(rebuilt) if not slot.persistent}
-    ours = [slot for slot in slots(model) if not slot.persistent]
-    return [slot.name for slot in ours if not torch.equal(slot.tensor.cpu(), theirs[slot.name])]
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -94,3 +95,10 @@ def _check_state(model: nn.Module) -> None:
                 f"cannot count or store {name} of the model's state, a {type(value).__name__}: keep it in parameters "
                 "and buffers, not in torch.ao modules or extra state"
             )
+
+
+def differing_buffers(model: nn.Module, rebuilt: nn.Module) -> list[str]:
+    """Return the names of non-persistent buffers that differ from those of the same architecture, rebuilt."""
+    theirs = {slot.name: slot.tensor.cpu() for slot in slots(rebuilt) if not slot.persistent}
+    ours = [slot for slot in slots(model) if not slot.persistent]
+    return [slot.name for slot in ours if not torch.equal(slot.tensor.cpu(), theirs[slot.name])]

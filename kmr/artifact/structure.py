@@ -19,12 +19,13 @@ from torch import nn
 from kmr.artifact.attributes import UNDESCRIBED, encode, same
 from kmr.artifact.classes import is_buildable, name_of
 from kmr.core import KMRError
+from kmr.core.save_pretrained import SAVE_PRETRAINED
 from kmr.representation.weights import strip_all
 
 FORMAT = 1
 
-OWN = frozenset(nn.Module().__dict__)
-"""What every module carries: its containers and hooks."""
+OWN = frozenset({*nn.Module().__dict__, SAVE_PRETRAINED})
+"""What every module carries: its containers and hooks, and the refusal of a plain checkpoint."""
 
 _HOOKS = tuple(name for name in OWN if name.endswith("_hooks"))
 

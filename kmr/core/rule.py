@@ -12,6 +12,7 @@ from kmr.core.errors import KMRError
 from kmr.core.key_value_cache import without_key_value_cache
 from kmr.core.knob import Knob
 from kmr.core.norms import fold_norms
+from kmr.core.save_pretrained import refuse_save_pretrained
 from kmr.core.seeding import isolated_rng
 
 Trait: TypeAlias = Literal["structure", "masks", "weight grids", "activation grids"]
@@ -89,4 +90,4 @@ class Rule(ABC):
             return twin
         fold_norms(twin)
         with isolated_rng(self.seed), without_key_value_cache(twin):
-            return self.apply(twin, turned, value)
+            return refuse_save_pretrained(self.apply(twin, turned, value))

@@ -1,8 +1,10 @@
 """`from_pretrained` of transformers as `model:`; a stand-in with the library's module names takes its place."""
 
+import copy
 import json
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,16 @@ from torch import nn
 
 import kmr
 from kmr.artifact.folder import Builder, read, save
+from kmr.artifact.plain_checkpoint import plain
 from kmr.artifact.pretrained import arguments_of, from_config
-from kmr.core import KMRError
+from kmr.core import KMRError, RuleWarning
+from kmr.instantiations.lowrank import LowRank
+from kmr.instantiations.quantization import WeightQuantization
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import part
 
 HOME = "transformers.models.tiny.modeling_tiny"
+QUANTIZED, SMALLER = (WeightQuantization(), 4), (LowRank(), 0.5)
 
 
 class TinyConfig:
@@ -45,6 +51,11 @@ class TinyModel(nn.Module):
         model = cls(TinyConfig(json.loads(Path(path, "c.json").read_text())))
         model.load_state_dict(torch.load(Path(path, "w.pt"), weights_only=True))
         return model.to(torch.bfloat16) if kwargs.get("dtype") == "bfloat16" else model
+
+    def save_pretrained(self, path: Path) -> None:
+        path.mkdir()
+        (path / "c.json").write_text(str(self.config.width))
+        torch.save(self.state_dict(), path / "w.pt")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x * self.angles.to(x.dtype))
@@ -124,3 +135,65 @@ def test_only_models_of_the_library_are_rebuilt(library) -> None:
         from_config(f"{HOME}.TinyModel", {"_attn_implementation": "someone/kernels"})
     with pytest.raises(KMRError, match="does not take its saved config"):
         from_config(f"{HOME}.TinyModel", {"width": "wide"})
+
+
+@pytest.mark.parametrize(("rule", "value"), [QUANTIZED, SMALLER])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_save_pretrained_of_a_compressed_model_is_refused(folder, rule, value, loaded) -> None:
+    base = TinyModel.from_pretrained(str(folder)).eval()
+    model = rule(base, rule.knobs[0].name, value)
+    if loaded:
+        save(folder / "a", model, base=base, builder=Builder("transformers.TinyModel"))
+        model = kmr.load(folder / "a")
+    for compressed in (model, copy.deepcopy(model)):
+        with pytest.raises(KMRError, match=r"cannot write a compressed model: .* use kmr\.save and kmr\.load"):
+            compressed.save_pretrained(folder / "b")
+    with pytest.raises(KMRError, match="cannot write a compressed model"):
+        nn.Sequential(model)[0].save_pretrained(folder / "b")
+    base.save_pretrained(folder / "b")
+    assert (folder / "b" / "w.pt").is_file()
+
+
+def test_an_artifact_of_an_uncompressed_model_still_has_its_save_pretrained(folder) -> None:
+    base = TinyModel.from_pretrained(str(folder)).eval()
+    save(folder / "a", base, base=base, builder=Builder("transformers.TinyModel"))
+    kmr.load(folder / "a").save_pretrained(folder / "b")
+    assert (folder / "b" / "w.pt").is_file()
+
+
+def test_a_plain_copy_has_the_values_that_the_model_computes_with(folder) -> None:
+    base = TinyModel.from_pretrained(str(folder)).eval()
+    rule, value = QUANTIZED
+    model = rule(base, rule.knobs[0].name, value)
+    plain(model).save_pretrained(folder / "b")
+    x = torch.randn(3, 6)
+    assert torch.equal(TinyModel.from_pretrained(str(folder / "b"))(x), model(x))
+    assert not torch.equal(base(x), model(x))
+
+
+def test_a_plain_copy_of_changed_layers_is_refused_by_name(folder) -> None:
+    base = TinyModel.from_pretrained(str(folder)).eval()
+    rule, value = SMALLER
+    with pytest.raises(KMRError, match="its config builds another layer; use"):
+        plain(rule(base, rule.knobs[0].name, value))
+    base.angles += 1
+    with pytest.raises(KMRError, match="its config builds another angles; use"):
+        plain(base)
+    with pytest.raises(KMRError, match="a Linear is no model of transformers"):
+        plain(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_plain_checkpoint_of_transformers_is_exact(tmp_path, tied) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.LlamaConfig(vocab_size=50, num_hidden_layers=2, tie_word_embeddings=tied, **sizes)
+    base = transformers.LlamaForCausalLM(config).eval()
+    with warnings.catch_warnings(action="ignore", category=RuleWarning):  # tied weights stay
+        model = WeightQuantization()(base, "quantize.bits", 4)
+    with pytest.raises(KMRError, match="cannot write a compressed model"):
+        model.model.save_pretrained(tmp_path)
+    plain(model).save_pretrained(tmp_path)
+    words = torch.arange(8).reshape(2, 4)
+    back = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(back(words).logits, model(words).logits)
