@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kmr.core import KMRError, Meter, SharedView, Task
 from kmr.data import Split, call
+from kmr.representation.weights import computed_once
 from kmr.tasks import Scores, quiet, task_before_call, task_of
 
 if TYPE_CHECKING:
@@ -116,9 +117,10 @@ class Predictions(SharedView):
 
     def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Yield (inputs, targets, what the model returns) for each batch."""
-        for inputs, targets in self.split.batches():
-            task = self.split.task or task_before_call(targets)
-            yield inputs, targets, call(model, inputs) if task is None else task.call(model, inputs)
+        with computed_once(model):
+            for inputs, targets in self.split.batches():
+                task = self.split.task or task_before_call(targets)
+                yield inputs, targets, call(model, inputs) if task is None else task.call(model, inputs)
 
     def fold(self, model: nn.Module, meters: Sequence[Meter]) -> Mapping[str, Any]:
         """Run the model over the split and return the statistics of each meter, by its name."""

@@ -9,6 +9,7 @@ masks and grids, and training can only lower it.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
@@ -242,6 +243,28 @@ def strip_all(model: nn.Module) -> nn.Module:
     for _, layer in weight_layers(model):
         strip(layer)
     return model
+
+
+@contextmanager
+def computed_once(model: nn.Module) -> Iterator[None]:
+    """Compute each grid and mask once for the passes inside, which must not train, instead of in every pass."""
+    held = [
+        (layer, type(layer))
+        for _, layer in weight_layers(model)
+        if parametrize.is_parametrized(layer, "weight")
+        and list(layer.parametrizations) == ["weight"]  # type: ignore[arg-type]
+        and "weight" not in vars(layer)
+    ]
+    try:
+        for layer, kind in held:
+            value = read_weight(layer).weight
+            layer.__class__ = kind.__bases__[0]  # the class without torch's property
+            vars(layer)["weight"] = value
+        yield
+    finally:
+        for layer, kind in held:
+            vars(layer).pop("weight", None)
+            layer.__class__ = kind
 
 
 def other_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -1,3 +1,4 @@
+import copy
 import gc
 import math
 import weakref
@@ -6,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from kmr.core import KMRError, NonFiniteReading, Reading, measure
 from kmr.data import Split
+from kmr.instantiations.quantization import WeightQuantization
 from kmr.meters import (
     Accuracy,
     Agreement,
@@ -16,6 +19,7 @@ from kmr.meters import (
     KLDivergence,
     Predictions,
 )
+from kmr.representation.weights import Grid, strip_all
 from kmr.tasks import Classification, TokenClassification
 
 torch.set_num_threads(1)
@@ -227,3 +231,18 @@ def test_a_diverged_model_has_no_reading():
             meter(Shows())
     # A forbidden class, by a logit of −∞, is no divergence.
     assert Accuracy(data=split([[-math.inf, 1.0], [1, 0]], [1, 0]))(Shows()).value == 1
+
+
+def test_a_pass_computes_a_grid_once_and_reads_the_same(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    split = Split((torch.randn(40, 6, generator=generator), torch.randint(0, 3, (40,), generator=generator)), 4)
+    model = WeightQuantization()(nn.Linear(6, 3).eval(), "quantize.bits", 4)
+    computed = []
+    forward = Grid.forward
+    monkeypatch.setattr(Grid, "forward", lambda grid, weight: computed.append(grid) or forward(grid, weight))
+    plain = strip_all(copy.deepcopy(model))
+    computed.clear()
+    value = CrossEntropy(data=split)(model).value
+    assert value == CrossEntropy(data=split)(plain).value
+    assert 1 <= len(computed) <= 3  # not for each of the ten batches
+    assert parametrize.is_parametrized(model, "weight")
