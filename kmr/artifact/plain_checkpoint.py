@@ -12,6 +12,7 @@ from kmr.artifact.pretrained import arguments_of, from_config
 from kmr.artifact.slots import differing_buffers
 from kmr.core import KMRError
 from kmr.core.save_pretrained import SAVE_PRETRAINED, refuse_save_pretrained
+from kmr.core.transposed_linear import transposed_again
 from kmr.representation.weights import strip_all
 
 
@@ -23,7 +24,9 @@ def guarded(model: nn.Module, described: Mapping[str, Any]) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Return a copy with plain weights, masks and grids folded in, for `save_pretrained`; its outputs are the same.
+    """Return a copy with plain weights, masks and grids folded in, for `save_pretrained`.
+
+    Its outputs are the same, in GPT-2 to rounding, since rules make its layers linear layers of torch.
 
     Raises:
         KMRError: the model's config builds another architecture, so that `from_pretrained` would read another model.
@@ -35,6 +38,7 @@ def plain(model: nn.Module) -> nn.Module:
     for module in made.modules():
         vars(module).pop(SAVE_PRETRAINED, None)
     fresh = from_config(**arguments).requires_grad_(False)
+    made = transposed_again(made, copy.deepcopy(fresh))
     if differing := _differing(fresh, made):
         raise KMRError(
             f"a plain checkpoint cannot hold this model: its config builds another {differing}; use kmr.save, kmr.load"

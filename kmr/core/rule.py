@@ -14,6 +14,7 @@ from kmr.core.knob import Knob
 from kmr.core.norms import fold_norms
 from kmr.core.save_pretrained import refuse_save_pretrained
 from kmr.core.seeding import isolated_rng
+from kmr.core.transposed_linear import plain_linears
 
 Trait: TypeAlias = Literal["structure", "masks", "weight grids", "activation grids"]
 """A property of a compressed model that a later rule may destroy: changed layers, masks, grids, calibrated ranges."""
@@ -89,5 +90,6 @@ class Rule(ABC):
         if turned.is_neutral(value):
             return twin
         fold_norms(twin)
+        twin = plain_linears(twin)
         with isolated_rng(self.seed), without_key_value_cache(twin):
             return refuse_save_pretrained(self.apply(twin, turned, value))

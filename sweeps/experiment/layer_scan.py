@@ -1,5 +1,6 @@
 """Measurements of a sensitivity scan: one rule, layer by layer, at a few knob values, without training."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from torch import nn
 
 from kmr.core import Cost, KMRError, Knob, NotApplicable, Quality, Rule, RuleWarning, Value, measure
 from kmr.core.domain import rungs
+from kmr.core.transposed_linear import plain_linears
 from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.instantiations.pruning.graph import Graph
@@ -44,11 +46,10 @@ def probes(rule: Rule, model: nn.Module) -> list[LayerProbe]:
     Raises:
         SweepError: the rule does not work layer by layer.
     """
+    model = plain_linears(copy.deepcopy(model))
     if isinstance(rule, StructuredPruning):
-        import copy
-
         order = {path: place for place, (path, _) in enumerate(model.named_modules())}
-        groups = Graph(strip_all(copy.deepcopy(model)), rule.example_inputs).groups
+        groups = Graph(strip_all(model), rule.example_inputs).groups
         kept = [g for g in groups if g.removable and any(rule.governs(k, m) for k in rule.knobs for m in g.makers)]
         found = []
         for group in sorted(kept, key=lambda g: min(order[maker] for maker in g.makers)):

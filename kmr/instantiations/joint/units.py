@@ -13,7 +13,6 @@ from kmr.data import Inputs
 from kmr.instantiations.pruning.criteria.base import weight_rows
 from kmr.instantiations.pruning.graph import ChannelGroup, Graph
 from kmr.instantiations.pruning.proof import PER_CHANNEL, CutFailed
-from kmr.instantiations.pruning.rows import is_transposed_linear
 from kmr.instantiations.pruning.search import widest_cut
 from kmr.instantiations.pruning.surgery import Cut, cut
 from kmr.representation.weights import strip_all, tied_layers
@@ -186,7 +185,7 @@ def latent_weight(layer: nn.Module) -> nn.Parameter:
 
 def _alone(module: nn.Module) -> bool:
     """Tell whether a module computes a channel independently of the others."""
-    return isinstance(module, PER_CHANNEL) or is_transposed_linear(module)
+    return isinstance(module, PER_CHANNEL)
 
 
 def _split(group: ChannelGroup) -> list[Tensor]:

@@ -22,8 +22,6 @@ from kmr.data import Inputs
 from kmr.instantiations.pruning.closure import Closure, follow
 from kmr.instantiations.pruning.heads import fused, holder_of, mixes_tokens, tell
 from kmr.instantiations.pruning.proof import CutFailed, brief, outputs_of
-from kmr.instantiations.pruning.rows import is_transposed_linear
-from kmr.instantiations.pruning.transposed_linear import transposed_linear_pruner
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +146,7 @@ class Graph:
         direct = {
             kinds.CONV, kinds.LINEAR, kinds.DEPTHWISE_CONV, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.CUSTOMIZED,
         }  # fmt: skip
-        roots = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR, *_transposed_linears(self.twin))
+        roots = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR)
         seen: set[Any] = set()
         for root in list(graph.module2node):
             if not isinstance(root, roots) or root in seen:
@@ -241,17 +239,10 @@ def _traced(model: nn.Module, inputs: Inputs, shapes: list[torch.Size]) -> Any:
         shapes.extend(output.shape for output in outputs)
         return [output for output in outputs if output.grad_fn is not None]
 
-    own = {kind: transposed_linear_pruner() for kind in _transposed_linears(model)}
     try:
-        return tp.DependencyGraph().build_dependency(
-            model, inputs, forward_fn=differentiable, customized_pruners=own or None, verbose=False
-        )
+        return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=differentiable, verbose=False)
     except Exception as error:
         raise CutFailed(f"the model cannot be traced: {brief(error)}") from error
-
-
-def _transposed_linears(model: nn.Module) -> list[type]:
-    return list(dict.fromkeys(type(module) for module in model.modules() if is_transposed_linear(module)))
 
 
 def _one_group_only(module: Any) -> bool:
@@ -261,7 +252,7 @@ def _one_group_only(module: Any) -> bool:
 
 def _makes_channels(module: Any) -> bool:
     kinds = nn.modules.conv._ConvNd | nn.Linear | nn.Embedding | nn.MultiheadAttention
-    return isinstance(module, kinds) or is_transposed_linear(module)
+    return isinstance(module, kinds)
 
 
 def _blocks(module: Any) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from kmr.instantiations.pruning.closure import Closure, GroupMember
-from kmr.instantiations.pruning.rows import is_transposed_linear
 
 _COUNTS = ("num_heads", "num_attention_heads", "n_head", "n_heads", "heads", "nhead")
 _WIDTHS = ("all_head_size", "inner_dim", "split_size", "embed_dim", "hidden_size")
@@ -94,4 +93,4 @@ def _nearest(model: nn.Module, path: str, width: int) -> tuple[str, int] | None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or is_transposed_linear(module)
+    return isinstance(module, nn.Linear)

@@ -30,12 +30,4 @@ def channel_rows(layer: Any, tensor: Tensor, makes: bool) -> Tensor | None:
             return tensor.t()
         case nn.modules.batchnorm._NormBase() | nn.GroupNorm() | nn.LayerNorm() if tensor.dim() == 1:
             return tensor[:, None]
-    if is_transposed_linear(layer):
-        return tensor.t() if makes else tensor
     return None
-
-
-def is_transposed_linear(module: Any) -> bool:
-    """Tell whether a module is the linear layer of GPT-2 in `transformers`, whose weight is (inputs, outputs)."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")

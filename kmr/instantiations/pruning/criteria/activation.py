@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from kmr.data import Split, forward
 from kmr.instantiations.pruning.criteria.base import Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Part
-from kmr.instantiations.pruning.rows import is_transposed_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ def _channel_dim(layer: nn.Module) -> int | None:
             return 1
         case nn.Linear() | nn.Embedding():
             return -1
-    return -1 if is_transposed_linear(layer) else None
+    return None
 
 
 def _means(model: nn.Module, places: Any, data: Split, measure: Any) -> dict[tuple[str, bool], Tensor]:
