@@ -7,6 +7,7 @@ off, and the notes say so.
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def _read_checkpoint(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        why = " ".join(str(error).split())[:160]
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it holds {foreign[1]}" if foreign else " ".join(str(error).split())[:160]
         raise KMRError(
             f"{path} is damaged, or cannot be read without running code from it ({why}): save it with "
             "torch.save(model.state_dict(), …) or as .safetensors"
@@ -199,13 +201,21 @@ def _wrong_values(given: Mapping[str, Tensor], own: Mapping[str, Any]) -> list[s
         twin = first.setdefault(_place(ours), name)
         if value.shape != ours.shape:
             faults.append(f"{name} has shape {tuple(value.shape)}, the model's {tuple(ours.shape)}")
-        elif (value.is_floating_point(), value.is_complex()) != (ours.is_floating_point(), ours.is_complex()):
+        elif value.layout != torch.strided or value.is_meta:
+            faults.append(f"{name} is {value.layout} on {value.device}: save its plain values")
+        elif _kind(value) != _kind(ours):
             faults.append(f"{name} is {value.dtype}, the model's {ours.dtype}; quantized weights must be decoded first")
         elif value.dtype != ours.dtype and not _representable(value, value.to(ours.dtype)):
             faults.append(f"{name} has values beyond the model's {ours.dtype}")
         elif twin != name and not torch.equal(given[twin].to(ours.dtype), value.to(ours.dtype)):
             faults.append(f"{twin}, {name} are one tensor in it, but differ in the file")
     return faults
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Tell whether a tensor holds real numbers, complex ones, or real ones of 8 bits, which have a scale elsewhere."""
+    real = tensor.is_floating_point()
+    return real, tensor.is_complex(), real and tensor.element_size() == 1
 
 
 def _representable(value: Tensor, stored: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """State dicts in every form that training scripts write."""
 
+import argparse
 import json
 import pickle
 
@@ -125,6 +126,12 @@ def test_rounding_is_said(tmp_path) -> None:
         (lambda s: s.pop("2.weight"), r"it lacks 2\.weight"),
         (lambda s: s.update({"3.weight": torch.ones(1)}), r"the model has no 3\.weight"),
         (lambda s: s.update({"2.weight": torch.ones(3, 8)}), r"2\.weight has shape \(3, 8\), the model's \(2, 8\)"),
+        (lambda s: s.update({"2.bias": torch.ones(2).to_sparse()}), r"2\.bias is torch\.sparse_coo on cpu: save its"),
+        (lambda s: s.update({"2.bias": torch.ones(2, device="meta")}), r"2\.bias is torch\.strided on meta: save its"),
+        (
+            lambda s: s.update({"2.bias": torch.ones(2).to(torch.float8_e4m3fn)}),
+            r"2\.bias is torch\.float8_e4m3fn",
+        ),
         (lambda s: s.update({"2.bias": torch.ones(2, dtype=torch.int8)}), r"2\.bias is torch\.int8, the model's"),
     ],
 )
@@ -157,6 +164,7 @@ def test_damaged_files_and_code_are_refused(tmp_path, content, said) -> None:
     ("held", "said"),
     [
         (made(), "without running code from it"),
+        ({"state_dict": {}, "args": argparse.Namespace()}, r"from it \(it holds argparse\.Namespace\)"),
         ([torch.ones(2)], "holds a list, not a state dict"),
         ({"epoch": 3, "net": {"a": torch.ones(1)}}, "a dict of epoch, net, not a state dict"),
     ],
