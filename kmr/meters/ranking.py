@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -69,15 +68,21 @@ class AUROC(PredictionQuality):
             if not len(yes) or not len(no):
                 continue
             # Ranks among all less those among its own kind count the samples of the other kind below.
-            every = torch.from_numpy(rankdata(scores[torch.cat([yes, no])]))
-            below = (every[: len(yes)] - torch.from_numpy(rankdata(scores[yes]))) / len(no)
-            above = 1 - (every[len(yes) :] - torch.from_numpy(rankdata(scores[no]))) / len(yes)
+            every = _ranks(scores[torch.cat([yes, no])])
+            below = (every[: len(yes)] - _ranks(scores[yes])) / len(no)
+            above = 1 - (every[len(yes) :] - _ranks(scores[no])) / len(yes)
             areas.append(float(below.mean()))
             pulls[yes] += (below - areas[-1]) / len(yes)
             pulls[no] += (above - areas[-1]) / len(no)
         if not areas:
             raise KMRError(f"meter {self.name} is undefined: no class has samples both in it and out of it")
         return math.fsum(areas) / len(areas), pulls / len(areas)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return the rank of each score from 1; equal scores share the mean of their ranks."""
+    places, counts = torch.unique(scores, return_inverse=True, return_counts=True)[1:]
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[places]
 
 
 @final

@@ -90,7 +90,7 @@ def _check_target(what: str, target: str, trusted_modules: Sequence[str]) -> Non
     trusted = (*TRUSTED, *trusted_modules)
     if target.startswith("transformers.") and target.endswith(".from_pretrained"):
         # transformers exports its models at the top; a model's own class says where it is defined.
-        owner = getattr(_locate(what, target), "__self__", None)
+        owner = getattr(locate(what, target), "__self__", None)
         if isinstance(owner, type) and _within(owner.__module__, (PACKAGE,)):
             return
     if not _within(target, trusted):
