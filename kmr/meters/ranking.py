@@ -82,7 +82,8 @@ class AUROC(PredictionQuality):
 def _ranks(scores: Tensor) -> Tensor:
     """Return the rank of each score from 1; equal scores share the mean of their ranks."""
     places, counts = torch.unique(scores, return_inverse=True, return_counts=True)[1:]
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[places]
+    middles: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()
+    return middles[places]
 
 
 @final
