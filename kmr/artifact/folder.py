@@ -28,7 +28,7 @@ from kmr.artifact.plain_checkpoint import guarded
 from kmr.artifact.pretrained import FROM_CONFIG, arguments_of, check_arguments
 from kmr.artifact.rebuilding import rebuild
 from kmr.artifact.slots import differing_buffers
-from kmr.core import KMRError, Move, Reading, TransformationSequence
+from kmr.core import KMRError, Move, Reading, TransformationSequence, choose_device
 from kmr.core.norms import folded_as_stored
 
 FORMAT = 1
@@ -167,19 +167,22 @@ def load(
     *,
     base: nn.Module | Callable[[], nn.Module] | None = None,
     trusted_modules: Sequence[str] = (),
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Rebuild the model of an artifact, in evaluation mode, on the CPU, with its grids and masks in force.
+    """Rebuild the model of an artifact, in evaluation mode, with its grids and masks in force.
 
     Args:
         folder: the artifact.
         base: a model of the base architecture, which is not changed, or a function that builds one; by default the
             builder named in the artifact is imported and called.
         trusted_modules: packages whose builders may run, besides those in `TRUSTED`.
+        device: where the model goes: `cpu`, `auto`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
-        KMRError: the artifact is missing, damaged or of another version, its builder is not trusted, or the base does
-            not match.
+        KMRError: the artifact is missing, damaged or of another version, its builder is not trusted, the base does not
+            match, or the device cannot be used here.
     """
+    place = choose_device(device)
     folder = Path(folder)
     card, described = _card(folder)
     weights = folder / WEIGHTS
@@ -204,7 +207,7 @@ def load(
         apply_layout(model, described["layout"])
     except (KMRError, KeyError, AttributeError, RuntimeError) as error:
         raise KMRError(f"the base architecture no longer fits the artifact {folder}: {error}") from None
-    return guarded(model.eval(), described["structure"])
+    return guarded(model.to(place).eval(), described["structure"])
 
 
 def digest(folder: str | os.PathLike[str]) -> str:

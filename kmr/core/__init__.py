@@ -1,6 +1,7 @@
 """The engine's vocabulary: knobs, meters, rules, policies and instantiations, and Algorithms 1 and 10 over them."""
 
 from kmr.core.aggregate import WeightedCost, WeightedQuality
+from kmr.core.device import choose_device, device_of
 from kmr.core.domain import Choice, Domain, FloatRange, IntRange, Value
 from kmr.core.engine import Budget, OnStep, Outcome, Run, budgeted_kmr, run_sequence
 from kmr.core.errors import CostRose, KMRError, NonFiniteReading, NotApplicable, NotHere, RuleWarning
@@ -55,7 +56,9 @@ __all__ = [
     "WeightedQuality",
     "apply_move",
     "budgeted_kmr",
+    "choose_device",
     "compose",
+    "device_of",
     "isolated_rng",
     "measure",
     "measure_base",

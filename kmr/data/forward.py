@@ -1,13 +1,13 @@
 """Calling a model on a batch, and the tensor in what it returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from kmr.core import KMRError
+from kmr.core import KMRError, device_of
 from kmr.core.key_value_cache import without_key_value_cache
 from kmr.data.structures import Inputs, map_tensors, moved
 
@@ -16,28 +16,36 @@ NAMED_OUTPUTS = ("logits", "out", "prediction_logits", "last_hidden_state")
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Call a model on a batch, on the model's device, and return what it returns.
+    """Call a model on a batch, on the model's device, and return what it returns (see `fit_inputs`, `call_with`)."""
+    with without_key_value_cache(model):
+        return call_with(model, fit_inputs(model, inputs))
 
-    A tuple or list is passed as positional arguments and a mapping as keyword arguments. Floating-point inputs are
-    converted to the type of the model's weights, if these have a single one.
+
+def fit_inputs(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Return a batch on the model's device.
+
+    Floating-point inputs are converted to the type of the model's weights, if these have a single one.
     """
-    parameter = next(model.parameters(), None)
-    inputs = moved(inputs, torch.device("cpu") if parameter is None else parameter.device)
+    inputs = moved(inputs, device_of(model))
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if len(types) == 1:
         wanted = next(iter(types))
         if wanted != torch.float32 or _has_double(inputs):
             inputs = map_tensors(lambda t: t.to(wanted) if t.is_floating_point() else t, inputs)
-    with without_key_value_cache(model):
-        match inputs:
-            case Mapping():
-                return model(**inputs)
-            case PackedSequence():
-                return model(inputs)
-            case tuple() | list():
-                return model(*inputs)
-            case _:
-                return model(inputs)
+    return inputs
+
+
+def call_with(function: Callable[..., Any], inputs: Inputs) -> Any:
+    """Call a function on a batch: a tuple or list as positional arguments, a mapping as keyword arguments."""
+    match inputs:
+        case Mapping():
+            return function(**inputs)
+        case PackedSequence():
+            return function(inputs)
+        case tuple() | list():
+            return function(*inputs)
+        case _:
+            return function(inputs)
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:

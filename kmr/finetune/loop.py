@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError, NonFiniteReading, isolated_rng
+from kmr.core import KMRError, NonFiniteReading, device_of, isolated_rng
 from kmr.data import Inputs, Split, length_of
 from kmr.finetune.batches import training_batches
 from kmr.finetune.guides import Batch, Guide
@@ -197,7 +197,7 @@ class FineTune:
                 score_of = partial(self._score, model, judged, objective)
                 selection = Selection(model, score_of, self.patience, self.keep == "best")
                 selection.check()
-            scaler = torch.amp.GradScaler(_device(model).type, enabled=self.precision == "float16")
+            scaler = torch.amp.GradScaler(device_of(model).type, enabled=self.precision == "float16")
             model.train()
             for made, (places, inputs, targets) in enumerate(self._batches(data, total)):
                 done, part = divmod(made, self.accumulate)
@@ -272,8 +272,4 @@ class FineTune:
 
     def _autocast(self, model: nn.Module) -> Any:
         dtype = _PRECISIONS[self.precision]
-        return torch.autocast(_device(model).type, dtype=dtype, enabled=dtype is not None)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+        return torch.autocast(device_of(model).type, dtype=dtype, enabled=dtype is not None)

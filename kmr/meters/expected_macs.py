@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import Cost, KMRError, Reading
-from kmr.data import Inputs, Split
+from kmr.data import Inputs, Split, call_with, fit_inputs
 from kmr.meters.macs import LayerMACs, count_macs
 from kmr.meters.predictions import Predictions
 from kmr.representation.early_exits import EarlyExits
@@ -84,15 +84,6 @@ def exit_macs(model: EarlyExits, example_inputs: Inputs, data: Split) -> Tensor:
 
 def exits_taken(model: EarlyExits, data: Split) -> torch.Tensor:
     """Return the number of each sample's exit, (n,)."""
-    device = next(model.parameters()).device
-    taken = []
     with torch.no_grad():
-        for inputs, _ in data.batches():
-            match inputs:
-                case dict():
-                    taken.append(model.route(**{k: v.to(device) for k, v in inputs.items()})[1])
-                case tuple() | list():
-                    taken.append(model.route(*(v.to(device) for v in inputs))[1])
-                case _:
-                    taken.append(model.route(inputs.to(device))[1])
+        taken = [call_with(model.route, fit_inputs(model, inputs))[1] for inputs, _ in data.batches()]
     return torch.cat(taken).cpu()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from kmr.core import Cost, KMRError, Reading
@@ -43,7 +42,7 @@ def time_sessions(
     with sessions[0].pinned():
         return time_calls(
             calls, warmup=warmup, repeats=repeats, threads=sessions[0].threads,
-            hardware=hardware(torch.device("cpu")),
+            hardware=hardware(sessions[0].device),
         )  # fmt: skip
 
 

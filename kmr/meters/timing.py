@@ -114,6 +114,8 @@ def hardware(device: torch.device) -> str:
     """Return the name of a device's processor, with the vector instructions that affect its speed."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
     info = _cpu_info()
     model = info.get("model name", platform.processor() or platform.machine())
     vectors = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in instructions()]

@@ -1,14 +1,16 @@
 """Eager PyTorch: always available, on the model's device."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from kmr.data import Inputs, Split, forward, map_tensors
+from kmr.core import device_of
+from kmr.core.device import synchronize
+from kmr.data import Inputs, Split, call_with, fit_inputs, forward
 from kmr.representation.activations import without_quantizers
 from kmr.representation.weights import strip_all
 from kmr.runtimes.runtime import Runtime, Session
@@ -20,16 +22,15 @@ class EagerSession(Session):
     def __init__(self, model: nn.Module, threads: int) -> None:
         super().__init__(threads)
         self.model = without_quantizers(strip_all(copy.deepcopy(model))).eval()
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
 
     def bind(self, inputs: Inputs) -> Callable[[], Any]:
-        call = _bind(self.model, map_tensors(lambda tensor: tensor.to(self._device), inputs))
-        synchronize = torch.cuda.synchronize if self._device.type == "cuda" else _nothing
+        fitted = fit_inputs(self.model, inputs)
 
         @torch.inference_mode()
         def run() -> Any:
-            output = call()
-            synchronize()
+            output = call_with(self.model, fitted)
+            synchronize(self.device)
             return output
 
         return run
@@ -53,17 +54,3 @@ class Eager(Runtime):
         self, model: nn.Module, example_inputs: Inputs, *, threads: int = 1, calibration: Split | None = None
     ) -> EagerSession:
         return EagerSession(model, threads)
-
-
-def _bind(model: nn.Module, inputs: Inputs) -> Callable[[], Any]:
-    match inputs:
-        case Mapping():
-            return lambda: model(**inputs)
-        case tuple():
-            return lambda: model(*inputs)
-        case _:
-            return lambda: model(inputs)
-
-
-def _nothing() -> None:
-    pass

@@ -25,6 +25,7 @@ class Session(ABC):
     def __init__(self, threads: int, artifact: bytes | None = None) -> None:
         self.threads = threads
         self.artifact = artifact
+        self.device = torch.device("cpu")
 
     @abstractmethod
     def bind(self, inputs: Inputs) -> Callable[[], Any]:

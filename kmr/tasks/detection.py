@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError
+from kmr.core import KMRError, device_of
 from kmr.core.task import Task
 from kmr.data.structures import moved
 from kmr.tasks.scores import BoxScores
@@ -33,7 +33,7 @@ class Detection(Task):
         return list(inputs), aims
 
     def call(self, model: nn.Module, inputs: Any) -> Any:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         return model([image.to(device) for image in inputs])
 
     def outputs(self, returned: Any) -> list[dict[str, Tensor]]:
@@ -46,7 +46,7 @@ class Detection(Task):
 
     def training_loss(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Return the sum of the losses that the model computes in training mode."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         losses = model([image.to(device) for image in inputs], [dict(moved(one, device)) for one in targets])
         if not isinstance(losses, dict):
             raise KMRError("a detector must return a dict of losses in training mode, as torchvision's do")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kmr.artifact import state_dict
-from kmr.core import KMRError
+from kmr.core import KMRError, device_of
 from kmr.data import Data
 from sweeps.errors import SweepError
 from sweeps.experiment.config import Config
@@ -34,6 +34,8 @@ def with_weights(
     recipe = [plain[name] for name in ("model", "train", "data", "batch_size", "seed")]
     recipe += [config.data_identity or data.fingerprint(), plain.get("task")]
     recipe += [code_of_parts(plain.get(name) for name in ("model", "train", "data", "task"))]
+    if device_of(model).type != "cpu":
+        recipe.append(device_of(model).type)
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
     cached = Path(config.output_dir) / ".cache" / f"base-{key[:32]}.safetensors"
     if cached.is_file():

@@ -22,8 +22,10 @@ from kmr.core import (
     Meter,
     Quality,
     Rule,
+    choose_device,
     isolated_rng,
 )
+from kmr.core.device import AUTO
 from kmr.core.norms import fold_norms
 from kmr.data import Data, as_data
 from kmr.meters import Predictions
@@ -55,6 +57,7 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         if plain.get(needed) is None:
             raise SweepError(f"the experiment has no {needed}: set {needed}._target_ to a function that makes it")
     _check_numbers(config)
+    device = _device(config)
     trusted = tuple(config.trusted_modules)
     # A user's functions may draw from any generator; the same seed makes the same data and model at every start.
     torch.manual_seed(config.seed)
@@ -70,11 +73,15 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     model = part("model", plain["model"], trusted)
     if not isinstance(model, nn.Module):
         raise SweepError(f"model: {plain['model']['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
-    model = unwrapped(model)
+    model = unwrapped(model).to(device)
+
+    def rebuild() -> nn.Module:
+        return unwrapped(part("model", plain["model"], trusted)).to(device)
+
     data = with_task(model, data, plain, trusted)
     try:
         assert data.train.task is not None
-        check_model(model, data.validation, data.train.task, lambda: unwrapped(part("model", plain["model"], trusted)))
+        check_model(model, data.validation, data.train.task, rebuild)
     except KMRError as error:
         raise SweepError(f"model: {error}") from error
     model = with_weights(model, config, plain, data, trusted).eval()
@@ -92,6 +99,8 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
     parts = {name: plain[name] for name in _IDENTITY}
     if plain.get("task") is not None:
         parts["task"] = plain["task"]
+    if device.type != "cpu":  # another kind of device gives other last digits
+        parts["device"] = device.type
     identity = {**parts, "data_digest": data_digest, "weights_digest": _digest(model)}
     objectives = _objectives(config, instantiation)
     lowered = next((meter.name for meter in objectives if isinstance(meter, Cost)), None)
@@ -125,6 +134,17 @@ def build_experiment(config: Config, plain: Mapping[str, Any]) -> Experiment:
         builder=_builder(plain["model"]),
         identity=json.loads(json.dumps(identity, default=str)),
     )
+
+
+def _device(config: Config) -> torch.device:
+    """Return the configured device; say which one `auto` chose."""
+    try:
+        device = choose_device(config.device)
+    except KMRError as error:
+        raise SweepError(str(error)) from error
+    if config.device == AUTO:
+        print(f"device: {device}, as torch finds it here; device= sets another", flush=True)
+    return device
 
 
 def _turned(instantiation: Instantiation, space: Space) -> tuple[Rule, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 from kmr.cache import PrefixCache, Store, describe, fingerprint, keeping
@@ -21,6 +22,8 @@ from kmr.core import (
     Run,
     Step,
     TransformationSequence,
+    choose_device,
+    device_of,
     measure_base,
     run_sequence,
 )
@@ -60,11 +63,14 @@ class Compression:
         objectives: names of the meters to search over; all by default.
         limited: names of meters that have a limit but are not objectives.
         must_lower: the cost that every move has to lower, where a policy chooses the moves.
+        device: where the model runs, is trained and measured: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; None leaves it
+            where it is.
         copied: copy the model, so that the caller may change it afterwards.
 
     Raises:
         SweepError: an entry of the space names an unknown knob, or a value outside the knob's domain.
-        KMRError: the instantiation has no cost or no quality, or a copy of the model computes something else.
+        KMRError: the instantiation has no cost or no quality, the device cannot be used here, or a copy of the model
+            computes something else.
     """
 
     def __init__(
@@ -78,14 +84,16 @@ class Compression:
         objectives: Sequence[str] | None = None,
         limited: Sequence[str] = (),
         must_lower: str | None = None,
+        device: str | torch.device | None = None,
         copied: bool = True,
     ) -> None:
+        place = None if device is None else choose_device(device)
         model = unwrapped(model)
         if copied:
             _check(model, instantiation)
             model = copy_of(model).eval()
             fold_norms(model)
-        self.model = model
+        self.model = model if place is None else model.to(place)
         self.instantiation, self.finetune, self.store = instantiation, finetune, store
         self.space: Space = search_space(instantiation, space or {})
         """The domain of every knob."""
@@ -192,7 +200,9 @@ class Compression:
         parts = {"rules": instantiation.rules, "meters": meters, "finetune": self.finetune}
         digests = {name: _digest(value) for name, value in parts.items()}
         code = code_of_all(type(part) for part in (*instantiation.rules, *meters, self.finetune) if part is not None)
-        return {"model": fingerprint(self.model), **digests, "code": code}
+        kind = device_of(self.model).type
+        where = {} if kind == "cpu" else {"device": kind}
+        return {"model": fingerprint(self.model), **where, **digests, "code": code}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the parts that another process builds for itself."""

@@ -116,6 +116,8 @@ class Config:
     """What a batch means, in `_target_` (`kmr.tasks.…`); chosen where the first outputs and targets leave no doubt."""
     data_identity: str | None = None
     """A name for the data's version, in place of a digest of the data, where they differ at every start."""
+    device: str = "auto"
+    """Where models run: `cpu`, `cuda`, `cuda:1` or `mps`; `auto` is an accelerator that torch finds, or the CPU."""
     batch_size: int = 64
     """Samples in a training batch."""
     eval_batch_size: int = 500

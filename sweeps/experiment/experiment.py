@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kmr.artifact import folder as artifact
 from kmr.artifact.folder import Builder
 from kmr.cache import PrefixCache, Store
 from kmr.core import (
@@ -16,6 +18,7 @@ from kmr.core import (
     Quality,
     Readings,
     Step,
+    device_of,
     measure,
 )
 from kmr.data import Data
@@ -102,6 +105,10 @@ class Experiment:
         """The instructions for calling a saved model: the form of its inputs and their preprocessing."""
         inputs = describe_inputs(self.data.train.first_inputs())
         return {"inputs": inputs, "preprocessing": dict(self.data.preprocessing) or None}
+
+    def load(self, saved: Path) -> nn.Module:
+        """Load a saved model of the experiment, on the base model's device."""
+        return artifact.load(saved, base=self.model, device=device_of(self.model))
 
     def test(self, model: nn.Module) -> Readings:
         """Read the quality meters on the held-out test data."""

@@ -77,6 +77,12 @@ def _check(study: optuna.Study, experiment: Experiment, known: Mapping[str, Any]
     """Raise `SweepError` unless a study can be continued with an experiment; mark an accepted change of its code."""
     name = study.study_name
     changes = _changes(known, experiment.identity)
+    then, now = (entries.get("device", "cpu") for entries in (known, experiment.identity))
+    if then != now:
+        raise SweepError(
+            f"study {name} ran on {then}, and this run is on {now}, which gives other numbers: set device={then}, or "
+            "start a new study with name=…"
+        )
     # Other code may make other weights or data, and is then what to name.
     entries = {change.split(" ")[0] for change in changes}
     made = entries <= {"weights_digest", "data_digest"}

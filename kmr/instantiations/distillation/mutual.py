@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError, Task
+from kmr.core import KMRError, Task, device_of
 from kmr.data import Split
 from kmr.finetune import Batch, Guidance, Guide
 from kmr.instantiations.distillation.layout import classes_last
@@ -53,7 +53,7 @@ class Mutual(Guide):
     @contextmanager
     def attach(self, model: nn.Module, data: Split, original: nn.Module | None) -> Iterator[Guidance]:
         """Return the guidance of one training; peers are drawn from torch's seeded generator."""
-        device = next(model.parameters()).device
+        device = device_of(model)
         cohort = [(self._moved(model) if self.peer is None else self.peer()).to(device) for _ in range(self.peers)]
         for peer in cohort:
             peer.train()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmr.data import Inputs, map_tensors
+from kmr.data import Inputs, call, map_tensors
 
 PER_CHANNEL = (
     nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.PReLU, nn.RNNBase,
@@ -121,9 +121,7 @@ def _evaluated(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Return every tensor of a model's output, on the model's device."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batch = map_tensors(lambda tensor: tensor.to(device), inputs)
-    output = model(**batch) if isinstance(batch, dict) else model(*batch) if isinstance(batch, tuple) else model(batch)
+    output = call(model, inputs)
     found: list[Tensor] = []
     map_tensors(found.append, output)
     if not found:

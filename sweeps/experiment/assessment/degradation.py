@@ -7,7 +7,6 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from kmr.artifact import folder as artifact
 from kmr.core import KMRError
 from kmr.meters import AccuracyDegradationFactor
 from sweeps.experiment.experiment import Experiment
@@ -28,7 +27,7 @@ def keep_profiles(study: optuna.Study, experiment: Experiment, folder: Path, nam
         if name in known or (name != "base" and not saved.is_dir()):
             continue
         try:
-            model = experiment.model if name == "base" else artifact.load(saved, base=experiment.model)
+            model = experiment.model if name == "base" else experiment.load(saved)
             keep_for_point(study, PROFILE, name, meters[0].profile_of(model))
         except KMRError:
             continue

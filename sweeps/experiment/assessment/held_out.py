@@ -5,7 +5,6 @@ from pathlib import Path
 
 import optuna
 
-from kmr.artifact import folder as artifact
 from kmr.core import Reading, Readings
 from sweeps.experiment.experiment import Experiment
 from sweeps.experiment.front_artifacts import artifact_path
@@ -18,7 +17,7 @@ def test_point(experiment: Experiment, study: optuna.Study, folder: Path, name: 
     if name in known:
         return known[name]
     saved = artifact_path(folder, name)
-    model = artifact.load(saved, base=experiment.model) if saved.is_dir() else experiment.model
+    model = experiment.load(saved) if saved.is_dir() else experiment.model
     readings = experiment.test(model)
     keep_test(study, name, readings)
     return readings

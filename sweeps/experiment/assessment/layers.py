@@ -12,7 +12,7 @@ from torch import nn
 
 from kmr.artifact import folder as artifact
 from kmr.artifact.anatomy import anatomy
-from kmr.core import KMRError
+from kmr.core import KMRError, device_of
 from sweeps.experiment.front_artifacts import artifact_path
 from sweeps.search.study.attributes import LAYERS, by_point, keep_for_point
 
@@ -28,7 +28,7 @@ def keep_layers(study: optuna.Study, base: nn.Module, folder: Path, names: Itera
         if name in known or not saved.is_dir():
             continue
         try:
-            found = anatomy(base, artifact.load(saved, base=base))
+            found = anatomy(base, artifact.load(saved, base=base, device=device_of(base)))
         except KMRError:
             continue
         keep_for_point(study, LAYERS, name, [asdict(layer) for layer in found])

@@ -19,7 +19,6 @@ import optuna
 from torch import nn
 
 from analysis.pareto.probability import probability_non_dominated
-from kmr.artifact import folder as artifact
 from kmr.core import KMRError, Meter, Quality, run_sequence
 from kmr.meters import Predictions
 from kmr.meters.predictions import statistics_of
@@ -182,7 +181,7 @@ def _model(experiment: Experiment, name: str, point: Point, saved: Path) -> nn.M
     if name == "base":
         return experiment.model
     if saved.is_dir():
-        return artifact.load(saved, base=experiment.model)
+        return experiment.load(saved)
     model, differs = remake(experiment, point, [meter for meter in experiment.objectives if isinstance(meter, Quality)])
     if differs is not None:
         raise KMRError(f"it was {differs.note(point)}")
