@@ -31,6 +31,7 @@ from kmr.artifact.bit_codecs import (
     unpack_rows,
 )
 from kmr.core import KMRError
+from kmr.representation.rounding import wide
 from kmr.representation.weights import Codebook, Grid, WeightState
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
@@ -52,7 +53,7 @@ def encode_weight(state: WeightState, latent: Tensor) -> tuple[Tensor, dict[str,
     Args:
         state: the effective weight, its grid and its mask, on the CPU.
         latent: the values under the grid and mask; stored instead of codes where those do not restore the effective
-            weight to the last bit (with 16-bit floats they may not).
+            weight to the last bit (no code stands for NaN).
     """
     weight, grid, keep = state.weight.contiguous(), state.grid, state.keep
     keep = None if keep is None else keep.expand(weight.shape)
@@ -107,15 +108,15 @@ def decode_weight(data: Tensor, entry: dict[str, Any]) -> WeightState:
     if bits is None:
         values = reader.take(count * dtype.itemsize).view(dtype)
     else:
-        values = unpack_bits(reader.take(packed_size(count, bits)), bits, count).to(dtype)
+        values = unpack_bits(reader.take(packed_size(count, bits)), bits, count).to(_code_dtype(dtype))
     grid = _decode_grid(reader, entry, dtype) if "grid" in entry else None
     if present is not None:
-        full = torch.zeros(total, dtype=dtype)
+        full = torch.zeros(total, dtype=values.dtype)
         full[present] = values
         values = full
     weight = values.reshape(shape)
     if bits is not None and grid is not None:
-        weight = grid.values(weight)
+        weight = grid.values(weight).to(dtype)
         if present is not None:
             weight = torch.where(present.reshape(shape), weight, torch.zeros((), dtype=dtype))
     keep = None
@@ -141,7 +142,7 @@ class _Reader:
 
 def _exact_codes(weight: Tensor, grid: Grid | Codebook, keep: Tensor | None) -> Tensor | None:
     codes = grid.codes(weight).nan_to_num(0).to(torch.int32).clamp_(0, 2**grid.bits - 1)
-    same = _raw(grid.values(codes.to(weight.dtype)).to(weight.dtype)) == _raw(weight)
+    same = _raw(grid.values(codes.to(_code_dtype(weight.dtype))).to(weight.dtype)) == _raw(weight)
     return codes if bool((same if keep is None else same | ~keep).all()) else None
 
 
@@ -150,7 +151,7 @@ def _dense_is_exact(target: Tensor, codes: Tensor | None, grid: Grid | Codebook 
         return True
     if codes is None or grid is None:
         return torch.equal(_raw(target) != 0, keep)
-    decoded = grid.values(codes.to(target.dtype))
+    decoded = grid.values(codes.to(_code_dtype(target.dtype))).to(target.dtype)
     return torch.equal(_raw(decoded) != 0, keep)
 
 
@@ -263,6 +264,11 @@ def _raw(values: Tensor) -> Tensor:
     """View values as whole numbers, so that −0 and NaN compare by their bits."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return values.contiguous().view(integers[values.element_size()])
+
+
+def _code_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which codes of a weight are whole numbers."""
+    return wide(torch.empty(0, dtype=dtype)).dtype
 
 
 def _dtype_name(tensor: Tensor) -> str:

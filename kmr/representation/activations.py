@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.representation.rounding import fake_quantize
+from kmr.representation.rounding import fake_quantize, wide
 from kmr.representation.weights import read_weight, strip, write_weight
 
 
@@ -95,7 +95,7 @@ class DynamicQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round."""
-        seen = x.detach()
+        seen = wide(x.detach())
         low, high = (seen.amin(-1, keepdim=True), seen.amax(-1, keepdim=True)) if self.rows else seen.aminmax()
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = (high - low) / (2**self.bits - 1)

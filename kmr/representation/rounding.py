@@ -6,6 +6,8 @@ QuantizeLinear and DequantizeLinear: divide by the scale, round half to even, ad
 
 A zero point that lies half-way between two codes makes a grid without 0 whose levels are symmetric around it (±½, ±1½,
 … steps); at 1 bit these are the two values ±scale/2.
+
+The codes of 16-bit floats are computed in single precision, since bfloat16 counts to 256 only.
 """
 
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor
 
 
 def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Return the codes of values, as whole numbers of their dtype, clamped to [0, 2^bits − 1].
+    """Return the codes of values, as whole numbers of their dtype (`wide`), clamped to [0, 2^bits − 1].
 
     Args:
         x: values.
@@ -27,8 +29,13 @@ def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
 
 
 def from_codes(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Return the values that the codes represent."""
-    return scale * (codes - zero_point)
+    """Return the values that the codes represent, in the dtype of the scale."""
+    return (wide(scale) * (wide(codes) - wide(zero_point))).to(scale.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return 16-bit floats in single precision, which they fit exactly; other tensors as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def fake_quantize(
@@ -61,7 +68,7 @@ class _FakeQuantize(torch.autograd.Function):
         ctx.step_gradient = step_gradient
         learned = any(ctx.needs_input_grad[1:3])
         ctx.save_for_backward(unclamped == codes, *((x, scale, zero_point, codes) if learned else ()))
-        return from_codes(codes, scale, zero_point)
+        return from_codes(codes, scale, zero_point).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -77,8 +84,9 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _unclamped(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    zero_point = wide(zero_point)
     whole = zero_point.floor()
-    return torch.round(x / scale + (zero_point - whole)) + whole
+    return torch.round(wide(x) / wide(scale) + (zero_point - whole)) + whole
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Grid(nn.Module):
         return isinstance(self.scale, nn.Parameter)
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Return the codes of a weight as whole numbers of its own dtype."""
+        """Return the codes of a weight as whole numbers of its own dtype, or of float32 for 16-bit floats."""
         scale, zero_point = self.spread(weight)
         return to_codes(weight, scale, zero_point, self.bits)
 
@@ -167,6 +167,11 @@ class WeightState:
     weight: Tensor
     grid: Grid | Codebook | None = None
     keep: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """The bits of a stored entry: those of the grid, or of the weight's dtype."""
+        return 8 * self.weight.element_size() if self.grid is None else self.grid.bits
 
 
 def weight_layers(model: nn.Module) -> Iterator[tuple[str, WeightLayer]]:

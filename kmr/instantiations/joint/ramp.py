@@ -54,7 +54,7 @@ class Ramp:
     def _put(self, layer: WeightLayer, start: int, learned: bool) -> _RampedLayer:
         state = read_weight(layer)
         moving = None
-        if self._bits < 32 and (state.grid is None or state.grid.bits > self._bits):
+        if self._bits < 32 and state.bits > self._bits:
             start = start if state.grid is None else min(start, state.grid.bits)
             moving = fit_grid(state.weight, start, dim=channel_dim(layer), learned=learned)
         keep = state.keep

@@ -43,7 +43,7 @@ class WeightClustering(LayerRule):
         already, larger = [], []
         for path, layer in layers.items():
             state = read_weight(layer)
-            if state.grid is not None and state.grid.bits <= bits:
+            if state.bits <= bits:
                 already.append(path)
                 continue
             size = file_bytes(pack(layer))
@@ -54,6 +54,6 @@ class WeightClustering(LayerRule):
                 larger.append(path)
         if len(larger) == len(layers):
             raise NotApplicable(f"{knob.name}={bits}: every codebook would take more bytes than it saves")
-        self.report(already, f"left as they are: already on a grid of {bits} bits or fewer")
+        self.report(already, f"left as they are: already in {bits} bits or fewer")
         self.report(larger, "left as they are: their codebook would take more bytes than it saves")
         return model

@@ -73,14 +73,14 @@ class _BothQuantization(LayerRule):
         already = []
         for path, layer in layers.items():
             state = read_weight(layer)
-            if state.grid is not None and state.grid.bits <= weight_bits:
+            if state.bits <= weight_bits:
                 already.append(path)
                 continue
             grid = fit_grid(
                 state.weight, weight_bits, scheme=self.weight_scheme, dim=channel_dim(layer), learned=self.learned
             )
             write_weight(layer, WeightState(state.weight, grid, state.keep))
-        self.report(already, f"weights left as they are: already on a grid of {weight_bits} bits or fewer")
+        self.report(already, f"weights left as they are: already in {weight_bits} bits or fewer")
 
     def _reachable(self, layers: Mapping[str, WeightLayer]) -> dict[str, WeightLayer]:
         others = {path for path, layer in layers.items() if not can_quantize(layer) and not _takes_indices(layer)}

@@ -12,7 +12,7 @@ from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.quantization.calibration import calibration_batches
 from kmr.instantiations.quantization.quantizers import QUANTIZERS, channel_dim, fit_grid
 from kmr.instantiations.quantization.rounding import correct_biases, output_means, round_by_layer
-from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
+from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weight, weight_layers, write_weight
 
 
 @final
@@ -79,13 +79,22 @@ class WeightQuantization(LayerRule):
 
     def apply(self, model: nn.Module, knob: Knob, value: Value) -> nn.Module:
         bits = int(value)
-        model, left = split_attention(model, lambda path: self.reaches(knob, path))
+        fits = f"left as they are: already in {bits} bits or fewer"
+        governed = [path for path, _ in weight_layers(model) if self.governs(knob, path)]
+        if governed and not _has_more(model, bits):
+            self.report(governed, fits)
+            return model
+        model, left = split_attention(
+            model, lambda path: self.reaches(knob, path) and _has_more(model.get_submodule(path), bits)
+        )
         self.report(left, "attention left as it is: it has keys of its own, shared weights or code of its own")
         layers = self.weights_of(model, knob)
         states = {path: read_weight(layer) for path, layer in layers.items()}
-        already = [path for path, state in states.items() if state.grid is not None and state.grid.bits <= bits]
-        self.report(already, f"left as they are: already on a grid of {bits} bits or fewer")
+        already = [path for path, state in states.items() if state.bits <= bits]
+        self.report(already, fits)
         chosen = {path: layer for path, layer in layers.items() if path not in already}
+        if not chosen:
+            return model
         before = output_means(model, chosen, self._batches()) if self.bias_correction else {}
         if self.rounding == "gptq":
             missed = round_by_layer(model, chosen, lambda layer: self._grid(layer, bits), self._batches())
@@ -117,3 +126,8 @@ class WeightQuantization(LayerRule):
 
     def _batches(self) -> list[object]:
         return calibration_batches(self.data, self.samples, self.name)
+
+
+def _has_more(module: nn.Module, bits: int) -> bool:
+    """Tell whether any parameter of a module has a dtype of more bits."""
+    return any(8 * parameter.element_size() > bits for parameter in module.parameters())

@@ -217,18 +217,26 @@ def test_a_zero_that_no_mask_holds_is_stored_as_any_other_value():
     assert torch.equal(bits_of(restored.weight), bits_of(layer.weight))
 
 
-def test_values_that_codes_do_not_give_back_are_stored_as_the_latent_ones():
-    # bfloat16 cannot tell codes of 12 bits apart: what the grid gives is rounded on by the grid itself.
+def test_more_codes_than_bfloat16_can_count_come_back():
     torch.manual_seed(0)
     grid = Grid(torch.tensor(0.1).bfloat16(), torch.tensor(1000.0).bfloat16(), 12)
     layer = nn.Linear(32, 32, bias=False).bfloat16()
-    write_weight(layer, WeightState(torch.zeros(32, 32).bfloat16(), grid, None))
-    layer.parametrizations.weight.original.data.copy_(torch.rand(32, 32) * 300 + 100)
-    assert not torch.equal(grid(layer.weight), layer.weight)
-    assert "bits" not in pack(layer).manifest["weights"]["weight"]
+    write_weight(layer, WeightState(torch.rand(32, 32).bfloat16() * 300, grid, None))
+    assert pack(layer).manifest["weights"]["weight"]["bits"] == 12
     restored = unpack(pack(layer), nn.Linear(32, 32, bias=False).bfloat16())
     assert torch.equal(restored.weight, layer.weight)
+    assert restored.weight.dtype == torch.bfloat16
     assert (read_weight(restored).grid.bits, float(read_weight(restored).grid.zero_point)) == (12, 1000.0)
+
+
+def test_values_that_codes_do_not_give_back_are_stored_as_the_latent_ones():
+    layer = nn.Linear(4, 4, bias=False)
+    write_weight(layer, WeightState(layer.weight.detach(), Grid(torch.tensor(0.1), torch.tensor(8.0), 4), None))
+    layer.parametrizations.weight.original.data[0, 0] = float("nan")  # no code stands for it
+    assert "bits" not in pack(layer).manifest["weights"]["weight"]
+    restored = unpack(pack(layer), nn.Linear(4, 4, bias=False))
+    torch.testing.assert_close(restored.weight, layer.weight, rtol=0, atol=0, equal_nan=True)
+    assert (read_weight(restored).grid.bits, float(read_weight(restored).grid.zero_point)) == (4, 8.0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -61,7 +61,7 @@ def test_the_same_bits_or_more_again_change_nothing_and_fewer_do(scheme: str) ->
         again, notes = quantize(once, bits, scheme=scheme)
         assert torch.equal(again[0].weight, once[0].weight)
         assert read_weight(again[0]).grid.bits == 4  # type: ignore[union-attr]
-        assert notes == [f"quantize: 0: left as they are: already on a grid of {bits} bits or fewer"]
+        assert notes == [f"quantize: 0: left as they are: already in {bits} bits or fewer"]
     fewer, notes = quantize(once, 2, scheme=scheme)
     assert notes == []
     expected = fit_grid(once[0].weight, 2, scheme=scheme, dim=0)(once[0].weight)
