@@ -189,7 +189,7 @@ def read(path: str | os.PathLike[str]) -> Packed:
 def _encode(slot: Slot) -> tuple[Tensor, dict[str, Any]] | None:
     if not (isinstance(slot.owner, WEIGHT_LAYERS) and slot.attribute == "weight" and slot.parameter):
         return None
-    state = read_weight(slot.owner)
+    state = _to_cpu(read_weight(slot.owner))
     latent = state.weight
     if slot.parametrized:
         _check_parametrizations(slot)
@@ -201,7 +201,7 @@ def _encode(slot: Slot) -> tuple[Tensor, dict[str, Any]] | None:
         if held:
             raise KMRError(f"{slot.name} has a grid or mask over {state.weight.dtype}: only 16- to 64-bit floats can")
         return None
-    return encode_weight(_to_cpu(state), latent.cpu())
+    return encode_weight(state, latent.cpu())
 
 
 def _held(slot: Slot) -> Any:
@@ -226,10 +226,10 @@ def _to_cpu(state: WeightState) -> WeightState:
 
 
 def _plain(slot: Slot) -> Tensor:
-    tensor = slot.tensor
+    tensor = slot.tensor.detach().cpu()
     _check_storable(slot.name, tensor)
     # A copy, so that no storage is in the file twice and packed tensors do not change with the model.
-    return tensor.detach().cpu().contiguous().clone()
+    return tensor.contiguous().clone()
 
 
 def _check_storable(name: str, tensor: Tensor) -> None:

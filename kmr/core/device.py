@@ -1,6 +1,8 @@
 """Devices: where a model is, and the one that a name such as `auto` or `cuda:1` chooses."""
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,8 +51,15 @@ def has_double(device: torch.device) -> bool:
 
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done its work; the CPU has none left when a call returns."""
-    if device.type != "cpu":
+    if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return a context in which operations on a device run in this type, or in that of their tensors for None."""
+    if dtype is None and not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, NonFiniteReading, device_of, isolated_rng
+from kmr.core.device import autocast
 from kmr.data import Inputs, Split, length_of
 from kmr.finetune.batches import training_batches
 from kmr.finetune.guides import Batch, Guide
@@ -271,5 +272,4 @@ class FineTune:
         return total / len(judged)
 
     def _autocast(self, model: nn.Module) -> Any:
-        dtype = _PRECISIONS[self.precision]
-        return torch.autocast(device_of(model).type, dtype=dtype, enabled=dtype is not None)
+        return autocast(device_of(model), _PRECISIONS[self.precision])

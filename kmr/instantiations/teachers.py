@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kmr.artifact.state_dict import load_weights
 from kmr.cache import derived
 from kmr.core import KMRError, device_of
+from kmr.core.device import autocast
 from kmr.data import Inputs, Split, forward
 from kmr.finetune import Batch
 
@@ -41,7 +42,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def teach(teacher: nn.Module, inputs: Inputs) -> Tensor:
     """Return a teacher's output for a batch, in evaluation mode, full precision and without gradients."""
-    with evaluating(teacher), torch.no_grad(), torch.autocast(device_of(teacher).type, enabled=False):
+    with evaluating(teacher), torch.no_grad(), autocast(device_of(teacher), None):
         return forward(teacher, inputs).float()
 
 

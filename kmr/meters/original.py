@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kmr.core import Direction, KMRError
+from kmr.data.structures import moved
 from kmr.meters.prediction import MeanQuality, PredictionQuality
 from kmr.meters.predictions import ScoredBatch
 from kmr.tasks import ClassScores, LabelScores, Scores, VectorScores, quiet
@@ -32,16 +33,18 @@ class ToOriginal(PredictionQuality):
     def reference(self, batch: ScoredBatch) -> Scores:
         """Return the original's scores on a batch."""
         kept = self.view.references(self.original)
-        if batch.number in kept:
-            return kept[batch.number]
+        device = _device(batch.scores)
+        if (batch.number, device) in kept:
+            return kept[batch.number, device]
         if id(self.original) in batch.references:
             return batch.references[id(self.original)]
         with quiet(self.original):
             task = batch.task
-            found: Scores = task.scores(task.outputs(task.call(self.original, batch.inputs)), batch.targets)
+            outputs = moved(task.outputs(task.call(self.original, batch.inputs)), device)
+            found: Scores = task.scores(outputs, batch.targets)
         split = self.view.split
         if split.in_memory and _bytes(found) * split.steps <= _KEPT:
-            kept[batch.number] = found
+            kept[batch.number, device] = found
         batch.references[id(self.original)] = found
         return found
 
@@ -126,6 +129,11 @@ def _divergence(mine: Tensor, _: Tensor, original: Tensor) -> Tensor:
     """Return KL(original ‖ mine) of rows of logits."""
     ours, theirs = (F.log_softmax(logits.double(), dim=1) for logits in (mine, original))
     return (theirs.exp() * (theirs - ours)).sum(dim=1).clamp(min=0.0)
+
+
+def _device(scores: Scores) -> torch.device:
+    """Return the device of the model's predictions; the original may be on another."""
+    return next((part.device for part in vars(scores).values() if isinstance(part, Tensor)), torch.device("cpu"))
 
 
 def _bytes(scores: Scores) -> float:

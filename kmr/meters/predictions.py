@@ -95,12 +95,14 @@ class Predictions(SharedView):
         return found
 
     @cached_property
-    def _references(self) -> "WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[int, Scores]]]":
+    def _references(
+        self,
+    ) -> "WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[tuple[int, torch.device], Scores]]]":
         # By the model itself: the id of one that is gone may be another's.
         return WeakKeyDictionary()
 
-    def references(self, original: nn.Module) -> dict[int, Scores]:
-        """Return the kept predictions of an original model by batch, as long as its tensors do not change."""
+    def references(self, original: nn.Module) -> dict[tuple[int, torch.device], Scores]:
+        """Return an original's kept predictions by batch and device, as long as its tensors do not change."""
         versions = tuple(tensor._version for tensor in (*original.parameters(), *original.buffers()))
         known = self._references.get(original)
         if known is None or known[0] != versions:

@@ -11,13 +11,13 @@ before it runs, and each BatchNorm estimates its statistics just before it is us
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from kmr.core import KMRError, NotApplicable, isolated_rng
+from kmr.core import KMRError, NotApplicable, device_of, isolated_rng
 from kmr.data import Inputs, forward, map_tensors
 from kmr.recovery.least_squares import refit
 from kmr.recovery.matching import channels_by_outputs, rows_by_values
@@ -77,7 +77,8 @@ def reconstruct(
     modes = [(module, module.training) for whole in (model, original) for module in whole.modules()]
     try:
         with torch.no_grad(), isolated_rng(seed):
-            targets = _record(original.eval(), sorted(set(pairs.values())), inputs, places, seed)
+            found = _record(original.eval(), sorted(set(pairs.values())), inputs, places, seed)
+            targets = {path: target.to(device_of(model)) for path, target in found.items()}
             fitting = _Fitting(model.eval(), pairs, targets, dict(kept or {}), ridge, left)
             fitting.run(inputs)
     finally:
@@ -141,6 +142,11 @@ class _FitTarget:
     sums: Tensor | None = None
     normalised: bool = False
     calls: int = 1
+
+    def to(self, device: torch.device) -> "_FitTarget":
+        """Return the target with its tensors on a device."""
+        moved: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, seed: int) -> dict[str, _FitTarget]:
