@@ -83,6 +83,21 @@ def test_training_runs_where_the_model_is(guides: dict[str, Guide], original: st
         torch.testing.assert_close(output(student).cpu(), output(alone), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["quantize", "structured", "lowrank", "share"])
+def test_rules_compute_on_the_cpu_where_the_device_has_no_double_precision(name: str, monkeypatch) -> None:
+    for module in ("kmr.core.rule", "kmr.meters.predictions"):
+        monkeypatch.setattr(f"{module}.has_double", lambda device: device.type == "cpu")
+    with elsewhere() as device:
+        moved = check(rule(name), cnn(), cnn().to(device))
+        read = Agreement(data=DATA, original=cnn().to(device))(moved)
+    assert read.value == Agreement(data=DATA, original=cnn())(turned(rule(name), cnn())).value
+
+
+def test_tensors_of_two_devices_do_not_mix() -> None:
+    with elsewhere() as device, pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        torch.ones(2).to(device) + torch.ones(2)
+
+
 @pytest.mark.parametrize("settings", [{}, {"directional": True}, {"serial": True}])
 def test_adapters_are_trained_where_the_model_is(settings: dict[str, bool]) -> None:
     with elsewhere():

@@ -118,9 +118,13 @@ def _code(named: Any) -> dict[str, Any]:
 
 
 def _digest_of_tensor(tensor: Tensor) -> str:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    try:
+        plain = tensor.detach().cpu()
+    except NotImplementedError:  # of `meta`, which holds no values
+        plain = None
+    if plain is None or plain.layout != torch.strided or plain.is_quantized:
         raise KMRError(f"cannot digest a tensor of layout {tensor.layout} on {tensor.device}: it has no plain bytes")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = plain.contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypeAlias, final
 from torch import nn
 
 from kmr.core.copying import copied
+from kmr.core.device import device_of, has_double
 from kmr.core.domain import Value
 from kmr.core.errors import KMRError
 from kmr.core.key_value_cache import without_key_value_cache
@@ -91,5 +92,9 @@ class Rule(ABC):
             return twin
         fold_norms(twin)
         twin = plain_linears(twin)
+        device = device_of(twin)
+        if not has_double(device):  # rules decompose and round in double precision
+            twin = twin.cpu()
         with isolated_rng(self.seed), without_key_value_cache(twin):
-            return refuse_save_pretrained(self.apply(twin, turned, value))
+            moved = refuse_save_pretrained(self.apply(twin, turned, value))
+        return moved if has_double(device) else moved.to(device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, Meter, SharedView, Task
+from kmr.core.device import has_double
 from kmr.data import Split, call
 from kmr.representation.weights import computed_once
 from kmr.tasks import Scores, quiet, task_before_call, task_of
@@ -150,7 +151,10 @@ def scored(
     for number, (inputs, targets, output) in enumerate(returned):
         task = task or task_of(split, output, inputs, targets, model, fits)
         inputs, targets = task.prepare(inputs, targets)
-        scores = task.scores(task.outputs(output), targets)
+        outputs = task.outputs(output)
+        if isinstance(outputs, Tensor) and not has_double(outputs.device):
+            outputs = outputs.cpu()
+        scores = task.scores(outputs, targets)
         subgroups = None if split.subgroups is None else split.subgroups[start : start + scores.samples]
         start += scores.samples
         yield ScoredBatch(number, scores, inputs, targets, task, subgroups=subgroups)

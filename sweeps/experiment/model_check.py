@@ -169,7 +169,7 @@ def _outputs(model: nn.Module, inputs: Any, task: Task, seed: int = 0) -> list[T
     found: list[Tensor] = []
     with isolated_rng(seed):
         outputs = task.outputs(task.call(model, inputs))
-    map_tensors(lambda tensor: found.append(tensor.detach().clone()), outputs)
+    map_tensors(lambda tensor: found.append(tensor.detach().cpu().clone()), outputs)
     return found
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import sweep
+from elsewhere import elsewhere
+from small import measured, sweep
 from tiny import tiny_experiment
 
+from kmr import load
 from kmr.core import KMRError, device_of
 from sweeps import Compression
 from sweeps.errors import SweepError
@@ -46,3 +48,13 @@ def test_the_library_moves_the_model_it_compresses() -> None:
     assert device_of(made.model).type == "cpu", "the caller's stays where it is"
     with pytest.raises(KMRError, match="device is 'tpu', which torch cannot use here"):
         Compression(made.model, made.instantiation, device="tpu")
+
+
+def test_a_sweep_on_another_device_finds_what_it_finds_on_the_cpu(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("kmr.core.device.accelerators", lambda: ["meta"])
+    with elsewhere():
+        assert sweep(tmp_path / "there", "trials=2")[0] == 0
+    assert sweep(tmp_path / "here", "trials=2", "device=cpu")[0] == 0
+    assert measured(tmp_path / "there") == measured(tmp_path / "here")
+    saved = next((tmp_path / "there" / "small" / "front").iterdir())
+    assert device_of(load(saved)).type == "cpu"
