@@ -98,6 +98,15 @@ def test_tensors_of_two_devices_do_not_mix() -> None:
         torch.ones(2).to(device) + torch.ones(2)
 
 
+def test_a_loss_of_the_users_own_gets_its_batch_on_the_device() -> None:
+    def own(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        inputs, targets = batch
+        return nn.functional.cross_entropy(model(inputs), targets)
+
+    with elsewhere() as device:
+        assert devices(FineTune(data=DATA, steps=2, batch_loss=own)(cnn().to(device))) == {"meta"}
+
+
 @pytest.mark.parametrize("settings", [{}, {"directional": True}, {"serial": True}])
 def test_adapters_are_trained_where_the_model_is(settings: dict[str, bool]) -> None:
     with elsewhere():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kmr.core import KMRError, NonFiniteReading, device_of, isolated_rng
 from kmr.core.device import autocast
 from kmr.data import Inputs, Split, length_of
+from kmr.data.structures import moved
 from kmr.finetune.batches import training_batches
 from kmr.finetune.guides import Batch, Guide
 from kmr.finetune.schedules import CURVES, Schedule, advance, make_scheduler, needs_validation
@@ -32,7 +33,12 @@ ProgressCallback: TypeAlias = Callable[[int, int, float], None]
 BatchLoss: TypeAlias = Callable[[nn.Module, tuple[Inputs, Tensor]], Tensor]
 """A loss of (model, batch): a scalar mean over the batch, which is (inputs, targets)."""
 
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_RENAMED = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""Names of precisions in version 0.1."""
+
+_NO_KERNEL = ("primitive", "not implemented for", "'Half'", "'BFloat16'", "same dtype")
+"""Parts of torch's messages about operations that a device lacks in a type."""
 
 
 def _sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -60,8 +66,8 @@ class FineTune:
         drop_last: leave out the last batch of an epoch if it is smaller. A last batch of one sample otherwise joins the
             batch before it, since batch normalisation cannot train on one sample.
         max_norm: the 2-norm to which gradients are clipped; None does not clip.
-        precision: the type of activations and gradients: `float32`, or under autocast `bfloat16` or `float16` (with
-            loss scaling). Weights keep their type.
+        precision: the type in which products are computed: that of the weights (`fp32`), or under autocast `bf16` or
+            `fp16` (with loss scaling). Weights keep their type.
         augment: transforms a batch of inputs with torch's seeded random generator.
         validation: the samples whose loss decides `keep` and `patience`.
         holdout: the share of `data` held out for validation where `validation` is None, in [0, 1).
@@ -90,7 +96,7 @@ class FineTune:
     accumulate: int = 1
     drop_last: bool = False
     max_norm: float | None = 5.0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: Callable[[Inputs], Inputs] | None = None
     validation: Split | None = field(default=None, repr=False)
     holdout: float = 0.0
@@ -108,6 +114,7 @@ class FineTune:
             raise KMRError(
                 f"FineTune: schedule must be one of {', '.join(CURVES)} or make a scheduler, not {self.schedule!r}"
             )
+        object.__setattr__(self, "precision", _RENAMED.get(self.precision, self.precision))
         if self.precision not in _PRECISIONS:
             raise KMRError(f"FineTune: precision must be one of {', '.join(_PRECISIONS)}, not {self.precision!r}")
         if self.keep not in ("last", "best"):
@@ -181,6 +188,11 @@ class FineTune:
         if self.batch_loss is None or self.guides:
             objective = bound_loss(self.loss, data, model)
         parameters = [p for p in model.parameters() if p.requires_grad]
+        if self.precision == "fp16" and any(p.dtype == torch.float16 for p in parameters):
+            raise KMRError(
+                "FineTune: precision fp16 scales gradients, which torch cannot undo for weights in float16: "
+                "set precision to fp32 or bf16, or make the weights float32"
+            )
         every = self.check_every or max(1, min(self._epoch, math.ceil(total / 10)))
         with ExitStack() as stack:
             guidances = [
@@ -198,7 +210,7 @@ class FineTune:
                 score_of = partial(self._score, model, judged, objective)
                 selection = Selection(model, score_of, self.patience, self.keep == "best")
                 selection.check()
-            scaler = torch.amp.GradScaler(device_of(model).type, enabled=self.precision == "float16")
+            scaler = torch.amp.GradScaler(device_of(model).type, enabled=self.precision == "fp16")
             model.train()
             for made, (places, inputs, targets) in enumerate(self._batches(data, total)):
                 done, part = divmod(made, self.accumulate)
@@ -257,9 +269,17 @@ class FineTune:
                 done += 1
 
     def _loss(self, model: nn.Module, inputs: Inputs, targets: Any, objective: BoundLoss) -> Tensor:
-        if self.batch_loss is not None:
-            return self.batch_loss(model, (inputs, targets))
-        return objective(model, inputs, targets)
+        try:
+            if self.batch_loss is not None:
+                return self.batch_loss(model, moved((inputs, targets), device_of(model)))
+            return objective(model, inputs, targets)
+        except RuntimeError as error:
+            if self.precision == "fp32" or not any(sign in str(error) for sign in _NO_KERNEL):
+                raise
+            raise KMRError(
+                f"FineTune: torch cannot train this model in precision {self.precision} on {device_of(model)}: "
+                f"{str(error).splitlines()[0]}; set precision to fp32"
+            ) from error
 
     def _score(self, model: nn.Module, judged: Split, objective: BoundLoss) -> float:
         """Return the mean validation loss of the model in eval mode."""

@@ -218,23 +218,6 @@ def test_a_plateau_lowers_the_rate_by_the_validation_loss() -> None:
     assert optimizers[0].param_groups[0]["lr"] < 1e-6
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_trains_weights_that_stay_float32(precision) -> None:
-    seen = []
-
-    class Watched(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append(super().forward(x).dtype)
-            return super().forward(x)
-
-    torch.manual_seed(0)
-    model = Watched(1, 1)
-    FineTune(data=line(), loss=mean_squared_error, epochs=40, optimizer=adam(0.1), precision=precision)(model)
-    assert set(seen) == {getattr(torch, precision)}
-    assert model.weight.dtype == torch.float32
-    assert model.weight.item() == pytest.approx(3, abs=0.1)
-
-
 def test_a_time_limit_ends_it_after_a_step() -> None:
     steps = []
     FineTune(
