@@ -36,7 +36,7 @@ class Energy(Cost):
         example_inputs: the batch to run, unless `batch` is given.
         calibration: data on which the runtime may measure activation ranges.
         runtime: the runtime to run the model in.
-        device: `cpu` (RAPL) or `cuda` (NVML, device 0).
+        device: the device that the runtime runs on: `cpu` (RAPL) or `cuda` (NVML, device 0).
         batch: samples in the batch, repeating those of the example.
         threads: CPU threads.
         blocks: number of blocks of passes, each with its own reading of the counter.
@@ -76,6 +76,11 @@ class Energy(Cost):
         return self._deployment  # type: ignore[attr-defined, no-any-return]
 
     def read(self, seen: Session) -> Reading:
+        if seen.device.type != self.device:
+            raise KMRError(
+                f"meter {self.name} counts the energy of {self.device}, but the model runs on {seen.device}: "
+                f"set the meter's device to {seen.device.type}"
+            )
         call = seen.bind(batch_of(self.example_inputs, self.batch))
         with seen.pinned():
             call()

@@ -26,6 +26,7 @@ class Session(ABC):
         self.threads = threads
         self.artifact = artifact
         self.device = torch.device("cpu")
+        """The device that computes."""
 
     @abstractmethod
     def bind(self, inputs: Inputs) -> Callable[[], Any]:

@@ -24,6 +24,7 @@ class TensorRTSession(Session):
         import tensorrt
 
         super().__init__(1, artifact)
+        self.device = torch.device("cuda")
         self._engine = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR)).deserialize_cuda_engine(artifact)
         if self._engine is None:
             raise KMRError("TensorRT cannot load the engine that it built: check its version against the driver's")

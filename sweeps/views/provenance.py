@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from kmr.core.device import accelerators
 from kmr.meters import hardware
 
 
@@ -44,4 +45,5 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "system": platform.platform(),
+        **{name: hardware(torch.device(name)) for name in accelerators()},
     }

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from elsewhere import elsewhere
 from torch import nn
 
 from kmr.core import KMRError, NotHere
@@ -50,3 +51,9 @@ def test_without_a_counter_it_refuses(tmp_path, packages):
             Energy(example_inputs=torch.zeros(1), device="cuda")
     with pytest.raises(KMRError, match="cpu or cuda"):
         Energy(example_inputs=torch.zeros(1), device="tpu")
+
+
+def test_the_energy_of_another_device_is_not_taken_for_that_of_the_model(packages):
+    meter = Energy(example_inputs=torch.zeros(1, 2), powercap=str(packages), seconds=1e-9, blocks=2)
+    with elsewhere() as device, pytest.raises(KMRError, match="counts the energy of cpu, but the model runs on meta"):
+        meter(nn.Linear(2, 2).to(device))
