@@ -35,7 +35,7 @@ def why_not() -> str | None:
 
 
 def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
-    """Export a model as a float32 ONNX graph with a dynamic batch size.
+    """Export a model as an ONNX graph with a dynamic batch size.
 
     Returns:
         The `onnx.ModelProto`, and the signature of its inputs.
@@ -43,7 +43,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
     Raises:
         KMRError: the model cannot be traced, or uses an operation that ONNX lacks.
     """
-    plain = strip_all(copy.deepcopy(model)).eval()
+    plain = strip_all(on_cpu(model)).eval()
     key = _key(plain, example_inputs)
     if key in _RECENT:
         return _copied(_RECENT[key]), Signature.of(example_inputs)
@@ -65,6 +65,12 @@ def to_onnx(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
         while len(_RECENT) > _KEPT:
             _RECENT.pop(next(iter(_RECENT)))
     return graph, signature
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in float32 where ONNX Runtime has no kernels for the weights' type."""
+    plain = copy.deepcopy(model).cpu()
+    return plain.float() if any(p.dtype in (torch.bfloat16, torch.float64) for p in plain.parameters()) else plain
 
 
 _KEPT = 2

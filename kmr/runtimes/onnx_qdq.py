@@ -5,7 +5,6 @@ a DequantizeLinear with its scale and zero point. Each weight on a grid becomes 
 integer kernels thus compute with the grids that fine-tuning trained, without another calibration.
 """
 
-import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from kmr.data import Inputs
 from kmr.representation.weights import Grid, read_weight, weight_layers
-from kmr.runtimes.onnx_graph import to_onnx
+from kmr.runtimes.onnx_graph import on_cpu, to_onnx
 from kmr.runtimes.program import Signature
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def to_qdq(model: nn.Module, example_inputs: Inputs) -> tuple[Any, Signature]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch.ao.quantization.fx._decomposed  # noqa: F401  registers the operations of `_Pair`
-    marked = copy.deepcopy(model)
+    marked = on_cpu(model).float()  # the operations of `_Pair` take float32
     for module in list(marked.modules()):
         for side in _SIDES:
             quantizer: Any = getattr(module, side, None)
@@ -105,9 +104,10 @@ def _codes(layer: nn.Module) -> _Codes | None:
     if len(axes) > 1 or not whole:
         return None
     # A masked weight is 0, and its code is the zero point.
-    codes = torch.round(state.weight / scale) + zero_point
-    if not torch.equal((codes - zero_point) * scale, state.weight):
+    codes = grid.codes(state.weight)
+    if not torch.equal(grid.values(codes), state.weight):
         return None
+    codes, scale, zero_point = (part.cpu().float() for part in (codes, scale, zero_point))
     symmetric = bool((zero_point == middle).all())
     import numpy as np
 
@@ -128,7 +128,7 @@ def _replace(graph: Any, path: str, weight: Tensor, stored: _Codes) -> None:
     from onnx import helper, numpy_helper
 
     named = {initializer.name: initializer for initializer in graph.graph.initializer}
-    values = weight.detach().cpu().numpy()
+    values = weight.detach().cpu().float().numpy()
     found = named.get(f"model.{path}.weight" if path else "model.weight")
     transposed = False
     if found is None or tuple(found.dims) != values.shape:
