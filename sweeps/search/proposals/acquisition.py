@@ -1,13 +1,14 @@
 """Acquisition by expected hypervolume improvement.
 
 Candidates are the sampler's proposal, one- and two-knob mutations of the front, and uniform samples; hill climbing
-improves the best few. Static costs are exact; a surrogate (Gaussian processes on knobs and costs) predicts the other
-objectives; the candidate with the largest expected improvement wins.
+improves the best few. Static costs are exact; surrogates (Gaussian processes on knobs and costs) of all complete trials
+predict the other objectives and the limits that only training reveals. The front is that of the trials within the
+limits, and the candidate with the largest expected improvement within them wins. While no trial is within, the
+candidate that is most probably within wins.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,17 +17,14 @@ from kmr.core import Value
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.improvement import expected_gain
 from sweeps.search.proposals.mutation import mutations, random_vector
+from sweeps.search.proposals.prediction import Array, Costs, Guess, Inputs, Trained, Vector
 from sweeps.search.proposals.prefilter import Shortlist
 from sweeps.search.proposals.surrogate import Encoder, Surrogate
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-Vector: TypeAlias = dict[str, Any]
-Costs: TypeAlias = Mapping[str, float]
-
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _MARGIN = 0.1
 """Distance of the reference point beyond the worst relevant value, as a share of that value's distance to the best."""
+_NEAREST = 5
+"""Trials whose mutations are candidates while none is within the limits."""
 _MOST = 300
 """Most trials that the surrogate is fitted on: one half the newest, the other an even selection of the older ones."""
 
@@ -69,6 +67,9 @@ class Screen:
         self._space, self._settings, self._rng = problem.space, settings, rng
         self._signs = {name: 1 if way == "minimize" else -1 for name, way in problem.objectives.items()}
         self._array_of_signs = np.array(list(self._signs.values()), dtype=np.float64)
+        self._limits = problem.limits
+        bounds = [self._limits.get(name, np.inf * sign) * sign for name, sign in self._signs.items()]
+        self._bounds = np.array(bounds, dtype=np.float64)
         self._encoder = Encoder(problem.space)
         self._surrogates: dict[tuple[str, tuple[str, ...]], Surrogate] = {}
         self._shortlist: Shortlist | None = None
@@ -83,7 +84,7 @@ class Screen:
     def choose(
         self,
         drawn: Vector,
-        done: Sequence[tuple[Vector, Array, Costs]],
+        done: Sequence[Trained],
         running: Sequence[tuple[Vector, Costs]],
         fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> Vector | None:
@@ -91,44 +92,39 @@ class Screen:
 
         Args:
             drawn: the inner sampler's proposal.
-            done: vector, (d,) values in the study's order and static costs of the feasible finished trials; at least 2.
+            done: the complete trials; at least 2.
             running: vector and static costs of the running trials, assumed to end as predicted.
-            fitting: filter that keeps new, feasible vectors, each once, and returns them with their static costs.
+            fitting: filter that keeps new vectors within the limits on static costs, each once, and returns them with
+                their static costs.
         """
         learned = done
         if len(done) > _MOST:
             older, newer = done[: -_MOST // 2], done[-_MOST // 2 :]
             learned = [older[i] for i in np.linspace(0, len(older) - 1, _MOST // 2).astype(int).tolist()] + list(newer)
-        signs = self._array_of_signs
-        observed = np.array([values for _, values, _ in done]) * signs
-        on_front = non_dominated(observed, ["minimize"] * len(signs))
-        front = observed[on_front]
-        members = [vector for (vector, _, _), is_on in zip(done, on_front, strict=True) if is_on]
+        observed = np.array([trial.values for trial in done]) * self._array_of_signs
+        inside = np.array([trial.is_feasible for trial in done])
+        front, members = self._front(done, observed, inside)
         pool = self._pool(drawn, members)
         if self._shortlist is None:
             candidates = fitting(pool)
         else:
-            candidates = self._listed(self._shortlist, pool, learned, observed, front, fitting)
-        names = set.intersection(*(set(readings) for _, _, readings in learned))
+            candidates = self._listed(self._shortlist, pool, learned, observed[inside], front, fitting)
+        names = set.intersection(*(set(trial.costs) for trial in learned))
         candidates = [candidate for candidate in candidates if names <= candidate[1].keys()]
         running = [each for each in running if names <= each[1].keys()]
         if not candidates:
             return None
         guess = self._guesser(learned)
         exact = np.array([name in candidates[0][1] for name in self._signs])
-        # Without an exact objective, any objective may be traded off at the far end of the front.
-        far = front.max(axis=0) if exact.any() else np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
-        worst = np.where(exact, observed.max(axis=0), far)
-        reference = worst + _MARGIN * np.maximum(worst - front.min(axis=0), 1e-12)
-        if running:
-            expected = guess(running)[len(_NODES) // 2]
-            front = np.vstack([front, expected])
-            front = front[non_dominated(front, ["minimize"] * len(signs))]
+        reference = self._reference(front, observed[inside], observed, exact)
+        if running and len(front):
+            expected = guess.expected(running)
+            front = np.vstack([front, expected[(expected <= self._bounds).all(axis=1)]])
+            front = front[non_dominated(front, ["minimize"] * front.shape[1])]
 
         def ranked(vectors: list[tuple[Vector, Costs]]) -> list[tuple[float, float, Vector, Costs]]:
-            points = guess(vectors)
-            gains = expected_gain(points, _WEIGHTS, front, reference)
-            ties = points[len(_NODES) // 2].sum(axis=1)
+            gains = self._gains(guess, vectors, front, reference)
+            ties = guess.expected(vectors).sum(axis=1)
             return [(-g, t, *v) for g, t, v in zip(gains.tolist(), ties.tolist(), vectors, strict=True)]
 
         best = sorted(ranked(candidates), key=_score)[:4]
@@ -140,23 +136,60 @@ class Screen:
             best = sorted([*best, *ranked(near)], key=_score)[:4]
         return best[0][2]
 
+    def _front(self, done: Sequence[Trained], observed: Array, inside: Array) -> tuple[Array, list[Vector]]:
+        """Return the front within the limits and its vectors; without one, the vectors that break limits the least."""
+        places = np.flatnonzero(inside)
+        if len(places):
+            places = places[non_dominated(observed[places], ["minimize"] * observed.shape[1])]
+            return observed[places], [done[place].vector for place in places.tolist()]
+        excess = [
+            sum(max(value, 0.0) / (abs(self._limits.get(name, 1.0)) or 1.0) for name, value in trial.violations.items())
+            for trial in done
+        ]
+        nearest = np.argsort(excess, kind="stable")[:_NEAREST]
+        return np.empty((0, observed.shape[1])), [done[place].vector for place in nearest.tolist()]
+
+    def _reference(self, front: Array, inside: Array, observed: Array, exact: Array) -> Array:
+        """Return the reference point of the improvement.
+
+        An exact objective may be traded off up to the worst value seen. Without one, any objective may be traded off
+        at the far end of the front. No value beyond a limit counts.
+        """
+        if not len(front):
+            return np.asarray(observed.max(axis=0))
+        far = front.max(axis=0) if exact.any() else np.maximum(front.max(axis=0), np.quantile(inside, 0.9, axis=0))
+        unknown = np.where(np.isfinite(self._bounds), self._bounds, far)
+        worst = np.where(exact, np.minimum(observed.max(axis=0), self._bounds), unknown)
+        best = front.min(axis=0)
+        return np.asarray(worst + _MARGIN * np.maximum(worst - best, 1e-12))
+
+    def _gains(self, guess: Guess, vectors: Sequence[tuple[Vector, Costs]], front: Array, reference: Array) -> Array:
+        """Return (n,) expected improvements within the limits; without a front, the probability of being within."""
+        points, weights = guess(vectors)
+        within = np.asarray((points <= self._bounds).all(axis=2))
+        if len(front):
+            gains = expected_gain(np.where(within[:, :, None], points, reference), weights, front, reference)
+        else:
+            gains = weights @ within
+        return np.asarray(gains * guess.feasible(vectors))
+
     def _listed(
-        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[tuple[Vector, Array, Costs]], observed: Array,
+        self, shortlist: Shortlist, pool: list[Vector], done: Sequence[Trained], inside: Array,
         front: Array, fitting: Callable[[Sequence[Vector]], list[tuple[Vector, Costs]]],
     ) -> list[tuple[Vector, Costs]]:  # fmt: skip
         """Return the best feasible vectors of a pool and its hill climbing, ranked with every objective predicted."""
-        for vector, _, _ in done:
-            shortlist.leave_out(vector)
-        far = np.maximum(front.max(axis=0), np.quantile(observed, 0.9, axis=0))
-        reference = far + _MARGIN * np.maximum(far - front.min(axis=0), 1e-12)
+        for trial in done:
+            shortlist.leave_out(trial.vector)
         shortlist.guess.fit()
         of_costs = tuple(shortlist.guess.objectives)
-        guess = self._guesser([(vector, values, {}) for vector, values, _ in done], without=of_costs)
+        guess = self._guesser([trial._replace(costs={}) for trial in done], without=of_costs)
+        observed = np.array([trial.values for trial in done]) * self._array_of_signs
+        reference = self._reference(front, inside, observed, np.zeros(len(self._signs), dtype=np.bool_))
 
         def gains(vectors: Sequence[Vector]) -> Array:
             costs = {name: shortlist.guess(name, vectors) for name in of_costs}
-            points = guess([(v, {name: costs[name][i] for name in of_costs}) for i, v in enumerate(vectors)])
-            return expected_gain(points, _WEIGHTS, front, reference)
+            readings = [(v, {name: costs[name][i] for name in of_costs}) for i, v in enumerate(vectors)]
+            return self._gains(guess, readings, front, reference)
 
         def near(vectors: Sequence[Vector]) -> list[Vector]:
             return [m for vector in vectors for m in mutations(self._space, vector, self._rng)]
@@ -171,47 +204,34 @@ class Screen:
         twos = [m for one in ones[: settings.pairs] for m in mutations(self._space, one, rng)[:1]]
         return [drawn, *ones, *twos, *(random_vector(self._space, rng) for _ in range(settings.randoms))]
 
-    def _guesser(
-        self, done: Sequence[tuple[Vector, Array, Costs]], without: Collection[str] = ()
-    ) -> Callable[[Sequence[tuple[Vector, Costs]]], Array]:
-        """Fit the surrogates; return a function from n vectors to their (nodes, n, d) values, to minimise.
+    def _guesser(self, done: Sequence[Trained], without: Collection[str] = ()) -> Guess:
+        """Fit the surrogates of the objectives and of the limits that are not known before training.
 
         Args:
-            done: vectors, values and static costs to fit on.
+            done: trials to fit on.
             without: objectives that are predicted elsewhere and passed as readings, besides the costs in `done`.
         """
-        signs = self._array_of_signs
-        costs = tuple(sorted(set.intersection(*(set(readings) for _, _, readings in done))))
-        known = np.array([[readings[name] for name in costs] for _, _, readings in done])
-        low, extent = (known.min(axis=0), np.ptp(known, axis=0)) if costs else (0.0, 1.0)
-        extent = np.where(extent == 0, 1.0, extent)
+        costs = tuple(sorted(set.intersection(*(set(trial.costs) for trial in done))))
+        scale = Inputs(self._encoder, costs, done)
+        learned = scale([(trial.vector, trial.costs) for trial in done])
 
-        def inputs(vectors: Sequence[Vector], readings: Sequence[Costs]) -> Array:
-            given = np.array([[one[name] for name in costs] for one in readings]).reshape(len(vectors), len(costs))
-            return np.hstack([self._encoder(vectors), (given - low) / extent])
+        def fitted(name: str, values: Array) -> Surrogate:
+            columns = [*self._encoder.columns, *range(len(self._space), len(self._space) + len(costs))]
+            model = self._surrogates.setdefault((name, costs), Surrogate(columns))
+            model.fit(learned, values)
+            return model
 
-        learned = inputs([vector for vector, _, _ in done], [readings for _, _, readings in done])
-        models = {}
-        for column, name in enumerate(self._signs):
-            if name not in costs and name not in without:
-                model = self._surrogates.setdefault(
-                    (name, costs), Surrogate([*self._encoder.nominal, *(False for _ in costs)])
-                )
-                model.fit(learned, np.array([values[column] for _, values, _ in done]) * signs[column])
-                models[name] = model
-
-        def guess(vectors: Sequence[tuple[Vector, Costs]]) -> Array:
-            points = np.empty((len(_NODES), len(vectors), len(signs)))
-            encoded = inputs([vector for vector, _ in vectors], [readings for _, readings in vectors])
-            for column, (name, sign) in enumerate(self._signs.items()):
-                if name in models:
-                    mean, std = models[name].predict(encoded)
-                    points[:, :, column] = models[name].unwarp(mean + _NODES[:, None] * std)
-                else:
-                    points[:, :, column] = [sign * readings[name] for _, readings in vectors]
-            return points
-
-        return guess
+        models = {
+            name: fitted(name, np.array([trial.values[column] for trial in done]) * sign)
+            for column, (name, sign) in enumerate(self._signs.items())
+            if name not in costs and name not in without
+        }
+        limits = {}
+        for name in self._limits:
+            if name not in costs and name not in self._signs:
+                broken = np.array([trial.violations.get(name, 0.0) for trial in done])
+                limits[name] = fitted(f"limit on {name}", broken)
+        return Guess(scale, self._signs, models, limits)
 
 
 def _score(candidate: tuple[float, float, Vector, Costs]) -> tuple[float, float]:

@@ -75,7 +75,7 @@ class CostGuess:
 
     def _fit(self, models: dict[str, Surrogate], name: str, rows: Sequence[tuple[Vector, float]]) -> None:
         if len(rows) > 1:
-            model = models.setdefault(name, Surrogate(self._encoder.nominal.tolist()))
+            model = models.setdefault(name, Surrogate(self._encoder.columns.tolist()))
             model.fit(self._encoder([vector for vector, _ in rows]), np.array([value for _, value in rows]))
 
     def _sign(self, name: str) -> int:

@@ -21,6 +21,7 @@ from sweeps.search.problem import Params, Problem
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.history import History
 from sweeps.search.proposals.mutation import mutations, random_vector
+from sweeps.search.proposals.prediction import Trained
 from sweeps.search.proposals.thinning import ThinnedStudy
 from sweeps.search.space import Space, distributions, grid, is_searched
 
@@ -84,12 +85,12 @@ class Screened(optuna.samplers.BaseSampler):
             return {}  # an enqueued trial has its vector
         history = self.history
         history.read(study)
-        done = history.feasible
+        done = history.complete
         drawn = self._draw(study, trial)
         if self._screen is not None and len(done) >= self._startup and not self._explores():
             chosen = self._screen.choose(
                 drawn,
-                [(t.params, np.array(t.values), self.costs(t.params)) for t in done],
+                [Trained(t.params, np.array(t.values), self.costs(t.params), t.constraints) for t in done],
                 [(t.params, self.costs(t.params)) for t in history.running],
                 self._fitting,
             )

@@ -243,10 +243,10 @@ def test_the_expected_gain_is_that_of_the_integral():
 def test_the_surrogate_interpolates_and_doubts_what_is_far():
     space = {"x": FloatRange(0.0, 1.0, 0.0), "kind": Choice(("a", "b"), "a")}
     encoder = Encoder(space)
-    assert encoder.nominal.tolist() == [False, True]
+    assert encoder.columns.tolist() == [0, 1, 1, 1]
     vectors = [{"x": x, "kind": k} for x in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5) for k in "ab"]
     values = np.array([np.sin(3 * v["x"]) + (v["kind"] == "b") for v in vectors])
-    model = Surrogate(encoder.nominal)
+    model = Surrogate(encoder.columns)
     model.fit(encoder(vectors), values)
     mean, std = model.predict(encoder(vectors))
     assert model.unwarp(mean) == pytest.approx(values, abs=0.05)
@@ -261,7 +261,7 @@ def test_a_surrogate_with_diverged_runs_still_tells_the_good_apart():
     x = np.linspace(0, 1, 16)
     inputs = np.array([[place, kind] for place in x for kind in (0.0, 1.0)])
     values = np.where(inputs[:, 1] == 1, 1e6, 0.01 + (inputs[:, 0] - 0.4) ** 2)
-    model = Surrogate([False, True])
+    model = Surrogate([0, 1])
     model.fit(inputs, values)
     mean, _ = model.predict(np.array([[0.1, 0], [0.41, 0], [0.7, 0], [0.41, 1]]))
     assert model.unwarp(mean)[:3] == pytest.approx([0.1, 0.0101, 0.1], abs=0.02)
@@ -270,7 +270,7 @@ def test_a_surrogate_with_diverged_runs_still_tells_the_good_apart():
 
 def test_a_surrogate_of_equal_values_gives_that_value():
     inputs = np.linspace(0, 1, 9)[:, None]
-    model = Surrogate([False])
+    model = Surrogate([0])
     model.fit(inputs, np.full(9, 2.5))
     assert model.unwarp(model.predict(inputs)[0]) == pytest.approx(2.5)
 
