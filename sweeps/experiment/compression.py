@@ -38,8 +38,7 @@ from sweeps.experiment.model_check import check_model, unwrapped
 from sweeps.experiment.reduced_fidelity import at_share
 from sweeps.experiment.static_costs import Statics
 from sweeps.search.problem import Params, Problem
-from sweeps.search.proposals.acquisition import Screening
-from sweeps.search.proposals.choose_sampler import screening_pays
+from sweeps.search.proposals.choose_sampler import screening_for
 from sweeps.search.space import Space
 
 _WORTH_KEEPING = 0.1
@@ -111,7 +110,7 @@ class Compression:
         return {
             "space": self.space, "evaluate": self, "objectives": self.objectives,
             "static_costs": static_costs, "canonical": self.statics.key,
-            "screening": Screening(shortlist=8) if screening_pays(searched) else None, "identity": self.identity,
+            "screening": screening_for(searched), "identity": self.identity,
         }  # fmt: skip
 
     def __call__(self, params: Params, share: float = 1.0) -> dict[str, Reading]:

@@ -12,7 +12,7 @@ from sweeps.errors import SweepError
 from sweeps.experiment.experiment import Experiment
 from sweeps.search.problem import Problem
 from sweeps.search.proposals.acquisition import Screening
-from sweeps.search.proposals.choose_sampler import describe_sampler, is_fixed, screening_pays, seed_after
+from sweeps.search.proposals.choose_sampler import describe_sampler, is_fixed, screening_for, seed_after
 from sweeps.search.proposals.initial import anchors
 from sweeps.search.proposals.proposer import Proposer
 from sweeps.search.study.point import Point
@@ -121,7 +121,7 @@ def _screening(experiment: Experiment, problem: Problem, fixed: bool) -> Screeni
     if given is False or given is None or fixed or experiment.searches_policy:
         return None
     if given is True:
-        return Screening(shortlist=8) if screening_pays(problem) else None
+        return screening_for(problem)
     try:
         return Screening(**{"shortlist": 8, **given})
     except TypeError as error:

@@ -54,3 +54,8 @@ def is_searched(domain: Domain, value: Value) -> bool:
             return value in values
         case FloatRange(low, high) | IntRange(low, high):
             return value in domain and not isinstance(value, str) and low <= value <= high
+
+
+def is_nominal(domain: Domain) -> bool:
+    """Tell whether a knob's values have no order, so that two of them are only equal or different."""
+    return isinstance(domain, Choice) and any(isinstance(value, str | bool) for value in domain.values)

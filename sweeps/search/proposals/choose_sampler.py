@@ -11,8 +11,9 @@ import optuna
 
 from kmr.core import FloatRange
 from sweeps.search.problem import Problem
+from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.mutation import random_vector
-from sweeps.search.space import Space
+from sweeps.search.space import Space, is_nominal
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +89,24 @@ def seed_after(seed: int, trials: int) -> int:
 def screening_pays(problem: Problem) -> bool:
     """Tell whether screening is expected to pay, and log the choice.
 
-    In `benchmarks/search_quality.py` and on the tables used in its development, screening wins if some knob is discrete
-    and some objective is known before training. In other cases no gain has been shown.
+    On the tables of `benchmarks/search_quality.py` and on those used in its development, screening wins if some knob is
+    discrete, and an objective is known before training, or there is a limit, or some knob has an order. In a continuous
+    space, and where only names are chosen and nothing is known, no gain has been shown.
     """
     known = static_names(problem) & set(problem.objectives)
-    pays = not _is_continuous(problem.space) and bool(known)
+    ordered = any(not is_nominal(domain) for domain in problem.space.values())
+    pays = not _is_continuous(problem.space) and bool(known or problem.limits or ordered)
     found = f"{', '.join(sorted(known)) or 'no objective'} known before training"
     kind = "continuous" if _is_continuous(problem.space) else "discrete or mixed"
-    logger.info("screening %s: %s, the space is %s", "on" if pays else "off", found, kind)
+    logger.info("screening %s: the space is %s, %s", "on" if pays else "off", kind, found)
     return pays
+
+
+def screening_for(problem: Problem) -> Screening | None:
+    """Return the settings of screening where it is expected to pay; costs that are slow to read get a shortlist."""
+    if not screening_pays(problem):
+        return None
+    return Screening(shortlist=None if problem.static_costs is None else 8)
 
 
 def static_names(problem: Problem) -> set[str]:

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from kmr.core import Choice, Domain, Value
-from sweeps.search.space import Space
+from sweeps.search.space import Space, is_nominal
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -36,7 +36,7 @@ class Encoder:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        widths = [len(domain.values) if _is_nominal(domain) else 1 for domain in space.values()]  # type: ignore[union-attr]
+        widths = [len(domain.values) if is_nominal(domain) else 1 for domain in space.values()]  # type: ignore[union-attr]
         self.columns = np.repeat(np.arange(len(space)), widths)
         """(f,) the knob of each feature."""
 
@@ -46,13 +46,9 @@ class Encoder:
         return np.concatenate(parts, axis=1)
 
 
-def _is_nominal(domain: Domain) -> bool:
-    return isinstance(domain, Choice) and any(isinstance(value, str | bool) for value in domain.values)
-
-
 def _features(domain: Domain, values: Sequence[Value]) -> Array:
     if isinstance(domain, Choice):
-        if _is_nominal(domain):
+        if is_nominal(domain):
             places = {value: place for place, value in enumerate(domain.values)}
             return np.eye(len(domain.values))[[places[value] for value in values]] / 2**0.5
         ranks = {

@@ -11,10 +11,12 @@ import conf
 from kmr.core import Choice, FloatRange, IntRange
 from sweeps.experiment.open_study import make_sampler
 from sweeps.search.problem import Problem
+from sweeps.search.proposals.acquisition import Screening
 from sweeps.search.proposals.choose_sampler import (
     MANY_TRIALS,
     describe_sampler,
     pick_sampler,
+    screening_for,
     screening_pays,
     seed_after,
 )
@@ -91,8 +93,13 @@ def test_screening_is_on_where_it_was_shown_to_win(caplog):
         assert screening_pays(Problem(MIXED, BOTH, static_costs=costs))
     assert "screening on" in caplog.text
     assert not screening_pays(Problem(FLAT, BOTH, static_costs=costs))
-    assert not screening_pays(Problem(MIXED, BOTH))
-    assert not screening_pays(Problem(MIXED, BOTH, static_costs=lambda params: {"latency": 1.0}))
+    assert screening_pays(Problem(MIXED, BOTH))
+    names = {"op": Choice(("conv", "pool"), "conv")}
+    assert not screening_pays(Problem(names, BOTH))
+    assert screening_pays(Problem(names, BOTH, {"loss": 1.0}))
+    assert screening_for(Problem(FLAT, BOTH)) is None
+    assert screening_for(Problem(MIXED, BOTH)) == Screening(shortlist=None)
+    assert screening_for(Problem(MIXED, BOTH, static_costs=costs)) == Screening(shortlist=8)
 
 
 def test_seeds_differ_after_other_numbers_of_trials():
