@@ -17,6 +17,7 @@ from sweeps.search.problem import Problem, as_given
 from sweeps.search.proposals.acquisition import Screen, Screening
 from sweeps.search.proposals.improvement import expected_gain
 from sweeps.search.proposals.mutation import mutations, random_vector
+from sweeps.search.proposals.prediction import Trained
 from sweeps.search.proposals.proposer import MOST_SCREENED, Proposer
 from sweeps.search.proposals.sampler import MOST_REASKS
 from sweeps.search.proposals.surrogate import Encoder, Surrogate, _loss
@@ -268,6 +269,43 @@ def test_a_surrogate_with_diverged_runs_still_tells_the_good_apart():
     assert model.unwarp(mean)[3] > 10
 
 
+def test_different_names_are_one_apart_and_the_features_of_a_knob_share_a_length():
+    encoder = Encoder({"kind": Choice(("a", "b", "c"), "a"), "x": FloatRange(0.0, 2.0, 0.0)})
+    rows = encoder([{"kind": "a", "x": 0.0}, {"kind": "b", "x": 0.0}, {"kind": "c", "x": 2.0}])
+    squares = ((rows[:, None] - rows[None]) ** 2).sum(axis=2)
+    assert squares == pytest.approx(np.array([[0, 1, 2], [1, 0, 2], [2, 2, 0]]))
+    assert encoder.columns.tolist() == [0, 0, 0, 1]
+
+
+def limited(limits, rows):
+    """Return what is chosen among x = 0 … 9 from complete trials of x: a cost x, a quality and a time by rows."""
+    space = {"x": IntRange(0, 9, 0), "y": IntRange(0, 1, 0)}
+    problem = Problem(space, {"cost": "minimize", "quality": "maximize"}, limits)
+    screen = Screen(problem, Screening(), np.random.default_rng(0))
+    done = []
+    for x, (quality, time) in rows.items():
+        readings = {"cost": float(x), "quality": quality, "time": time}
+        values = np.array([float(x), quality])
+        done.append(Trained({"x": x, "y": 0}, values, {"cost": float(x)}, problem.violations(readings)))
+
+    def fitting(vectors):
+        new = {v["x"]: v for v in vectors if v["x"] not in rows and v["y"] == 0}
+        return [(v, {"cost": float(v["x"])}) for v in new.values()]
+
+    return screen.choose({"x": 9, "y": 0}, done, [], fitting)["x"]
+
+
+def test_trials_outside_a_limit_teach_where_it_lies():
+    steps = {x: (0.3 if x < 3 else 0.6, 1.0) for x in (0, 1, 2, 6, 8, 9)}
+    assert limited({"quality": 0.45}, steps) in (3, 4, 5), "only a cheaper one within the floor is a gain"
+    times = {x: (0.5 + x / 100, float(x)) for x in (0, 1, 2, 3, 6, 8)}
+    assert limited({"time": 5.5}, times) in (4, 5), "the best that is fast enough"
+
+
+def test_without_a_trial_within_the_limits_the_nearest_to_them_is_chosen():
+    assert limited({"quality": 0.95}, {x: (x / 10, 1.0) for x in (0, 1, 2, 3, 5)}) >= 8
+
+
 def test_a_surrogate_of_equal_values_gives_that_value():
     inputs = np.linspace(0, 1, 9)[:, None]
     model = Surrogate([0])
@@ -278,9 +316,8 @@ def test_a_surrogate_of_equal_values_gives_that_value():
 def test_the_slope_of_the_surrogates_loss_is_that_of_the_loss():
     rng = np.random.default_rng(0)
     inputs, targets = rng.random((20, 3)), rng.standard_normal(20)
-    distances = (inputs[:, None] - inputs[None]) ** 2
-    given = (distances, targets, np.zeros(4), np.ones(4))
-    at = np.array([0.5, -1.0, 1.0, -2.0])
+    given = (inputs, np.array([0, 1, 1]), targets, np.zeros(3), np.ones(3))
+    at = np.array([0.5, -1.0, -2.0])
     assert check_grad(lambda z: _loss(z, *given)[0], lambda z: _loss(z, *given)[1], at) < 1e-4
 
 
