@@ -77,9 +77,10 @@ class Asker:
         """Enqueue the first trials: each technique alone, at a few strengths, and every pair of techniques."""
         levels = self._experiment.config.anchors
         if levels and not self.fixed:
-            _, *first = anchors(self._experiment.space, levels=levels, together=True, cost=self._cost) or [{}]
-            for vector in first:
-                self._study.enqueue_trial(vector, skip_if_exists=True)
+            space = self._experiment.space
+            for vector in anchors(space, levels=levels, together=True, cost=self._cost):
+                if any(value != space[name].neutral for name, value in vector.items()):  # the base model is measured
+                    self._study.enqueue_trial(vector, skip_if_exists=True)
 
     def _cost(self, params: Mapping[str, Value]) -> float:
         """Return a vector's static costs as shares of the base model's, multiplied."""

@@ -81,8 +81,24 @@ def test_anchors_together_are_the_middle_alone_then_in_pairs_then_the_rest():
     assert [len(anchors(space, most, together=True)) for most in (13, 12)] == [13, 10]
 
 
-def test_there_are_no_anchors_where_a_technique_cannot_be_left_out():
-    assert anchors({"ratio": FloatRange(0.1, 0.9, neutral=0.0), "bits": Choice((32, 8), 32)}) == []
+def test_a_technique_that_cannot_be_left_out_stays_at_its_weakest():
+    found = anchors({"ratio": FloatRange(0.1, 0.9, neutral=0.0), "bits": Choice((32, 8), 32)}, levels=1)
+    assert found == [{"ratio": 0.1, "bits": 32}, {"ratio": 0.9, "bits": 32}, {"ratio": 0.1, "bits": 8}]
+    assert anchors({"bits": Choice((8, 4, 2), 32)}, levels=3) == [{"bits": 8}, {"bits": 4}, {"bits": 2}]
+
+
+def test_layers_of_one_technique_are_turned_together():
+    bits = Choice((32, 8, 6, 5, 4, 3, 2), 32)
+    space = {f"quantize.bits@conv{i}": bits for i in range(10)} | {"prune.ratio": FloatRange(0.0, 0.9, 0.0)}
+    found = anchors(space, together=True)
+    uniform = [vector for vector in found if vector["prune.ratio"] == 0.0]
+    assert [{*vector.values()} for vector in uniform[1:]] == [{b, 0.0} for b in (5, 8, 6, 4, 3, 2)]
+    assert len(found) == 1 + 6 + 3 + 1, "the neutral vector, the uniform ones, the other technique and the pair"
+    other = {**space, "quantize.bits@head": Choice((8, 4), 8)}
+    assert {"quantize.bits@head": 4} in [
+        {name: value for name, value in vector.items() if value != space.get(name, other[name]).neutral}
+        for vector in anchors(other)
+    ], "a layer with other values is turned alone"
 
 
 def test_screening_is_on_where_it_was_shown_to_win(caplog):
