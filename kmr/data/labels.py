@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kmr.core import KMRError
-from kmr.data.sources import Memory
+from kmr.data.sources import Memory, source_of
 
 
 def numbered(sources: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -21,8 +21,8 @@ def numbered(sources: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
     Raises:
         KMRError: a split has a label that the first one lacks.
     """
-    made = {name: Memory.of(source) for name, source in sources.items() if isinstance(source, tuple | list | Mapping)}
-    text = {name: one for name, one in made.items() if _is_text(one.targets)}
+    given = {name: source_of(source) for name, source in sources.items() if isinstance(source, tuple | list | Mapping)}
+    text = {name: one for name, one in given.items() if isinstance(one, Memory) and _is_text(one.targets)}
     if not text or len(text) < len(sources):
         return dict(sources), ()
     first = next(iter(text.values()))

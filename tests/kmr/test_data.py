@@ -137,3 +137,14 @@ def test_numbered_batches_name_the_places_of_their_samples(as_dataset: bool) -> 
     in_order = torch.cat([inputs for inputs, _ in aside.batches()])
     for places, inputs, _ in aside.numbered_batches(shuffle_seed=3):
         assert torch.equal(inputs, in_order[places])
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_a_list_of_samples_is_a_dataset_however_many_it_holds(as_dict: bool, count: int) -> None:
+    pairs = [(torch.tensor([float(i)]), i) for i in range(count)]
+    samples = [{"x": x, "labels": y} for x, y in pairs] if as_dict else pairs
+    data = as_data(dict.fromkeys(("train", "validation", "test"), samples), 8)
+    inputs, targets = next(data.test.batches())
+    assert targets.tolist() == list(range(count))
+    assert (inputs["x"] if as_dict else inputs)[:, 0].tolist() == targets.tolist()
