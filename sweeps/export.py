@@ -29,7 +29,9 @@ from kmr.runtimes.onnx_graph import annotate
 from kmr.runtimes.onnxruntime import PRECISIONS, OnnxSession
 from kmr.runtimes.program import described_inputs
 from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
+from kmr.runtimes.selected_output import with_selected_output
 from sweeps.errors import SweepError
+from sweeps.experiment.choose_task import with_task
 from sweeps.experiment.front_artifacts import FRONT, artifact_path
 from sweeps.experiment.instantiate import part
 from sweeps.terminal.arguments import command_line
@@ -138,8 +140,9 @@ def export(
         shutil.copytree(source.folder, path)
         return ExportedModel(path, form, None)
     model = artifact.load(source.folder, trusted_modules=trusted)
-    data = _data(source, trusted) if with_data else None
+    data = _data(source, model, trusted) if with_data else None
     example = _example(source, data)
+    model = with_selected_output(model, None if data is None else data.validation.task)
     if form == "onnx":
         return _to_onnx(source, model, example, data, path, precision, tolerance)
     signature = save_pt2(path, model, example, source.notes)
@@ -172,14 +175,14 @@ def _check(model: nn.Module, example: Inputs, made: Session, data: Data | None, 
     return check(Eager().prepare(model, example), made, data.validation, tolerance=tolerance)
 
 
-def _data(source: ExportSource, trusted: Sequence[str]) -> Data | None:
-    """Load the study's data from its config; return None without a config."""
+def _data(source: ExportSource, model: nn.Module, trusted: Sequence[str]) -> Data | None:
+    """Load the study's data, with its task, from its config; return None without a config."""
     config = None if source.study is None else source.study / CONFIG
     if config is None or not config.is_file():
         return None
     plain: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
     made = part("data", plain["data"], tuple(trusted))
-    return as_data(made, int(plain.get("eval_batch_size", 500)))
+    return with_task(model, as_data(made, int(plain.get("eval_batch_size", 500))), plain, tuple(trusted))
 
 
 def _example(source: ExportSource, data: Data | None) -> Inputs:

@@ -154,7 +154,8 @@ class Split:
         if self.rows is not None:
             return replace(self, rows=self.rows[:count], **numbers, _fingerprint=[])
         if not self._from.indexed:
-            return self._gathered(self.batches(), count)
+            # The new split prepares them for its task.
+            return self._gathered(replace(self, task=None).batches(), count)
         if isinstance(self._from, Memory):
             kept = rows_of(self.source, slice(0, count)) if self.source[1] is not None else None
             source = kept if kept is not None else (rows_of(self.source[0], slice(0, count)), None)

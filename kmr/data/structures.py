@@ -33,8 +33,10 @@ def moved(inputs: Inputs, device: torch.device) -> Inputs:
             return {key: moved(value, device) for key, value in inputs.items()}
         case PackedSequence():
             return inputs.to(device)  # type: ignore[arg-type]
-        case tuple() | list():
+        case tuple():
             return tuple(moved(value, device) for value in inputs)
+        case list():
+            return [moved(value, device) for value in inputs]
         case _:
             return inputs.to(device) if callable(getattr(inputs, "to", None)) else inputs
 
@@ -42,17 +44,20 @@ def moved(inputs: Inputs, device: torch.device) -> Inputs:
 def as_tensors(part: Any) -> Any:
     """Convert nested arrays, data frames and lists of numbers to tensors; integers become int64.
 
-    Lists of strings stay as they are. Raises `KMRError` for what cannot be converted.
+    Lists of strings, of dicts and of tensors of several shapes stay as they are. Raises `KMRError` for what cannot be
+    converted.
     """
     match part:
         case Tensor():
             found = part
         case Mapping():
             return {key: as_tensors(value) for key, value in part.items()}
-        case tuple() if any(isinstance(value, Tensor | Mapping) or hasattr(value, "__array__") for value in part):
+        case tuple() if any(_is_part(value) for value in part):
             return tuple(as_tensors(value) for value in part)
         case _ if _is_text(part):
             return [str(text) for text in part]
+        case list() if _is_ragged(part):
+            return part
         case _:
             try:
                 if isinstance(part, list) and part and isinstance(part[0], Tensor):
@@ -144,6 +149,19 @@ def arguments(inputs: Any) -> Any:
 def _like(part: Any, values: list[Any]) -> Any:
     """Return values as a tuple of the same kind, named or not."""
     return type(part)(*values) if hasattr(part, "_fields") else tuple(values)
+
+
+def _is_part(value: Any) -> bool:
+    """Tell whether a value of a tuple is an input of its own, rather than a number."""
+    tensors = isinstance(value, list) and len(value) > 0 and isinstance(value[0], Tensor)
+    return isinstance(value, Tensor | Mapping) or hasattr(value, "__array__") or tensors
+
+
+def _is_ragged(part: list[Any]) -> bool:
+    """Tell whether a list holds dicts, as a detector's targets, or tensors of several shapes, as its images."""
+    if all(isinstance(entry, Mapping) for entry in part):
+        return len(part) > 0
+    return all(isinstance(entry, Tensor) for entry in part) and len({entry.shape for entry in part}) > 1
 
 
 def _is_text(part: Any) -> bool:

@@ -13,6 +13,7 @@ from kmr.core import KMRError
 from kmr.data import Inputs, Split, map_tensors
 from kmr.meters.predictions import Predictions
 from kmr.runtimes import Runtime, Session
+from kmr.runtimes.selected_output import with_selected_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ class Deployment:
 
     def prepare(self, model: nn.Module) -> Session:
         """Prepare a new session."""
-        return self.runtime.prepare(model, self.example_inputs, threads=self.threads, calibration=self.calibration)
+        selected = with_selected_output(model, None if self.calibration is None else self.calibration.task)
+        return self.runtime.prepare(selected, self.example_inputs, threads=self.threads, calibration=self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,12 @@ class DeployedPredictions(Predictions):
         if found is None:
             found = cls._through[key] = cls(split, deployment)
         return found
+
+    @property
+    def selected(self) -> bool:
+        """Whether the session returns the task's output: the one of the calibration data."""
+        calibration = None if self.deployment is None else self.deployment.calibration
+        return calibration is not None and calibration.task is not None
 
     def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Yield (inputs, targets, outputs of the model's session) for each batch."""

@@ -95,6 +95,11 @@ class Predictions(SharedView):
             found = cls._live[id(source)] = cls(source)
         return found
 
+    @property
+    def selected(self) -> bool:
+        """Whether `returned` yields the task's output, rather than what the model returns."""
+        return False
+
     @cached_property
     def _references(
         self,
@@ -116,7 +121,7 @@ class Predictions(SharedView):
 
     def _batches(self, model: nn.Module, fits: Sequence[type[Task]]) -> Iterator[ScoredBatch]:
         with torch.no_grad(), _kept_buffers(model):
-            yield from scored(self.split, self.returned(model), model, fits)
+            yield from scored(self.split, self.returned(model), model, fits, selected=self.selected)
 
     def returned(self, model: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Yield (inputs, targets, what the model returns) for each batch."""
@@ -145,13 +150,25 @@ def scored(
     returned: Iterator[tuple[Any, Any, Any]],
     model: nn.Module | None,
     fits: Sequence[type[Task]] = (),
+    *,
+    selected: bool = False,
 ) -> Iterator[ScoredBatch]:
-    """Yield batches of predictions from what a model or a runtime returned; `fits` are the tasks of the meters."""
+    """Yield batches of predictions from what a model or a runtime returned.
+
+    Args:
+        split: the split; its task has prepared the batches.
+        returned: inputs, targets and what was returned, of each batch.
+        model: the model, which may show the task.
+        fits: the tasks of the meters.
+        selected: whether the task's output was selected already.
+    """
     task, start = split.task, 0
     for number, (inputs, targets, output) in enumerate(returned):
-        task = task or task_of(split, output, inputs, targets, model, fits)
-        inputs, targets = task.prepare(inputs, targets)
-        outputs = task.outputs(output)
+        if split.task is None:
+            task = task or task_of(split, output, inputs, targets, model, fits)
+            inputs, targets = task.prepare(inputs, targets)
+        assert task is not None
+        outputs = output if selected else task.outputs(output)
         if isinstance(outputs, Tensor) and not has_double(outputs.device):
             outputs = outputs.cpu()
         scores = task.scores(outputs, targets)

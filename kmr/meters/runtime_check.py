@@ -74,9 +74,11 @@ def check(model: Session, artifact: Session, split: Split, *, tolerance: float =
             theirs = artifact(inputs)
         if ours.shape != theirs.shape:
             raise KMRError(f"the artifact's outputs have shape {tuple(theirs.shape)}, the model's {tuple(ours.shape)}")
-        task = task or task_of(split, ours, inputs, wanted)
-        inputs, wanted = task.prepare(inputs, wanted)
-        before, after = (task.scores(task.outputs(outputs), wanted) for outputs in (ours, theirs))
+        if split.task is None:
+            task = task or task_of(split, ours, inputs, wanted)
+            inputs, wanted = task.prepare(inputs, wanted)
+        assert task is not None
+        before, after = (task.scores(outputs, wanted) for outputs in (ours, theirs))
         samples += before.samples
         if isinstance(before, ClassScores) and isinstance(after, ClassScores):
             for scores, kept in zip((before, after), hits, strict=True):

@@ -30,11 +30,11 @@ class Detection(Task):
         aims = list(targets) if isinstance(targets, tuple | list) else None
         if aims is None or not all(isinstance(one, dict) and {"boxes", "labels"} <= set(one) for one in aims):
             raise KMRError(f"targets are no list of dicts with boxes and labels: Detection takes {self.convention}")
-        return list(inputs), aims
+        # The model takes one argument, a list, as every call of it does, also those that know no task.
+        return (list(inputs[0] if _is_argument(inputs) else inputs),), aims
 
     def call(self, model: nn.Module, inputs: Any) -> Any:
-        device = device_of(model)
-        return model([image.to(device) for image in inputs])
+        return model(_images(model, inputs))
 
     def outputs(self, returned: Any) -> list[dict[str, Tensor]]:
         wanted = {"boxes", "labels", "scores"}
@@ -46,8 +46,8 @@ class Detection(Task):
 
     def training_loss(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Return the sum of the losses that the model computes in training mode."""
-        device = device_of(model)
-        losses = model([image.to(device) for image in inputs], [dict(moved(one, device)) for one in targets])
+        images = _images(model, inputs)
+        losses = model(images, [dict(moved(one, images[0].device)) for one in targets])
         if not isinstance(losses, dict):
             raise KMRError("a detector must return a dict of losses in training mode, as torchvision's do")
         return torch.stack([loss.sum() for loss in losses.values()]).sum()
@@ -62,3 +62,15 @@ class Detection(Task):
         return BoxScores(
             len(targets), outputs=plain, targets=[dict(moved(one, torch.device("cpu"))) for one in targets]
         )
+
+
+def _is_argument(inputs: Any) -> bool:
+    """Tell whether inputs are a tuple of one list of images, or of one tensor of several."""
+    if not isinstance(inputs, tuple) or len(inputs) != 1:
+        return False
+    return isinstance(inputs[0], list) or (isinstance(inputs[0], Tensor) and inputs[0].dim() == 4)
+
+
+def _images(model: nn.Module, inputs: Any) -> list[Tensor]:
+    device = device_of(model)
+    return [image.to(device) for image in (inputs[0] if _is_argument(inputs) else inputs)]

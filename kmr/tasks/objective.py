@@ -21,10 +21,12 @@ class BoundLoss:
     Args:
         loss: a function of (outputs, targets), or None for the task's own.
         task: the task, with the settings of the loss; None only beside a loss.
+        prepares: whether batches must be prepared for the task; those of a split with a task are.
     """
 
     loss: Any
     task: Task | None
+    prepares: bool = False
 
     def outputs(self, model: nn.Module, inputs: Any) -> Any:
         """Return the outputs of a model for a batch, as the loss takes them."""
@@ -47,7 +49,9 @@ class BoundLoss:
         """Return the loss of a model on a batch."""
         if self.loss is not None or self.task is None:
             return self.of(self.outputs(model, inputs), targets)
-        return self.task.training_loss(model, *self.task.prepare(inputs, targets))
+        if self.prepares:
+            inputs, targets = self.task.prepare(inputs, targets)
+        return self.task.training_loss(model, inputs, targets)
 
 
 def bound_loss(loss: Any, data: Split, model: nn.Module) -> BoundLoss:
@@ -60,7 +64,7 @@ def bound_loss(loss: Any, data: Split, model: nn.Module) -> BoundLoss:
     """
     loss = prepared(loss)
     if isinstance(loss, TaskLoss):
-        return BoundLoss(None, loss.of(task_for(model, data)))
+        return BoundLoss(None, loss.of(task_for(model, data)), prepares=data.task is None)
     return BoundLoss(loss, data.task)
 
 

@@ -125,3 +125,24 @@ def test_a_damaged_model_is_not_passed_on(study: Path, tmp_path: Path, capsys: p
     assert main([str(alone), "--to", "packed", "--out", str(tmp_path / "out")]) == 2
     assert "damaged" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_check_reads_the_data_by_the_task_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "border_data.py").write_text(
+        "import torch\n"
+        "def data():\n"
+        "    pair = torch.randn(40, 4), torch.randint(0, 3, (40,)).index_fill(0, torch.arange(9), 255)\n"
+        "    return dict.fromkeys(('train', 'validation', 'test'), pair)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    builder = Builder("torch.nn.Linear", {"in_features": 4, "out_features": 3})
+    base = builder.build()
+    kmr.save(tmp_path / "study" / "front" / "1.0", base, base=base, builder=builder, sequence=(), readings={}, extra={})
+    task = {"_target_": "kmr.tasks.Classification", "ignore_index": 255}
+    config = {"data": {"_target_": "border_data.data"}, "task": task}
+    (tmp_path / "study" / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [str(tmp_path / "study"), "--point", "1.0", "--to", "pt2", "--out", str(tmp_path / "model.pt2")]
+    assert main([*command, "--trust", "border_data"]) == 0
+    assert "40 samples" in capsys.readouterr().out

@@ -124,8 +124,8 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     output = call(model, inputs)
     found: list[Tensor] = []
     map_tensors(found.append, output)
-    if not found:
-        map_tensors(found.append, getattr(output, "logits", None))
+    if not found:  # an object of the user's own, such as a dataclass
+        map_tensors(found.append, dict(getattr(output, "__dict__", {})))
     return found
 
 

@@ -137,7 +137,8 @@ def _predictions(model: nn.Module, data: Split, task: Task | None) -> Iterator[S
     """Yield a model's predictions on the batches of a split."""
     assert task is not None
     for inputs, targets in data.batches():
-        inputs, targets = task.prepare(inputs, targets)
+        if data.task is None:
+            inputs, targets = task.prepare(inputs, targets)
         with evaluating(model), torch.no_grad():
             yield task.scores(task.outputs(task.call(model, inputs)), targets)
 

@@ -230,3 +230,17 @@ def test_a_loss_of_ones_own_that_does_not_fit_says_the_shapes() -> None:
     objective = bound_loss(F.cross_entropy, Split((LOGITS, TOKENS), 4, task=TokenClassification()), Shows())
     with pytest.raises(KMRError, match=r"cross_entropy does not take outputs .*\(3, 5, 6\).*\(3, 5\).*TaskLoss"):
         objective(Shows(), LOGITS, TOKENS)
+
+
+def test_a_plain_loss_beside_sample_weights_is_refused_with_the_loss_that_takes_them() -> None:
+    targets = {"labels": torch.randn(6, 2), "weights": torch.rand(6)}
+    data, model = Split((torch.randn(6, 2), targets), task=Regression()), nn.Linear(2, 2)
+    inputs, aims = next(data.batches())
+    with pytest.raises(KMRError, match=r"the loss mse_loss takes no sample weights.*kmr\.tasks\.TaskLoss"):
+        bound_loss(F.mse_loss, data, model)(model, inputs, aims)
+    assert bound_loss(TaskLoss(), data, model)(model, inputs, aims).isfinite()
+
+
+def test_class_numbers_from_one_are_refused_with_where_they_start() -> None:
+    with pytest.raises(KMRError, match=r"targets contain 3; the model has 3 classes, numbered 0 to 2: .*from 0"):
+        Classification().scores(torch.randn(3, 3), torch.tensor([1, 2, 3]))

@@ -370,3 +370,9 @@ def test_heads_of_uneven_attention_stay_whole_or_go_whole() -> None:
     moved, _ = prune(case.model, case.inputs, 0.5, layers=("layers.*.attention.*",), exclude=("*.out",))
     assert [layer.attention.query.out_features for layer in moved.layers] == [8, 8]
     assert [layer.attention.num_heads for layer in moved.layers] == [2, 2]
+
+
+def test_inputs_of_double_precision_are_converted_as_in_every_other_call() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    moved, notes = prune(model, torch.randn(2, 3, dtype=torch.float64))
+    assert (moved[0].out_features, notes) == (4, [])
