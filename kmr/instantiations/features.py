@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.data import Inputs, forward
+from kmr.data import Inputs, call
 from kmr.instantiations.teachers import evaluating
 
 
@@ -51,7 +51,7 @@ def features_of(model: nn.Module, paths: list[str], inputs: Inputs) -> dict[str,
         KMRError: a module does not exist, is not called, or returns no tensor.
     """
     with evaluating(model), torch.no_grad(), tapped(model, paths) as seen:
-        forward(model, inputs)
+        call(model, inputs)
     if missing := [path for path in paths if path not in seen]:
         raise KMRError(f"{', '.join(missing)} has no feature: the module is not called, or returns no tensor")
     return dict(seen)

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kmr.core import Cost, KMRError, Reading
-from kmr.data import Inputs, forward, map_tensors
+from kmr.data import Inputs, call, map_tensors
 from kmr.representation.early_exits import EarlyExits
 from kmr.representation.weights import strip_all
 
@@ -60,7 +60,7 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str,
     leaves = any(isinstance(m, EarlyExits) for m in model.modules())
     counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
     with _layer_counts(model) as layers, torch.set_grad_enabled(not leaves), _unfused(), counter:
-        forward(model, inputs)
+        call(model, inputs)
     total = counter.get_total_flops() // 2
     seen = sum(layer.macs for layer in layers.values())
     if total < seen:

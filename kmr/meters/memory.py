@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kmr.core import Cost, Reading, device_of
-from kmr.data import Inputs, fit_inputs, forward
+from kmr.data import Inputs, call, fit_inputs
 from kmr.meters.deployment import batch_of
 from kmr.representation.weights import strip_all
 
@@ -45,7 +45,7 @@ class PeakMemory(Cost):
             return Reading(float(_allocated(model, inputs)))
         live = _Live([*model.parameters(), *model.buffers()], tree_leaves(inputs))
         with torch.no_grad(), live:
-            forward(model, inputs)
+            call(model, inputs)
         return Reading(float(live.peak))
 
 
@@ -53,11 +53,11 @@ def _allocated(model: nn.Module, inputs: Inputs) -> int:
     """Return the peak of CUDA's allocator in a forward pass, above what was allocated, and with the inputs."""
     device = device_of(model)
     with torch.no_grad():
-        forward(model, inputs)  # libraries allocate workspaces once, in the first pass
+        call(model, inputs)  # libraries allocate workspaces once, in the first pass
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        forward(model, inputs)
+        call(model, inputs)
         torch.cuda.synchronize(device)
     storages = [tensor.untyped_storage() for tensor in tree_leaves(inputs) if isinstance(tensor, Tensor)]
     held = {storage._cdata: storage.nbytes() for storage in storages}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, NotApplicable, device_of, isolated_rng
-from kmr.data import Inputs, forward, map_tensors
+from kmr.data import Inputs, call, map_tensors
 from kmr.recovery.least_squares import refit
 from kmr.recovery.matching import channels_by_outputs, rows_by_values
 from kmr.recovery.passes import BatchNorm, Made, tracking
@@ -174,7 +174,7 @@ def _record(original: nn.Module, paths: list[str], inputs: Inputs, places: int, 
 
     with tracking(original, layers, join) as made:
         made.after.update(dict.fromkeys(layers, keep))
-        forward(original, inputs)
+        call(original, inputs)
     for path in made.normalised.keys() & targets.keys():
         targets[path].normalised = True
     return targets
@@ -210,7 +210,7 @@ class _Fitting:
             for path in layers:
                 if path not in self.left:
                     made.before[path] = self._fit
-            forward(self.model, inputs)
+            call(self.model, inputs)
 
     def _fit(self, path: str, layer: nn.Module, inputs: Tensor) -> None:
         target = self.targets[self.pairs[path]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, isolated_rng
-from kmr.data import Inputs, Split, forward
+from kmr.data import Inputs, Split, call
 
 
 def normalisations(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -52,7 +52,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> nn.Module:
                 # Without running statistics, a layer in evaluation mode normalises by the batch's own.
                 layer.running_mean = layer.running_var = None
             for inputs in inputs_of(batches):
-                forward(model, inputs)
+                call(model, inputs)
     finally:
         for module, mode in modes:
             module.training = mode

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError, NotApplicable, isolated_rng
-from kmr.data import Inputs, forward
+from kmr.data import Inputs, call
 from kmr.recovery.statistics import normalisations
 
 
@@ -55,7 +55,7 @@ def synthetic_inputs(
         optimizer = torch.optim.Adam([inputs], lr=rate)
         for _ in range(steps):
             distances.clear()
-            forward(model, inputs)
+            call(model, inputs)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(distances).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()

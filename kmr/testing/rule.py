@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kmr.artifact.folder import Builder, load, save
 from kmr.core import Cost, KMRError, Knob, Move, Rule, Value, isolated_rng, measure
 from kmr.core.domain import rungs
-from kmr.data import Inputs, forward
+from kmr.data import Inputs, call, forward
 from kmr.meters import MACs, Parameters, TrainableParameters, WeightBytes
 from kmr.testing.claim import Claim
 from kmr.testing.holds import broken_masks, masks, off_grid, traits
@@ -201,7 +201,7 @@ class _OneKnob:
         trained = copy.deepcopy(moved).train()
         with self._claim.runs("a step of training"), isolated_rng(0):
             optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=0.1)
-            forward(trained, self._inputs).square().mean().backward()  # type: ignore[no-untyped-call]
+            call(trained, self._inputs).square().mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self._claim.check_none(broken_masks(trained, kept), "training brings masked weights back")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import Domain, FloatRange, KMRError, Knob, NotApplicable, Trait, Value
-from kmr.data import Inputs, Split, forward
+from kmr.data import Inputs, Split, call
 from kmr.instantiations.layer_rule import LayerRule
 from kmr.instantiations.replace import replace_module
 from kmr.recovery.least_squares import refit
@@ -135,7 +135,7 @@ def _run(model: nn.Module, batch: Inputs, hooks: Mapping[nn.Module, Callable[...
         with torch.no_grad(), ExitStack() as stack:
             for layer, hook in hooks.items():
                 stack.callback(layer.register_forward_hook(hook).remove)
-            forward(model.eval(), batch)
+            call(model.eval(), batch)
     finally:
         for module, mode in modes:
             module.training = mode

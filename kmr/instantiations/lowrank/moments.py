@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kmr.data import Split, forward
+from kmr.data import Split, call
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], data: Split
     try:
         model.eval()
         for inputs, _ in data.subset(samples).batches():
-            forward(model, inputs)
+            call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kmr.cache import derived
 from kmr.core import KMRError, NotApplicable
-from kmr.data import Inputs, Split, forward
+from kmr.data import Inputs, Split, call
 from kmr.recovery.patches import Product, as_matrix, count_places, inputs_at, is_product
 from kmr.representation.weights import strip_all
 from kmr.tasks import BoundLoss, TaskLoss, bound_loss
@@ -141,7 +141,7 @@ class Wanda(Saliency):
                 if is_product(layer):
                     stack.callback(layer.register_forward_hook(see(path)).remove)
             for inputs, _ in batches:
-                forward(model, inputs)
+                call(model, inputs)
         scores = {}
         for path, square in squares.items():
             weight = _weight(model, path).detach()

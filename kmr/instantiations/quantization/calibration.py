@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kmr.core import KMRError, NotApplicable
-from kmr.data import Inputs, Split, forward, map_tensors
+from kmr.data import Inputs, Split, call, map_tensors
 from kmr.instantiations.quantization.ranges import BINS, TensorStatistics
 from kmr.representation.weights import WEIGHT_LAYERS
 
@@ -84,7 +84,7 @@ def observe(
     for look in (extremes, count):
         with evaluating(model), _watching(inputs_of, outputs_of, look, into, out):
             for inputs in batches:
-                forward(model, inputs)
+                call(model, inputs)
     return {path: entry.seen() for path, entry in into.items()}, {path: entry.seen() for path, entry in out.items()}
 
 
@@ -211,7 +211,7 @@ def uses(model: nn.Module, inputs: Inputs, *, through_relu: bool = False) -> dic
     watch = Uses(model, through_relu=through_relu)
     try:
         with evaluating(model), watch:
-            forward(model, inputs)
+            call(model, inputs)
     finally:
         watch.close()
     return watch.readers

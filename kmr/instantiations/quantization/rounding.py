@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kmr.data import Inputs, forward
+from kmr.data import Inputs, call
 from kmr.instantiations.quantization.calibration import evaluating, one_batch
 from kmr.representation.weights import Grid, WeightLayer, WeightState, read_weight, write_weight
 
@@ -96,7 +96,7 @@ def round_by_layer(
     handles = [layer.register_forward_pre_hook(rounding(path, layer)) for path, layer in layers.items()]
     try:
         with evaluating(model):
-            forward(model, one_batch(batches))
+            call(model, one_batch(batches))
     finally:
         for handle in handles:
             handle.remove()
@@ -115,7 +115,7 @@ def output_means(model: nn.Module, layers: Mapping[str, WeightLayer], batches: l
 
     with evaluating(model), _after(layers, look):
         for inputs in batches:
-            forward(model, inputs)
+            call(model, inputs)
     return means
 
 
@@ -141,7 +141,7 @@ def correct_biases(
 
     with evaluating(model), _after(biased, look):
         for inputs in batches:
-            forward(model, inputs)
+            call(model, inputs)
     with torch.no_grad():
         for path, calls in moves.items():
             if calls:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from kmr.data import Split, forward
+from kmr.data import Split, call
 from kmr.instantiations.pruning.criteria.base import Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Part
 
@@ -89,7 +89,7 @@ def _means(model: nn.Module, places: Any, data: Split, measure: Any) -> dict[tup
         hooks = [watch(path, makes) for path, makes in places]
         with torch.no_grad():
             for inputs, _ in data.batches():
-                forward(model, inputs)
+                call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kmr.core import KMRError
-from kmr.data import Split, forward
+from kmr.data import Split, call
 from kmr.instantiations.pruning.criteria.base import Criterion
 from kmr.instantiations.pruning.graph import ChannelGroup, Part
 from kmr.meters.macs import LayerMACs, count_macs
@@ -56,7 +56,7 @@ class Reconstruction(Criterion):
             for path, layer in layers.items():
                 stack.callback(layer.register_forward_hook(_hook(seen[path])).remove)
             for inputs, _ in data.batches():
-                forward(model, inputs)
+                call(model, inputs)
         scales = {path: _scale(layer, tracked.normalised.get(path), seen[path]) for path, layer in layers.items()}
         _, macs = count_macs(model, data.first_inputs())
         found = []

@@ -185,3 +185,18 @@ def test_layers_the_data_do_not_reach_are_reported() -> None:
     with pytest.warns(RuleWarning, match="static: spare: activations left as they are: not called"):
         moved: Any = rule(Spare().eval(), "static.bits", 8)
     assert moved.spare.input_quantizer is None
+
+
+class Parts(nn.Sequential):
+    """Layers whose result is one of several parts that only a task can tell apart."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = super().forward(x)
+        return {"aside": -found, "main": found}
+
+
+def test_calibration_needs_no_output_that_only_the_task_knows() -> None:
+    data = Split((torch.randn(32, 4), torch.randint(0, 3, (32,))))
+    model = Parts(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    made = StaticQuantization(name="static", data=data)(model, "static.bits", 8)
+    assert len(list(quantized_layers(made))) == 2
