@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from kmr.core import KMRError
 from kmr.core.task import Task
-from kmr.tasks.base import changed
+from kmr.tasks.base import Weighted, changed
 from kmr.tasks.classes import Classification
 from kmr.tasks.numbers import MultiLabel
 
-_LOSS_NAMES: Mapping[str, str] = MappingProxyType({"weight": "class_weights", "pos_weight": "label_weights"})
+LOSS_WEIGHTS: Mapping[str, str] = MappingProxyType({"weight": "class_weights", "pos_weight": "label_weights"})
 """torch's names of loss settings, by those of a task."""
 
 
@@ -29,7 +29,7 @@ class TaskLoss:
     """
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = {_LOSS_NAMES.get(name, name): value for name, value in settings.items() if value is not None}
+        self.settings = {LOSS_WEIGHTS.get(name, name): value for name, value in settings.items() if value is not None}
 
     def __repr__(self) -> str:
         return f"TaskLoss({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
@@ -54,8 +54,11 @@ def prepared(loss: Any) -> Any:
     if isinstance(loss, functools.partial) and loss.func is TaskLoss:
         return TaskLoss(**loss.keywords)
     if isinstance(loss, functools.partial):
-        given = {name: numbers(value) if name in _LOSS_NAMES else value for name, value in loss.keywords.items()}
-        return functools.partial(loss.func, *loss.args, **given)
+        given = {name: numbers(value) if name in LOSS_WEIGHTS else value for name, value in loss.keywords.items()}
+        # A recipe's loss is a function with some arguments; torch's classes are called once to make one.
+        is_class = isinstance(loss.func, type) and issubclass(loss.func, nn.Module)
+        made: Any = functools.partial(loss.func, *loss.args, **given)
+        return made() if is_class else made
     return loss
 
 
@@ -71,6 +74,12 @@ def called(loss: Any, outputs: Any, targets: Any) -> Tensor:
         KMRError: the loss does not take them; the message gives their shapes.
     """
     device = outputs.device if isinstance(outputs, Tensor) else torch.device("cpu")
+    name = getattr(getattr(loss, "func", loss), "__name__", type(loss).__name__)
+    if isinstance(targets, Weighted):
+        raise KMRError(
+            f"the loss {name} takes no sample weights: use the task's own, kmr.tasks.TaskLoss, as the recipes adamw "
+            "and sgd do, or leave the weights out"
+        )
     if isinstance(targets, Tensor):
         targets = targets.to(device)
     if isinstance(loss, nn.Module):
@@ -80,12 +89,11 @@ def called(loss: Any, outputs: Any, targets: Any) -> Tensor:
         loss = functools.partial(loss.func, *loss.args, **moved)
     try:
         value: Tensor = loss(outputs, targets)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         shapes = [
             f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
             for part in (outputs, targets)
         ]
-        name = getattr(getattr(loss, "func", loss), "__name__", type(loss).__name__)
         raise KMRError(
             f"the loss {name} does not take outputs ({shapes[0]}) and targets ({shapes[1]}): "
             f"{' '.join(str(error).split())}; use another finetune.loss, or kmr.tasks.TaskLoss for the task's own"

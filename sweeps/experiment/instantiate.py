@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 
 from kmr.artifact.pretrained import PACKAGE, check_arguments
 from kmr.core import KMRError
+from kmr.tasks.losses import LOSS_WEIGHTS, numbers
 from sweeps.errors import SweepError, unknown
 
 TRUSTED = (
@@ -42,7 +43,7 @@ def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: An
         raise SweepError(f"{what} must name its code in _target_, not {config!r}")
     check_trust(what, config, trusted_modules)
     try:
-        made = instantiate(dict(config), _convert_="all", _partial_=True)
+        made = instantiate(_with_tensors(config), _convert_="all", _partial_=True)
         accepted = inspect.signature(made.func).parameters
         _check_arguments(str(config["_target_"]), made.keywords, accepted, live)
         wanted = {name: value for name, value in live.items() if name in accepted and name not in made.keywords}
@@ -53,6 +54,17 @@ def part(what: str, config: Any, trusted_modules: Sequence[str] = (), **live: An
         raise SweepError(f"{what}: {_first_line(error)}") from error
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise SweepError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _with_tensors(config: Any) -> Any:
+    """Return a config in which the weights of torch's losses, lists in a YAML file, are tensors."""
+    if isinstance(config, Mapping):
+        loss = str(config.get("_target_", "")).startswith("torch.nn.") and str(config["_target_"]).endswith("Loss")
+        return {
+            key: numbers(value) if loss and key in LOSS_WEIGHTS and isinstance(value, list) else _with_tensors(value)
+            for key, value in config.items()
+        }
+    return [_with_tensors(value) for value in config] if isinstance(config, list) else config
 
 
 def _check_arguments(
