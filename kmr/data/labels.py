@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kmr.core import KMRError
-from kmr.data.sources import Memory, source_of
+from kmr.data.sources import Memory, Source, source_of
 
 
 def numbered(sources: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -21,7 +21,8 @@ def numbered(sources: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
     Raises:
         KMRError: a split has a label that the first one lacks.
     """
-    given = {name: source_of(source) for name, source in sources.items() if isinstance(source, tuple | list | Mapping)}
+    held = {name: source for name, source in sources.items() if isinstance(source, tuple | list | Mapping)}
+    given = {name: _source_of(name, source) for name, source in held.items()}
     text = {name: one for name, one in given.items() if isinstance(one, Memory) and _is_text(one.targets)}
     if not text or len(text) < len(sources):
         return dict(sources), ()
@@ -35,6 +36,13 @@ def numbered(sources: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
             raise KMRError(f"the {split} split has the label {missing[0]!r}, which no training sample has")
         found[split] = (one.inputs, torch.tensor([numbers[target] for target in one.targets]))
     return found, names
+
+
+def _source_of(split: str, source: Any) -> Source:
+    try:
+        return source_of(source)
+    except KMRError as error:
+        raise KMRError(f"{split}: {error}") from error
 
 
 def _is_text(targets: Any) -> bool:

@@ -100,7 +100,7 @@ class Classification(TensorTask):
             targets = targets.long()
         if targets.is_floating_point() and targets.shape == outputs.shape:
             targets = targets.movedim(self.axis, -1)
-            if bool((targets < 0).any()) or bool((targets.sum(-1) - 1).abs().max() > 1e-3):
+            if bool((targets < 0).any()) or not bool((targets.sum(-1) - 1).abs().max() <= 1e-3):
                 raise KMRError(
                     f"targets of shape {tuple(targets.shape)} are neither class numbers nor probabilities that sum to "
                     f"1: {self._named} takes {self.convention}"
@@ -133,8 +133,8 @@ class Classification(TensorTask):
         wrong = aims[((aims < 0) | (aims >= classes)) & (aims != self.ignore_index)]
         if len(wrong):
             raise KMRError(
-                f"targets contain {int(wrong[0])}; the model has {classes} classes, numbered 0 to {classes - 1}: if it "
-                f"marks what does not count, set task.ignore_index={int(wrong[0])}"
+                f"targets contain {int(wrong[0])}; the model has {classes} classes, numbered 0 to {classes - 1}: "
+                f"number classes from 0; if it marks what does not count, set task.ignore_index={int(wrong[0])}"
             )
 
 

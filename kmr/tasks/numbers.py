@@ -46,6 +46,8 @@ class Regression(TensorTask):
 
     def aligned(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs and targets of one shape; raise `KMRError` with both shapes if they do not fit."""
+        if targets.is_floating_point() and bool(targets.isnan().any()):
+            raise KMRError("targets contain NaN: leave those samples out, or fill in what is missing")
         if outputs.shape == targets.shape:
             return outputs, targets
         flat = outputs.shape[:1] == targets.shape[:1] and 1 in (outputs.dim(), targets.dim())

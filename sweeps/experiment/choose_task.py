@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kmr.core import KMRError, Task
 from kmr.core.copying import copied
 from kmr.data import Data, Split, call, length_of, map_tensors
+from kmr.data.structures import rows_of
 from kmr.tasks import choose_task, task_before_call
 from sweeps.errors import SweepError
 from sweeps.experiment.instantiate import check_trust, part
@@ -63,6 +64,7 @@ def with_task(model: nn.Module, data: Data, plain: Mapping[str, Any], trusted: t
                 print(f"task: {_named(task)}, as outputs and targets show; task._target_ sets another")
                 inputs, targets = task.prepare(inputs, targets)
             outputs = task.outputs(returned)
+            _check_inputs(split, task, twin)
             task.scores(outputs, targets)
             _check_all(split, outputs, task)
         except KMRError as error:
@@ -80,18 +82,43 @@ def _held(split: Split) -> Tensor | None:
     return split.source[1] if split.rows is None else split.source[1][split.rows]
 
 
+def _check_inputs(split: Split, task: Task, model: nn.Module) -> None:
+    """Raise `KMRError` for a sample held in memory whose inputs and outputs contain NaN."""
+    place = _first_nan(split.source[0]) if split.in_memory and split.rows is None else None
+    if place is None:
+        return
+    inputs, targets = (None if part is None else rows_of(part, slice(place, place + 1)) for part in split.source)
+    with torch.no_grad():
+        outputs = task.outputs(task.call(model, task.prepare(inputs, targets)[0]))
+    if _first_nan(outputs) is not None:
+        raise KMRError(
+            f"inputs of sample {place} contain NaN, and so do the model's outputs: leave such samples out, or fill in "
+            "what is missing"
+        )
+
+
+def _first_nan(part: Any) -> int | None:
+    """Return the first sample of nested tensors that contains NaN."""
+    found: list[int] = []
+
+    def look(tensor: Tensor) -> None:
+        if tensor.is_floating_point() and tensor.dim() and bool((wrong := tensor.isnan()).any()):
+            found.append(int(wrong.reshape(len(tensor), -1).any(1).nonzero()[0]))
+
+    map_tensors(look, part)
+    return min(found, default=None)
+
+
 def _check_all(split: Split, outputs: Any, task: Task) -> None:
     """Check all targets that are held in memory against outputs of the shape of the first ones."""
     targets = _held(split)
     if targets is None or not isinstance(outputs, Tensor):
         return
     wide = outputs[:1].detach()
-    for chunk in torch.split(targets, max(1, int(OUTPUT_BYTES / max(1.0, _bytes(wide))))):
-        _, aims = task.prepare(wide.expand(len(chunk), *wide.shape[1:]), chunk)
-        try:
-            task.scores(wide.expand(len(chunk), *wide.shape[1:]), aims)
-        except KMRError as error:
-            raise KMRError(str(error)) from error
+    for inputs, aims in replace(
+        split, task=task, batch_size=max(1, int(OUTPUT_BYTES / max(1.0, _bytes(wide))))
+    ).batches():
+        task.scores(wide.expand(length_of(inputs if aims is None else aims), *wide.shape[1:]), aims)
 
 
 def _in_small_batches(data: Data, task: Task, size: float) -> Data:

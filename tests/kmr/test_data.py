@@ -148,3 +148,10 @@ def test_a_list_of_samples_is_a_dataset_however_many_it_holds(as_dict: bool, cou
     inputs, targets = next(data.test.batches())
     assert targets.tolist() == list(range(count))
     assert (inputs["x"] if as_dict else inputs)[:, 0].tolist() == targets.tolist()
+
+
+def test_a_split_that_does_not_fit_is_named() -> None:
+    short = (torch.randn(5, 2), torch.arange(4))
+    good = (torch.randn(5, 2), torch.arange(5))
+    with pytest.raises(KMRError, match="validation: a split has 5 inputs but 4 targets"):
+        as_data({"train": good, "validation": short, "test": good}, 8)

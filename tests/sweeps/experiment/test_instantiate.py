@@ -3,10 +3,12 @@ import sys
 import pytest
 import torch
 
-from kmr.data import as_data
+from kmr.data import Split, as_data
 from sweeps.errors import SweepError
 from sweeps.experiment.choose_task import with_task
 from sweeps.experiment.instantiate import part
+
+LABELS = torch.tensor([0, 1, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,32 @@ def test_a_loss_is_imported_only_if_it_is_trusted(tmp_path, monkeypatch) -> None
     with pytest.raises(SweepError, match=r"finetune\.loss names untrusted_loss\.loss, which is not trusted"):
         with_task(torch.nn.Linear(2, 2), data, {"finetune": {"loss": loss}}, ())
     assert "untrusted_loss" not in sys.modules
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_weights_of_torchs_losses_may_be_lists(partial: bool) -> None:
+    loss = {"_target_": "torch.nn.CrossEntropyLoss", "weight": [1.0, 3.0], **({"_partial_": True} if partial else {})}
+    made = part("train", {"_target_": "kmr.finetune.FineTune", "loss": loss}, data=Split((torch.randn(4, 2), LABELS)))
+    outputs = torch.randn(4, 2)
+    expected = torch.nn.functional.cross_entropy(outputs, LABELS, weight=torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(made.loss(outputs, LABELS), expected)
+
+
+@pytest.mark.parametrize("wrong", ["inputs", "targets"])
+def test_nan_in_a_later_sample_is_refused_before_anything_is_trained(wrong: str) -> None:
+    inputs, targets = torch.randn(40, 3), torch.randn(40, 3)
+    (inputs if wrong == "inputs" else targets)[17, 1] = torch.nan
+    data = as_data(dict.fromkeys(("train", "validation", "test"), (inputs, targets)), 8)
+    with pytest.raises(SweepError, match=rf"train data: {wrong}.* contain NaN.*leave"):
+        with_task(torch.nn.Linear(3, 3), data, {}, ())
+
+
+def test_nan_in_inputs_that_the_model_handles_is_fine() -> None:
+    inputs = torch.tensor([[1.0, torch.nan]] * 8)
+    data = as_data(dict.fromkeys(("train", "validation", "test"), (inputs, torch.randn(8, 2))), 8)
+
+    class Fills(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.nan_to_num())
+
+    assert with_task(Fills(2, 2), data, {}, ()).test.task is not None
