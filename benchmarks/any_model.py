@@ -1,6 +1,6 @@
 """Models, data and tasks as people bring them, each from a sweep to an exported file, beside a plain reading of it.
 
-A row is a kind of model, a form of data and a task. It goes through a sweep of a few trials. Every model of the front is
+A row is a kind of model, a form of data and a task. It goes through a sweep of a few trials. Each model of the front is
 loaded, and its qualities on test data are computed again in plain PyTorch, NumPy or scikit-learn from the row's own
 test tensors. They must equal the reported ones, as must the base model's. The reported bytes must be those of the file;
 the exported file must return what the loaded model returns. The named baseline is that plain reading, printed beside

@@ -180,7 +180,7 @@ def _base(row: Row, folder: Path) -> nn.Module:
     from safetensors.torch import load_model
 
     with contextlib.redirect_stdout(io.StringIO()):
-        model: nn.Module = (row.base or row.build)()
+        model: nn.Module = row.base() if row.base is not None else row.build(**row.settings.get("model", {}))
     if row.epochs is not None:
         (trained,) = (folder / "runs" / ".cache").glob("base-*.safetensors")
         load_model(model, str(trained))
@@ -241,7 +241,7 @@ def _export(row: Row, place: Path, member: str, loaded: nn.Module, trusted: list
     path = place / f"{member}.{row.export}"
     argv = [str(place), "--point", member, "--to", str(row.export), "--out", str(path)]
     argv += [word for module in trusted for word in ("--trust", module)]
-    argv += ["--precision", "fp32"] if row.export == "onnx" else []
+    argv += ["--precision", row.precision] if row.export == "onnx" else []
     printed, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -262,8 +262,9 @@ def _export(row: Row, place: Path, member: str, loaded: nn.Module, trusted: list
 def _compare_onnx(row: Row, path: Path, loaded: nn.Module) -> None:
     from onnxruntime import InferenceSession
 
-    inputs = row.inputs() if row.inputs is not None else row.data()["test"][0]
-    right = tensor_of(called(loaded, inputs)).float().numpy()
+    inputs = row.inputs() if row.inputs is not None else row.data(**row.settings.get("data", {}))["test"][0]
+    returned = called(loaded, inputs)
+    right = tensor_of(returned if row.output is None else returned[row.output]).float().numpy()
     session = InferenceSession(str(path))
     declared = [(each.name, each.type) for each in session.get_inputs()]
     found: list[Tensor] = []
@@ -275,7 +276,7 @@ def _compare_onnx(row: Row, path: Path, loaded: nn.Module) -> None:
     outputs = np.asarray(session.run(None, feed)[0]).astype(np.float32)
     if outputs.shape != right.shape:
         raise WrongNumber(f"the ONNX file returns {outputs.shape}, the model {right.shape}")
-    if (worst := float(np.abs(outputs - right).max())) > 1e-3 * max(1.0, float(np.abs(right).max())):
+    if (worst := float(np.abs(outputs - right).max())) > row.close * max(1.0, float(np.abs(right).max())):
         raise WrongNumber(f"outputs of the ONNX file differ from the model's by {worst:.3g}")
 
 

@@ -31,11 +31,14 @@ class Row:
             quality to maximise, at most that of an error.
         refuses: words that the error message must contain; empty if the row must work.
         export: the format of the exported file; None where there is none, as of detectors.
+        precision: the precision of an ONNX file.
+        close: the relative difference of its outputs that counts as none.
         no_export: words of the message that refuses the export; empty if it must work.
         inputs: makes inputs for the comparison with the exported file; by default those of the test tensors.
+        output: the key or place of the compared output, where a model returns several.
         base: makes the model that takes the trained base's weights, if it is not what `build` makes.
         resumes: whether the study must go on by a further trial when it is run again.
-        lossy: whether a reloaded model may differ within rounding of its dtype.
+        files: writes further files into the folder of the experiment.
         needs: packages without which the row is skipped.
     """
 
@@ -53,8 +56,11 @@ class Row:
     learns: Mapping[str, float] = field(default_factory=dict)
     refuses: tuple[str, ...] = ()
     export: str | None = "onnx"
+    precision: str = "fp32"
+    close: float = 1e-3
     no_export: tuple[str, ...] = ()
     inputs: Callable[[], Any] | None = None
+    output: str | int | None = None
     base: Callable[[], nn.Module] | None = None
     files: Callable[[Path], None] | None = None
     resumes: bool = False
