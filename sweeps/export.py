@@ -23,11 +23,11 @@ from torch import nn
 from kmr.artifact import folder as artifact
 from kmr.core import KMRError
 from kmr.data import Data, Inputs, as_data
+from kmr.data.description import described_inputs
 from kmr.meters.runtime_check import TOLERANCE, Check, check
 from kmr.runtimes import Eager, OnnxRuntime, Session
 from kmr.runtimes.onnx_graph import annotate
 from kmr.runtimes.onnxruntime import PRECISIONS, OnnxSession
-from kmr.runtimes.program import described_inputs
 from kmr.runtimes.pt2 import ProgramSession, load_pt2, save_pt2
 from kmr.runtimes.selected_output import with_selected_output
 from sweeps.errors import SweepError

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from kmr.artifact import packing, structure
+from kmr.artifact.base import plain_base
 from kmr.artifact.memory_layout import apply_layout, describe_layout
 from kmr.artifact.plain_checkpoint import guarded
 from kmr.artifact.pretrained import FROM_CONFIG, arguments_of, check_arguments
@@ -199,7 +200,7 @@ def load(
         base = base()
     if not isinstance(base, nn.Module):
         raise KMRError(f"the base is a {type(base).__name__}, not a module")
-    base = folded_as_stored(base, packed.tensors)
+    base = folded_as_stored(plain_base(base, card.extra.get("inputs")), packed.tensors)
     try:
         if described["classes"] != _classes(base):
             raise KMRError("its modules differ")

@@ -22,8 +22,8 @@ from kmr.core import (
     measure,
 )
 from kmr.data import Data
+from kmr.data.description import describe_inputs
 from kmr.finetune import FineTune
-from kmr.runtimes.program import describe_inputs
 from sweeps.experiment.compression import Compression
 from sweeps.experiment.config import Config
 from sweeps.search.space import Space

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from kmr.core import KMRError, Task, isolated_rng
 from kmr.core.copying import copied
+from kmr.core.wrappers import without_wrappers
 from kmr.data import Split, map_tensors
 
 _CLOSE = 1e-3
@@ -24,15 +25,10 @@ _REBUILT_SEED = 1
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module inside `torch.compile`, `DataParallel` and `DistributedDataParallel`, and say so."""
-    while True:
-        kind = type(model).__name__
-        inner = getattr(model, "_orig_mod", None) if kind == "OptimizedModule" else None
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
+    model, wrappers = without_wrappers(model)
+    for kind in wrappers:
         print(f"model: took it out of {kind}", flush=True)
-        model = inner
+    return model
 
 
 def check_model(model: nn.Module, split: Split, task: Task, rebuild: Callable[[], nn.Module] | None = None) -> None:

@@ -9,8 +9,8 @@ import yaml
 import kmr
 from kmr.artifact.folder import Builder
 from kmr.core import Move, Reading
+from kmr.data.description import describe_inputs
 from kmr.instantiations.quantization import WeightQuantization
-from kmr.runtimes.program import describe_inputs
 from kmr.runtimes.pt2 import load_pt2
 from sweeps.errors import SweepError
 from sweeps.examples.digits import digits, small_cnn
