@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from kmr.core import KMRError
 from kmr.data import Split
 from kmr.meters.runtime_check import check
+from kmr.runtimes import Eager
 from kmr.runtimes.runtime import Session
 
 
@@ -51,3 +53,22 @@ def test_what_cannot_be_compared_is_refused():
         check(Gives([[3.0], [0.0]]), Gives([[3.0, 0.0], [0.0, 4.5]]), split)
     with pytest.raises(KMRError, match="tolerance"):
         check(Gives([[3.0]]), Gives([[3.0]]), split, tolerance=-1)
+
+
+def test_rounding_that_decides_between_ties_is_no_difference() -> None:
+    class Ties(nn.Linear):
+        def __init__(self, by: float) -> None:
+            super().__init__(3, 2)
+            self.by = by
+
+        def forward(self, x):
+            first = super().forward(x)[:, :1] + 2
+            return torch.cat([first, first + self.by], 1)
+
+    split = Split((torch.randn(64, 3), torch.zeros(64, dtype=torch.long)))
+    model, other, wrong = (Ties(by).eval() for by in (-1e-6, 1e-6, 0.1))
+    for twin in (other, wrong):
+        twin.load_state_dict(model.state_dict())
+    ours = Eager().prepare(model, split.first_inputs())
+    assert check(ours, Eager().prepare(other, split.first_inputs()), split).passed
+    assert not check(ours, Eager().prepare(wrong, split.first_inputs()), split).passed
