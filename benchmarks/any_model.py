@@ -34,7 +34,12 @@ from benchmarks.any_model_rows import ROWS
 from benchmarks.any_model_rows.judge import RAW, REFUSED, SKIPPED, UNEXPECTED, WORKS, WRONG, Result, judge
 
 ROWS_BAR, WORKS_BAR = 60, 54
-QUICK = ("tensors", "data_loaders", "dict_of_inputs")
+QUICK = (
+    "data_loaders", "random_augmentation", "sample_weights", "tags_partly_known", "own_task_by_inheritance", "forecast",
+    "causal_lm_with_a_cache", "segmentation_with_a_border", "detection_by_loaders_structured", "weight_norm",
+    "weight_read_by_the_head", "closure_over_the_original",
+)  # fmt: skip
+"""A row of each kind, for --quick."""
 _SECONDS = 240
 
 

@@ -1,5 +1,6 @@
 """Rows by form of the data: the same classifier with data as people hold them."""
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +18,7 @@ SIZES = {"train": 160, "validation": 60, "test": 70}
 
 def points(part: str, features: int = 8) -> tuple[Tensor, Tensor]:
     """Return standard normal features of a split and the class of their sum."""
-    random = torch.Generator().manual_seed(sorted(SIZES).index(part))
-    x = torch.randn(SIZES[part], features, generator=random)
+    x = torch.randn(SIZES[part], features, generator=torch.Generator().manual_seed(sorted(SIZES).index(part)))
     return x, (x.sum(1) > 0).long()
 
 
@@ -157,15 +157,26 @@ def list_of_dicts() -> dict[str, Any]:
     return {name: [Records(name)[place] for place in range(SIZES[name])] for name in SIZES}
 
 
+class Augmented(Pairs):
+    """Samples that change at random each time they are read in training, by Python's and NumPy's generators."""
+
+    def __getitem__(self, place: int) -> Any:
+        x, y = super().__getitem__(place)
+        return (x * random.uniform(0.8, 1.2) + np.random.normal(0, 0.05, 8)).astype("float32"), y
+
+
+def augmented() -> dict[str, Any]:
+    return {name: Augmented(name) if name == "train" else Pairs(name) for name in SIZES}
+
+
 _TRUTH = on(tensors)
 _LEARNS = {"accuracy": 0.8}
 
 
-def _form(name: str, data: Any) -> Row:
-    inputs = lambda: points("test")[0]  # noqa: E731
+def _form(name: str, data: Any, **others: Any) -> Row:
     return Row(
-        name=name, build=perceptron, data=data, truth=_TRUTH, learns=_LEARNS, inputs=inputs,
-        qualities=("accuracy", "cross_entropy"),
+        name=name, build=perceptron, data=data, truth=_TRUTH, learns=_LEARNS, inputs=lambda: points("test")[0],
+        qualities=("accuracy", "cross_entropy"), rules=("structured", "quantize"), **others,
     )  # fmt: skip
 
 
@@ -185,6 +196,7 @@ ROWS = (
     _form("own_datasets", own_datasets),
     _form("iterable_datasets", streams),
     _form("data_loaders", loaders),
+    _form("random_augmentation", augmented, resumes=True),
     _two("tuple_of_inputs", tuples),
     _two("dict_of_inputs", dicts),
     _two("dict_with_labels", one_dict),

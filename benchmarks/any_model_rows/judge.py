@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from benchmarks.any_model_rows.plain import called, tensor_of
 from benchmarks.any_model_rows.row import Row
@@ -222,6 +223,11 @@ def _check_learned(row: Row, base: nn.Module) -> None:
 
 def _check_base_bytes(base: nn.Module, ours: float) -> None:
     """Check the base's bytes: those of its tensors, each once, and of a header."""
+    for module in base.modules():
+        if parametrize.is_parametrized(module):
+            parts: Any = module.parametrizations
+            for name in list(parts):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     tensors = {(t.data_ptr(), t.shape): t.numel() * t.element_size() for t in base.state_dict().values() if t.numel()}
     raw = sum(tensors.values())
     if not raw <= ours <= raw + 1000 + 200 * len(base.state_dict()):
@@ -270,8 +276,9 @@ def _compare_onnx(row: Row, path: Path, loaded: nn.Module) -> None:
     found: list[Tensor] = []
     named = isinstance(inputs, Mapping) and set(inputs) == {name for name, _ in declared}
     _flatten([inputs[name] for name, _ in declared] if named else inputs, found)
-    # A file for float64 data takes float64.
-    found = [t.double() if kind == "tensor(double)" else t for t, (_, kind) in zip(found, declared, strict=True)]
+    # A file takes numbers of the type of the user's data.
+    types = {"tensor(double)": torch.float64, "tensor(float)": torch.float32}
+    found = [t.to(types.get(kind, t.dtype)) for t, (_, kind) in zip(found, declared, strict=True)]
     feed = {name: tensor.numpy() for tensor, (name, _) in zip(found, declared, strict=True)}
     outputs = np.asarray(session.run(None, feed)[0]).astype(np.float32)
     if outputs.shape != right.shape:

@@ -246,8 +246,8 @@ ROWS = (
         rules=("structured", "quantize"), settings=_task("CausalLM", shifted=True), learns={"accuracy": 0.8},
     ),
     Row(
-        name="causal_lm_with_a_cache", build=Cached, data=same_tokens, truth=every_next_of, qualities=_CAUSAL, epochs=20,
-        rules=("structured", "quantize"), settings=_task("CausalLM"), inputs=_ids, learns={"accuracy": 0.8},
+        name="causal_lm_with_a_cache", build=Cached, data=same_tokens, truth=every_next_of, epochs=20,
+        qualities=_CAUSAL, rules=("structured", "quantize"), settings=_task("CausalLM"), inputs=_ids, learns={"accuracy": 0.8},
     ),
     Row(
         name="masked_lm", build=bidirectional, data=masked, truth=masked_of, qualities=("cross_entropy", "accuracy"),

@@ -119,7 +119,8 @@ def tag_data(kind: str) -> dict[str, Any]:
         hidden = torch.rand(yes.shape, generator=torch.Generator().manual_seed(7)) < 0.2
         found[part] = {
             "bool": (x, yes), "float": (x, yes.float()), "int": (x, yes.int()), "one": (x, yes[:, 0].float()),
-            "column": (x, yes[:, :1].float()), "partly": (x, yes.long().masked_fill(hidden, -1)), "wide": (x, yes[:, :3]),
+            "column": (x, yes[:, :1].float()), "wide": (x, yes[:, :3]),
+            "partly": (x, yes.long().masked_fill(hidden, -1)),
         }[kind]  # fmt: skip
     return found
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from benchmarks.any_model_rows import plain
 from benchmarks.any_model_rows.row import Readings, Row
 from kmr.core import Task
-from kmr.tasks import ClassScores, Classification
+from kmr.tasks import Classification, ClassScores
 
 SIZES = {"train": 200, "validation": 60, "test": 70}
 
@@ -217,12 +217,14 @@ ROWS = (
         "output_second_of_a_pair", "pair", lambda returned: returned[1], settings=_output(1), output=1,
         qualities=("accuracy", "ort_accuracy"), rules=("structured",),
     ),
-    _form("output_nested", "nested", lambda returned: returned["main"]["logits"], settings=_output("main"), output="main"),
+    _form(
+        "output_nested", "nested", lambda returned: returned["main"]["logits"], settings=_output("main"), output="main"
+    ),
     _form("output_in_doubt", "nested", None, refuses=("aside, main", "task.output")),
     _axis("classes_last", -1),
     _axis("classes_in_the_middle", 2),
     _axis("classes_second", 1),
-    _axis("as_many_classes_as_places", -1, settings={}, refuses=("(4, 5, 5, 5)", "TokenClassification", "Classification")),
+    _axis("as_many_classes_as_places", -1, settings={}, refuses=("(4, 5, 5, 5)", "kmr.tasks.TokenClassification")),
     Row(
         name="own_task_by_inheritance", build=Net, data=raw, truth=raw_of, rules=("structured", "quantize"), epochs=40,
         settings={"model": {"form": "pair"}, "task": {"_target_": f"{__name__}.Pixels"}}, learns={"accuracy": 0.7},

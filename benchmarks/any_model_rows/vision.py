@@ -261,5 +261,8 @@ ROWS = (
     _row("last_batch_of_one", normed, rows, "structured", "quantize", settings={"batch_size": 64}),
     _row("three_rows_of_test_data", normed, few_rows, "prune", "quantize", learns={}),
     _row("drop_last_and_accumulate", normed, rows, "structured", "quantize", settings=_SMALL_STEPS),
-    _row("loaders_that_drop_the_last", normed, dropping_loaders, "prune", "quantize", truth=kept_of, inputs=lambda: rows()["test"][0]),
+    _row(
+        "loaders_that_drop_the_last", normed, dropping_loaders, "prune", "quantize", truth=kept_of,
+        inputs=lambda: rows()["test"][0],
+    ),
 )  # fmt: skip
