@@ -247,7 +247,8 @@ ROWS = (
     ),
     Row(
         name="causal_lm_with_a_cache", build=Cached, data=same_tokens, truth=every_next_of, epochs=20,
-        qualities=_CAUSAL, rules=("structured", "quantize"), settings=_task("CausalLM"), inputs=_ids, learns={"accuracy": 0.8},
+        qualities=_CAUSAL, rules=("structured", "quantize"), settings=_task("CausalLM"), inputs=_ids,
+        learns={"accuracy": 0.8},
     ),
     Row(
         name="masked_lm", build=bidirectional, data=masked, truth=masked_of, qualities=("cross_entropy", "accuracy"),
