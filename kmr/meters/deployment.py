@@ -107,6 +107,9 @@ def batch_of(inputs: Inputs, samples: int | None) -> Inputs:
     if samples < 1:
         raise KMRError(f"a batch has at least 1 sample, not {samples}")
 
+    if isinstance(inputs, tuple) and len(inputs) == 1 and isinstance(inputs[0], list):  # images of a detector
+        return ([inputs[0][place % len(inputs[0])] for place in range(samples)],)
+
     def resize(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() == 0 or len(tensor) == samples:
             return tensor

@@ -68,7 +68,7 @@ class Classification(TensorTask):
         targets, sample_weights = with_weights(targets, outputs.device)
         logits, aims = self.aligned(outputs, targets)
         if any(bool(part.isnan().any()) for part in logits):
-            raise NonFiniteReading("the model has diverged: its outputs contain NaN")
+            raise NonFiniteReading("the model has diverged, or its inputs contain NaN: its outputs do")
         if aims.is_floating_point():
             aims = aims.argmax(-1)
         samples = len(logits)

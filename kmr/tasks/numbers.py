@@ -40,7 +40,7 @@ class Regression(TensorTask):
         targets, weights = with_weights(targets, outputs.device)
         outputs, targets = self.aligned(outputs, targets)
         if bool(outputs.isnan().any()):
-            raise NonFiniteReading("the model has diverged: its outputs contain NaN")
+            raise NonFiniteReading("the model has diverged, or its inputs contain NaN: its outputs do")
         flat = (part.reshape(len(part), -1).double() for part in (outputs, targets))
         return NumberScores(len(outputs), outputs=next(flat), targets=next(flat), weights=weights)
 
@@ -91,7 +91,7 @@ class MultiLabel(TensorTask):
         targets, weights = with_weights(targets, outputs.device)
         logits, aims, counted = self.aligned(outputs, targets)
         if bool(logits.isnan().any()):
-            raise NonFiniteReading("the model has diverged: its outputs contain NaN")
+            raise NonFiniteReading("the model has diverged, or its inputs contain NaN: its outputs do")
         sample = torch.arange(len(logits), device=logits.device)
         return LabelScores(
             len(logits), logits=logits, targets=aims.long(), counted=counted, sample=sample, weights=weights
@@ -157,5 +157,5 @@ class Embedding(TensorTask):
                 "output in task.output (pooler_output)"
             )
         if bool(outputs.isnan().any()):
-            raise NonFiniteReading("the model has diverged: its outputs contain NaN")
+            raise NonFiniteReading("the model has diverged, or its inputs contain NaN: its outputs do")
         return outputs

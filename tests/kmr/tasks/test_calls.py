@@ -12,6 +12,7 @@ from kmr.core import measure
 from kmr.data import Split
 from kmr.instantiations.pruning import StructuredPruning
 from kmr.meters import Accuracy, Deployed
+from kmr.meters.deployment import batch_of
 from kmr.runtimes import Eager
 from kmr.runtimes.selected_output import with_selected_output
 from kmr.tasks import Classification, Detection, TaskLoss, bound_loss
@@ -89,3 +90,9 @@ def test_the_first_samples_of_a_loader_are_prepared_once() -> None:
     few, aims = next(data.subset(3).batches())
     torch.testing.assert_close(few, inputs[:3].float() / 255)
     assert torch.equal(aims, targets[:3] - 1)
+
+
+def test_a_batch_of_a_detector_is_a_list_of_as_many_images() -> None:
+    inputs = ([image for image, _ in images_and_boxes((4, 6))],)
+    (images,) = batch_of(inputs, 5)
+    assert [image.shape[-1] for image in images] == [4, 6, 4, 6, 4]
