@@ -11,8 +11,8 @@ Verdicts: works, clear error (expected), clear error (unexpected), wrong number,
 Bar: at least 60 user-shaped rows; wrong numbers 0, raw errors 0, at least 54 work (a clear error that the row expects
 counts as works). Skipped rows do not count.
 
-    python -m benchmarks.any_model              # about half an hour, two rows at a time
-    python -m benchmarks.any_model --quick      # a fixed part of the rows, about a minute
+    python -m benchmarks.any_model              # about twenty minutes, two rows at a time
+    python -m benchmarks.any_model --quick      # a row of each kind, within 90 s
     python -m benchmarks.any_model --row tensors
 """
 

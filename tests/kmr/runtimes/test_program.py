@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from kmr.core import KMRError
+from kmr.data.description import describe_inputs, described_inputs
 from kmr.representation.early_exits import EarlyExits
 from kmr.representation.weights import WeightState, write_weight
-from kmr.data.description import describe_inputs, described_inputs
 from kmr.runtimes.program import Signature, to_program
 
 NESTED = {"a": torch.zeros(2, 3), "b": (torch.ones(2, 1, dtype=torch.long), None), "c": 4}
