@@ -207,7 +207,7 @@ def ranges_of(inputs: Any, bounds: Sequence[float] | None) -> Ranges:
         KMRError: no input is a floating-point tensor, or a batch is a list, of images of different sizes.
     """
     parts = _floating(inputs)
-    if isinstance(inputs, list):
+    if isinstance(inputs, list) or (isinstance(inputs, tuple) and any(isinstance(part, list) for part in inputs)):
         raise KMRError("inputs are a list, and only tensors of whole batches can be perturbed: choose another meter")
     if not parts:
         raise KMRError("no input is a floating-point tensor, so that none can be perturbed: choose another meter")
@@ -228,8 +228,7 @@ def _gradients(model: nn.Module, task: Task, inputs: Any, targets: Any, parts: l
     """
     with torch.enable_grad():
         leaves = [part.detach().requires_grad_(True) for part in parts]
-        prepared, aims = task.prepare(_with(inputs, leaves), targets)
-        loss = task.loss(task.outputs(task.call(model, prepared)), aims)
+        loss = task.loss(task.outputs(task.call(model, _with(inputs, leaves))), targets)
         found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
     if all(slope is None for slope in found):
         raise KMRError(

@@ -40,7 +40,7 @@ class PerturbedPredictions(Predictions):
             found = cls._by_settings[key] = cls(split, perturbation=perturbation, seed=seed)
         return found
 
-    def references(self, original: nn.Module) -> dict[int, Scores]:
+    def references(self, original: nn.Module) -> dict[tuple[int, torch.device], Scores]:
         """Keep no predictions of an original: the inputs depend on the model."""
         return {}
 
@@ -55,6 +55,8 @@ class PerturbedPredictions(Predictions):
                 first = self.split.task or task_before_call(targets)
                 output = call(model, inputs) if first is None else first.call(model, inputs)
                 task = first or task_of(self.split, output, inputs, targets, model)
+            if self.split.task is None:
+                inputs, targets = task.prepare(inputs, targets)
             with isolated_rng(self.seed + number):
                 changed = self.perturbation(model, task, inputs, targets, ranges)
             with torch.no_grad():

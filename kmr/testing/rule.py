@@ -201,7 +201,7 @@ class _OneKnob:
         trained = copy.deepcopy(moved).train()
         with self._claim.runs("a step of training"), isolated_rng(0):
             optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=0.1)
-            call(trained, self._inputs).square().mean().backward()  # type: ignore[no-untyped-call]
+            call(trained, self._inputs).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self._claim.check_none(broken_masks(trained, kept), "training brings masked weights back")
