@@ -10,6 +10,7 @@ from kmr.data import Split
 from kmr.meters import CharacterErrorRate, WordErrorRate
 from kmr.meters.transcripts import edits
 from kmr.tasks import CTC
+from kmr.testing import check_meter
 
 torch.set_num_threads(1)
 
@@ -85,3 +86,12 @@ def test_what_does_not_fit_is_refused(settings, targets, said):
 def test_error_rates_read_texts_alone():
     with pytest.raises(KMRError, match="meter wer does not fit Classification"):
         WordErrorRate(data=Split((torch.randn(4, 3), torch.zeros(4, dtype=torch.long))))(Shows())
+
+
+@pytest.mark.parametrize("kind", [WordErrorRate, CharacterErrorRate])
+def test_an_error_rate_keeps_the_contract_of_meters(kind):
+    torch.manual_seed(0)
+    data = Split((spoken("ab", "a b", "c"), written("ab", "a c", "b c")), batch_size=2, task=CTC(symbols=SYMBOLS))
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 5))
+    check_meter(kind(data=data), model)
+    assert 0 <= kind(data=data)(model).value <= 5

@@ -14,6 +14,7 @@ from kmr.core import KMRError, device_of
 from sweeps import Compression
 from sweeps.errors import SweepError
 from sweeps.experiment.open_study import open_study
+from sweeps.search.study.attributes import BASE
 
 
 def test_a_device_that_is_not_here_is_refused_before_anything_is_trained(tmp_path: Path, capsys) -> None:
@@ -34,7 +35,7 @@ def test_a_study_goes_on_where_it_ran(tmp_path: Path) -> None:
     experiment = tiny_experiment(plain={"sampler": {"_target_": "optuna.samplers.RandomSampler"}})
     on_gpu = replace(experiment, identity={"seed": 0, "device": "cuda", "weights_digest": "1"})
     study = open_study(on_gpu, tmp_path)
-    study.set_user_attr("kmr:base", {})
+    study.set_user_attr(BASE, {})
     with pytest.raises(SweepError, match=r"study tiny ran on cuda, and this run is on cpu.*device=cuda"):
         open_study(replace(experiment, identity={"seed": 0, "weights_digest": "2"}), tmp_path)
     assert open_study(on_gpu, tmp_path).study_name == "tiny"
